@@ -1,0 +1,252 @@
+//! Keys and values of the kernel's tables, byte for byte.
+//!
+//! Every padding byte is a named field that is always zero, because the kernel hashes and compares
+//! keys as bytes. All integers are in host order, addresses in network order. A value's counters
+//! never decrease; userspace reads them word by word, so a packet in flight may show in one word of
+//! a value and not yet in the next.
+
+/// Changes whenever a table's layout or meaning does.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// IPPROTO_UDP.
+pub const UDP: u8 = 17;
+/// IPPROTO_TCP.
+pub const TCP: u8 = 6;
+
+/// Towards this host: the local end is the packet's destination.
+pub const RECEIVE: u8 = 0;
+/// From this host: the local end is the packet's source.
+pub const SEND: u8 = 1;
+/// Number of directions; indexes [`FlowValue::counts`].
+pub const DIRECTIONS: usize = 2;
+
+/// What a datagram carries (RFC 7983 §7, RFC 5761 §4). Indexes [`FlowValue::counts`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// RTP or SRTP: first byte 128–191, second byte outside 192–223.
+    Rtp = 0,
+    /// RTCP or SRTCP: first byte 128–191, second byte 192–223.
+    Rtcp = 1,
+    /// STUN: first byte 0–3 and the magic cookie 0x2112A442 at byte 4 (RFC 8489 §5).
+    Stun = 2,
+    /// DTLS: first byte 20–63.
+    Dtls = 3,
+    /// Anything else, ICE-TCP's byte stream among it.
+    Other = 4,
+}
+
+/// Number of [`Class`]es.
+pub const CLASSES: usize = 5;
+
+/// Packets and their bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets; a GRO or GSO aggregate counts as the packets that it stands for.
+    pub packets: u64,
+    /// Bytes above UDP or TCP: datagram payload (SRTP tag included), or segment payload.
+    pub bytes: u64,
+}
+
+/// One UDP or TCP conversation over IPv4, or, in the streams' key, one direction of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKeyV4 {
+    /// The far side's address.
+    pub remote: [u8; 4],
+    /// This side's address.
+    pub local: [u8; 4],
+    /// The far side's port.
+    pub remote_port: u16,
+    /// This side's port, in the counted range.
+    pub local_port: u16,
+    /// [`UDP`] or [`TCP`].
+    pub proto: u8,
+    /// [`RECEIVE`] or [`SEND`] within a stream's key; 0 in a flow's key.
+    pub direction: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// As [`FlowKeyV4`], over IPv6.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlowKeyV6 {
+    /// The far side's address.
+    pub remote: [u8; 16],
+    /// This side's address.
+    pub local: [u8; 16],
+    /// The far side's port.
+    pub remote_port: u16,
+    /// This side's port, in the counted range.
+    pub local_port: u16,
+    /// [`UDP`] or [`TCP`].
+    pub proto: u8,
+    /// [`RECEIVE`] or [`SEND`] within a stream's key; 0 in a flow's key.
+    pub direction: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// The key of a flow that the observer told, in the table `TOLD_V4`: a flow's key with `local` zero,
+/// because a server may announce another local address than the one that packets carry.
+pub type ToldKeyV4 = FlowKeyV4;
+/// As [`ToldKeyV4`], over IPv6.
+pub type ToldKeyV6 = FlowKeyV6;
+
+/// One RTP stream in one direction of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StreamKeyV4 {
+    /// The flow, with its direction set.
+    pub flow: FlowKeyV4,
+    /// RTP synchronisation source (RFC 3550 §5.1).
+    pub ssrc: u32,
+}
+
+/// As [`StreamKeyV4`], over IPv6.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StreamKeyV6 {
+    /// The flow, with its direction set.
+    pub flow: FlowKeyV6,
+    /// RTP synchronisation source (RFC 3550 §5.1).
+    pub ssrc: u32,
+}
+
+/// The flow is known: the observer told it, or both sides proved it. Set once, never cleared.
+/// In a stream's flags it means that the stream's flow is.
+pub const KNOWN: u32 = 1 << 0;
+/// The far side sent something.
+pub const SEEN_RECEIVE: u32 = 1 << 1;
+/// This side sent what it sends to no stranger: RTP, RTCP, DTLS, a STUN success response, or TCP
+/// payload. (An SFU answers forged STUN requests with STUN errors, so those prove nothing.)
+pub const PROVED_SEND: u32 = 1 << 2;
+
+/// What one flow carried, apart from RTP that has a [`StreamValue`] of its own: a flow's RTP is
+/// `counts[_][Class::Rtp]` plus the sum over its streams.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowValue {
+    /// [`KNOWN`], [`SEEN_RECEIVE`], [`PROVED_SEND`].
+    pub flags: u32,
+    /// Streams that the flow has in the stream table, both directions together.
+    pub streams: u32,
+    /// Kernel jiffies (`bpf_jiffies64`) of the last packet that touched this value.
+    pub last_seen: u64,
+    /// By direction, then by class.
+    pub counts: [[Counter; CLASSES]; DIRECTIONS],
+}
+
+/// What one SSRC carried in one direction of a flow, with its sequence state (RFC 3550 A.1, A.3).
+///
+/// The first cache line holds what every packet writes. It is written under `lock`; a packet that
+/// finds the lock taken for too long adds itself atomically to `contended` and leaves the sequence
+/// state alone, so packets and bytes stay exact.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamValue {
+    /// 0 free, 1 taken.
+    pub lock: u32,
+    /// [`KNOWN`].
+    pub flags: u32,
+    /// Packets and RTP bytes (header, CSRCs, extensions, payload, padding, and the SRTP tag where
+    /// there is one), without those in `contended`.
+    pub total: Counter,
+    /// Jiffies of the last packet.
+    pub last_seen: u64,
+    /// Packets that RFC 3550 A.1 accepts as part of the sequence, duplicates included.
+    pub received: u64,
+    /// Extended sequence number (cycles · 65536 + sequence) of the current run's first packet.
+    pub base_seq: u64,
+    /// Highest extended sequence number of the current run.
+    pub max_seq: u64,
+    /// Bit n is set when extended sequence number `max_seq − n` was received.
+    pub window: u64,
+    // -- 64 bytes --
+    /// Packets expected in the runs before the current one (a run ends when the source restarts its
+    /// sequence): expected = `expected_prior` + `max_seq` − `base_seq` + 1.
+    pub expected_prior: u64,
+    /// Packets that arrived after one with a higher sequence number, duplicates not included.
+    pub out_of_order: u64,
+    /// Packets whose sequence number had been received within the last 64.
+    pub duplicates: u64,
+    /// Runs begun after the first.
+    pub restarts: u32,
+    /// The sequence number that would confirm a restart (RFC 3550 A.1 `bad_seq`), or 65537.
+    pub bad_seq: u32,
+    /// RTP timestamp of the last packet in order.
+    pub rtp_timestamp: u32,
+    /// Payload type (0–127) of the last packet.
+    pub payload_type: u32,
+    /// Packets that found the lock taken; their bytes.
+    pub contended: Counter,
+}
+
+/// Causes and sums that belong to no flow. Indexes the per-CPU array `EVENTS` of [`Counter`], one
+/// for each event and direction: index = event · [`DIRECTIONS`] + direction.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// Too short for the headers it announces.
+    Truncated = 0,
+    /// Impossible header length or version.
+    Malformed = 1,
+    /// More IPv6 extension headers than are followed.
+    TooManyExtensions = 2,
+    /// A fragment but the first: it has no ports. Bytes of IP payload.
+    LaterFragment = 3,
+    /// The local address is none that is counted here (`LOCAL_*`): forwarded traffic.
+    NotLocal = 4,
+    /// Seen before on another interface of this host.
+    SeenBefore = 5,
+    /// No room for another known flow: counted here only.
+    FlowsFull = 6,
+    /// No room for another known stream: counted in its flow's RTP.
+    StreamsFull = 7,
+    /// No room for another stranger's flow: counted here only.
+    StrangersFull = 8,
+    /// No room for another stranger's stream: counted in its flow's RTP.
+    StrangerStreamsFull = 9,
+    /// The flow has its share of SSRCs: counted in its flow's RTP.
+    SsrcsFull = 10,
+    /// The kernel had no memory for a new entry (or the map's own limit was hit).
+    InsertFailed = 11,
+    /// A stream's lock stayed taken: counted in `contended`, not in its sequence state.
+    Contended = 12,
+    /// An RTP header that does not fit its datagram: counted in its flow as [`Class::Other`].
+    BadRtp = 13,
+}
+
+/// Number of [`Event`]s.
+pub const EVENTS: usize = 14;
+
+/// Occupancy that admission works on, in the shared array `OCCUPANCY` of u64 (one table for both
+/// address families). The kernel adds, userspace takes back what it deletes.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Occupancy {
+    /// Known flows.
+    Flows = 0,
+    /// Known flows' streams.
+    Streams = 1,
+    /// Strangers' flows.
+    Strangers = 2,
+    /// Strangers' streams.
+    StrangerStreams = 3,
+}
+
+/// Number of [`Occupancy`] cells.
+pub const OCCUPANCIES: usize = 4;
+
+const _: () = {
+    use core::mem::{align_of, size_of};
+    assert!(size_of::<FlowKeyV4>() == 16 && align_of::<FlowKeyV4>() == 2);
+    assert!(size_of::<FlowKeyV6>() == 40 && align_of::<FlowKeyV6>() == 2);
+    assert!(size_of::<StreamKeyV4>() == 20 && align_of::<StreamKeyV4>() == 4);
+    assert!(size_of::<StreamKeyV6>() == 44 && align_of::<StreamKeyV6>() == 4);
+    assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<FlowValue>() == 176 && align_of::<FlowValue>() == 8);
+    assert!(size_of::<StreamValue>() == 120 && align_of::<StreamValue>() == 8);
+};

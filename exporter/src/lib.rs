@@ -1,0 +1,9 @@
+//! Counts every RTP byte of a mediasoup SFU in the kernel and serves it, joined with what the SFU
+//! knows of rooms and peers, to Prometheus.
+//!
+//! The modules stand in reading order. `model` lies below all others; `state`, `join`, `labels`,
+//! `ledger` and `exposition` are pure: values in, values out. `kernel`, `observer`, `sockets`, `web`
+//! and `config` do I/O and do not know each other; only `main` knows them all.
+
+pub mod model;
+pub mod state;

@@ -1,0 +1,2 @@
+//! Parse, attach, drop privileges, serve.
+fn main() {}

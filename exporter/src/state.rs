@@ -1,0 +1,174 @@
+//! What the servers have told so far, kept so that the join is two look-ups.
+//!
+//! Events come in, already decoded; nothing here knows sockets, clocks or counters.
+
+use std::collections::HashMap;
+
+use crate::model::{
+    Consumer, ConsumerId, Direction, JoinKey, PROBATION_SSRC, Peer, PeerId, Producer, ProducerId,
+    Transport, TransportId, Worker,
+};
+
+/// A producer's key: piped producers share their id with the original, on another transport.
+pub type ProducerKey = (TransportId, ProducerId);
+
+/// What a stream is to its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StreamRole {
+    /// The encoding itself.
+    Media,
+    /// Retransmissions (RFC 4588).
+    Rtx,
+    /// mediasoup's bandwidth probation.
+    Probation,
+}
+
+/// Who owns a stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Owner<'a> {
+    /// Receives it.
+    Producer(&'a Producer),
+    /// Sends it.
+    Consumer(&'a Consumer),
+    /// The transport as a whole: probation.
+    Transport,
+}
+
+#[derive(Clone, Debug)]
+enum OwnerKey {
+    Producer(ProducerKey),
+    Consumer(ConsumerId),
+}
+
+/// All servers' objects. The public maps are for reading; change them through `put_*` and
+/// `remove_*`, which keep the indexes.
+#[derive(Debug, Default)]
+pub struct State {
+    /// By process id.
+    pub workers: HashMap<u32, Worker>,
+    /// By peer id.
+    pub peers: HashMap<PeerId, Peer>,
+    /// By transport id.
+    pub transports: HashMap<TransportId, Transport>,
+    /// By transport id and producer id.
+    pub producers: HashMap<ProducerKey, Producer>,
+    /// By consumer id.
+    pub consumers: HashMap<ConsumerId, Consumer>,
+    by_tuple: HashMap<JoinKey, TransportId>,
+    by_ssrc: HashMap<(TransportId, Direction, u32), (OwnerKey, StreamRole)>,
+}
+
+impl State {
+    /// The transport that a 5-tuple belongs to.
+    pub fn transport_by_tuple(&self, key: &JoinKey) -> Option<&Transport> {
+        self.by_tuple.get(key).and_then(|id| self.transports.get(id))
+    }
+
+    /// The producer or consumer that a stream of a transport belongs to, and as what.
+    pub fn owner(
+        &self,
+        transport: &TransportId,
+        direction: Direction,
+        ssrc: u32,
+    ) -> Option<(Owner<'_>, StreamRole)> {
+        if let Some((key, role)) = self.by_ssrc.get(&(transport.clone(), direction, ssrc)) {
+            let owner = match key {
+                OwnerKey::Producer(key) => Owner::Producer(self.producers.get(key)?),
+                OwnerKey::Consumer(id) => Owner::Consumer(self.consumers.get(id)?),
+            };
+            return Some((owner, *role));
+        }
+        (direction == Direction::Send && ssrc == PROBATION_SSRC)
+            .then_some((Owner::Transport, StreamRole::Probation))
+    }
+
+    /// Adds or replaces a worker.
+    pub fn put_worker(&mut self, worker: Worker) {
+        self.workers.insert(worker.pid, worker);
+    }
+
+    /// Adds or replaces a peer.
+    pub fn put_peer(&mut self, peer: Peer) {
+        self.peers.insert(peer.id.clone(), peer);
+    }
+
+    /// Adds or replaces a transport.
+    pub fn put_transport(&mut self, transport: Transport) {
+        self.remove_transport(&transport.id);
+        for key in transport.tuples.iter().filter_map(|tuple| tuple.join_key()) {
+            self.by_tuple.insert(key, transport.id.clone());
+        }
+        self.transports.insert(transport.id.clone(), transport);
+    }
+
+    /// Adds or replaces a producer.
+    pub fn put_producer(&mut self, producer: Producer) {
+        let key = (producer.transport.clone(), producer.id.clone());
+        self.remove_producer(&key);
+        let owner = OwnerKey::Producer(key.clone());
+        self.index(&producer.transport, Direction::Receive, &producer.encodings, &owner);
+        self.producers.insert(key, producer);
+    }
+
+    /// Adds or replaces a consumer.
+    pub fn put_consumer(&mut self, consumer: Consumer) {
+        self.remove_consumer(&consumer.id);
+        let owner = OwnerKey::Consumer(consumer.id.clone());
+        self.index(&consumer.transport, Direction::Send, &consumer.encodings, &owner);
+        self.consumers.insert(consumer.id.clone(), consumer);
+    }
+
+    /// Forgets a transport; its producers and consumers are told closed on their own.
+    pub fn remove_transport(&mut self, id: &TransportId) {
+        let Some(old) = self.transports.remove(id) else { return };
+        for key in old.tuples.iter().filter_map(|tuple| tuple.join_key()) {
+            // Another transport may have taken the tuple since.
+            if self.by_tuple.get(&key) == Some(id) {
+                self.by_tuple.remove(&key);
+            }
+        }
+    }
+
+    /// Forgets a producer.
+    pub fn remove_producer(&mut self, key: &ProducerKey) {
+        let Some(old) = self.producers.remove(key) else { return };
+        self.unindex(&old.transport, Direction::Receive, &old.encodings);
+    }
+
+    /// Forgets a consumer.
+    pub fn remove_consumer(&mut self, id: &ConsumerId) {
+        let Some(old) = self.consumers.remove(id) else { return };
+        self.unindex(&old.transport, Direction::Send, &old.encodings);
+    }
+
+    fn index(
+        &mut self,
+        transport: &TransportId,
+        direction: Direction,
+        encodings: &[crate::model::Encoding],
+        owner: &OwnerKey,
+    ) {
+        for (ssrc, role) in ssrcs(encodings) {
+            self.by_ssrc.insert((transport.clone(), direction, ssrc), (owner.clone(), role));
+        }
+    }
+
+    fn unindex(
+        &mut self,
+        transport: &TransportId,
+        direction: Direction,
+        encodings: &[crate::model::Encoding],
+    ) {
+        for (ssrc, _) in ssrcs(encodings) {
+            self.by_ssrc.remove(&(transport.clone(), direction, ssrc));
+        }
+    }
+}
+
+fn ssrcs(encodings: &[crate::model::Encoding]) -> impl Iterator<Item = (u32, StreamRole)> {
+    encodings.iter().flat_map(|encoding| {
+        let media = encoding.ssrc.map(|ssrc| (ssrc, StreamRole::Media));
+        let rtx = encoding.rtx.map(|ssrc| (ssrc, StreamRole::Rtx));
+        media.into_iter().chain(rtx)
+    })
+}

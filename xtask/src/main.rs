@@ -1,0 +1,2 @@
+//! Builds, checks and runs the project: `cargo xtask --help`.
+fn main() {}
