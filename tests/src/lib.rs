@@ -3,6 +3,8 @@
 //! Nothing here is specific to one test: hosts, processes and peers are started and stopped here,
 //! and what they counted is handed out as plain values.
 
+pub mod netns;
+
 use std::io::Write;
 
 /// Says on stderr that the running test could not run, and why; the caller then returns. The line
