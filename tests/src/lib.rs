@@ -3,7 +3,16 @@
 //! Nothing here is specific to one test: hosts, processes and peers are started and stopped here,
 //! and what they counted is handed out as plain values.
 
+pub mod cast;
+pub mod endpoint;
 pub mod netns;
+pub mod nft;
+pub mod peer;
+pub mod process;
+pub mod rtp;
+pub mod scene;
+pub mod sfu;
+pub mod wait;
 
 use std::io::Write;
 
