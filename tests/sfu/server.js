@@ -3,9 +3,8 @@
 // {"id":1,"do":"room","room":"a"} is answered on stdout by {"id":1,"ok":{…}} or {"id":1,"error":"…"}.
 // It ends with its stdin.
 //
-// Environment: MEDIASOUP_DIR (a folder whose node_modules holds mediasoup), MEDIASOUP_WORKER_BIN
-// (read by mediasoup), OBSERVER_SOCKET (path of the observer console), WORKERS (how many),
-// PORT_MIN and PORT_MAX.
+// Environment: MEDIASOUP_DIR (a folder whose node_modules holds mediasoup), OBSERVER_SOCKET (path of
+// the observer console), WORKERS (how many), PORT_MIN and PORT_MAX.
 
 const path = require('path');
 const readline = require('readline');

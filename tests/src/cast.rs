@@ -18,14 +18,14 @@ pub const ATRIUM: &str = "atrium";
 pub const ATTIC: &str = "attic \"2\" \\ β";
 
 /// A mediasoup build, or a word about why there is none.
-pub fn ready(version: &'static str) -> Option<Build> {
+pub fn ready(version: &str) -> Option<Build> {
     if !root_or_skip() {
         return None;
     }
     process::reap();
     let build = Build::find(version);
     if build.is_none() {
-        skip(&format!("MEDIASOUP_{version} names no built mediasoup: run `cargo xtask setup`"));
+        skip(&format!("mediasoup {version} is not built: run `cargo xtask setup`"));
     }
     build
 }

@@ -15,27 +15,32 @@ use crate::process::Guard;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// A mediasoup that was built from its package: `node_modules/mediasoup` and `mediasoup-worker`.
+/// A mediasoup with its worker, in a folder's `node_modules`.
 #[derive(Clone, Debug)]
 pub struct Build {
-    /// As in the environment variable's name, `3_12`.
-    pub version: &'static str,
     dir: PathBuf,
 }
 
 impl Build {
-    /// The build that `MEDIASOUP_3_12` (or another version's variable) names, or the one that
-    /// `cargo xtask setup` leaves in its cache.
-    pub fn find(version: &'static str) -> Option<Self> {
-        let variable = format!("MEDIASOUP_{version}");
-        let dir = PathBuf::from(std::env::var_os(variable)?);
-        let complete = dir.join("node_modules/mediasoup").is_dir() && worker(&dir).is_file();
-        complete.then_some(Self { version, dir })
+    /// The build of this version: in the folder that `MEDIASOUP_3_12_16` (or another version's
+    /// variable) names, or in the cache that `cargo xtask setup` fills.
+    pub fn find(version: &str) -> Option<Self> {
+        let variable = format!("MEDIASOUP_{}", version.replace('.', "_"));
+        let dir = match std::env::var_os(variable) {
+            Some(dir) => PathBuf::from(dir),
+            None => cache()?.join(format!("mediasoup-{version}")),
+        };
+        let worker = "node_modules/mediasoup/worker/out/Release/mediasoup-worker";
+        dir.join(worker).is_file().then_some(Self { dir })
     }
 }
 
-fn worker(dir: &Path) -> PathBuf {
-    dir.join("mediasoup-worker")
+fn cache() -> Option<PathBuf> {
+    let under =
+        |variable: &str, path: &str| Some(PathBuf::from(std::env::var_os(variable)?).join(path));
+    under("MEDIASOUP_EXPORTER_CACHE", "")
+        .or_else(|| under("XDG_CACHE_HOME", "mediasoup-exporter"))
+        .or_else(|| under("HOME", ".cache/mediasoup-exporter"))
 }
 
 /// A running SFU.
@@ -94,7 +99,6 @@ impl Sfu {
         command
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("sfu/server.js"))
             .env("MEDIASOUP_DIR", &build.dir)
-            .env("MEDIASOUP_WORKER_BIN", worker(&build.dir))
             .env("OBSERVER_SOCKET", &console)
             .env("WORKERS", workers.to_string());
         let mut process = Guard::spawn("the SFU", command)?;

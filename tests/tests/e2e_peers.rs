@@ -8,15 +8,15 @@ use exporter_tests::{cast, wait};
 
 #[test]
 fn mediasoup_3_12_counts_what_peers_send() -> Result<()> {
-    agree("3_12")
+    agree("3.12.16")
 }
 
 #[test]
 fn mediasoup_3_15_counts_what_peers_send() -> Result<()> {
-    agree("3_15")
+    agree("3.15.8")
 }
 
-fn agree(version: &'static str) -> Result<()> {
+fn agree(version: &str) -> Result<()> {
     let Some(build) = cast::ready(version) else { return Ok(()) };
     let mut scene = cast::enter(&build)?;
     Nft::start(&scene.host)?;
