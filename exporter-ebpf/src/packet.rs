@@ -414,8 +414,8 @@ impl Segment {
         let (header, end) = if self.proto == UDP {
             let told = u16::from_be(bytes.read(self.offset + 4).ok_or(Skip::Short)?) as u32;
             // A first fragment has the length of the whole datagram, a jumbogram has none.
-            let is_whole = !self.is_fragment && !(self.is_jumbo && told == 0);
-            (8, if is_whole { told } else { self.length })
+            let has_no_length = self.is_jumbo && told == 0;
+            (8, if self.is_fragment || has_no_length { self.length } else { told })
         } else {
             // Reading the last byte of the fixed part makes sure that all of it is there.
             let [words, ..]: [u8; 8] = bytes.read(self.offset + 12).ok_or(Skip::Short)?;
