@@ -240,6 +240,21 @@ pub enum Occupancy {
 /// Number of [`Occupancy`] cells.
 pub const OCCUPANCIES: usize = 4;
 
+/// What userspace asks of the program `tend`, which no interface ever runs: the data of a
+/// BPF_PROG_TEST_RUN. The run's return value is the low half of the kernel's jiffies.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tend {
+    /// Zero. A test run wants room for an Ethernet header.
+    pub ethernet: [u8; 16],
+    /// 4 or 6: take `streams` off [`FlowValue::streams`] of the flow. 0: tell the time only.
+    pub family: u32,
+    /// How many streams of the flow userspace deleted.
+    pub streams: u32,
+    /// The flow; a [`FlowKeyV4`] fills the first 16 bytes.
+    pub key: FlowKeyV6,
+}
+
 const _: () = {
     use core::mem::{align_of, size_of};
     assert!(size_of::<FlowKeyV4>() == 16 && align_of::<FlowKeyV4>() == 2);
@@ -249,4 +264,5 @@ const _: () = {
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<FlowValue>() == 176 && align_of::<FlowValue>() == 8);
     assert!(size_of::<StreamValue>() == 120 && align_of::<StreamValue>() == 8);
+    assert!(size_of::<Tend>() == 64 && align_of::<Tend>() == 4);
 };

@@ -6,3 +6,5 @@
 #![no_std]
 
 pub mod abi;
+pub mod packet;
+pub mod rtp;

@@ -1,0 +1,475 @@
+//! Bytes of a frame in, one UDP or TCP payload with its two ends out.
+//!
+//! Every read is bounds-checked in the form that the kernel's verifier follows (`start + offset +
+//! size > end`), and the counted port range is tested before anything that only a counted packet
+//! needs. Nothing here knows tables, classes or RTP.
+
+use core::marker::PhantomData;
+use core::mem::size_of;
+
+use crate::abi::{Event, FlowKeyV4, FlowKeyV6, RECEIVE, TCP, UDP};
+
+/// VLAN tags that are looked through: the customer's and the provider's.
+pub const MAX_TAGS: usize = 2;
+/// IPv6 extension headers that are looked through.
+pub const MAX_EXTENSIONS: usize = 6;
+
+/// What stands before the IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// An Ethernet header, with up to [`MAX_TAGS`] VLAN tags.
+    Ethernet,
+    /// Nothing (tun, WireGuard, raw IP).
+    Raw,
+}
+
+/// How to look at a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    /// What the frame begins with.
+    pub link: Link,
+    /// [`RECEIVE`]: the destination is the local end. [`crate::abi::SEND`]: the source is.
+    pub direction: u8,
+    /// First counted local port.
+    pub port_min: u16,
+    /// Last counted local port.
+    pub port_max: u16,
+    /// Length of the whole frame, of which the readable bytes may be only the beginning.
+    pub frame: u32,
+}
+
+/// The payload of a counted packet, and its two ends; `W` 32-bit words make an address (1 or 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet<const W: usize> {
+    /// The far side's address, in network order.
+    pub remote: [u32; W],
+    /// This side's address, in network order.
+    pub local: [u32; W],
+    /// The far side's port.
+    pub remote_port: u16,
+    /// This side's port.
+    pub local_port: u16,
+    /// [`UDP`] or [`TCP`].
+    pub proto: u8,
+    /// Where in the frame the payload begins.
+    pub payload: usize,
+    /// Bytes of payload by the IP, UDP and TCP headers, without a link's padding.
+    pub length: u32,
+}
+
+/// Why a frame is no counted packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// Not IP, neither UDP nor TCP, or a port outside the range: no concern of ours.
+    Elsewhere,
+    /// The readable bytes end before the headers do. The frame itself may have more.
+    Short,
+    /// The headers say that it cannot be counted; the bytes are those that the event counts.
+    Event(Event, u32),
+}
+
+/// A counted packet of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// Over IPv4.
+    V4(Packet<1>),
+    /// Over IPv6.
+    V6(Packet<4>),
+}
+
+/// Both steps at once: the link's header, then IP and what it carries.
+#[inline(always)]
+pub fn parse(bytes: Bytes<'_>, view: &View) -> Result<Parsed, Skip> {
+    Ok(match network(bytes, view)? {
+        Network::V4(offset) => Parsed::V4(ipv4(bytes, offset, view)?),
+        Network::V6(offset) => Parsed::V6(ipv6(bytes, offset, view)?),
+    })
+}
+
+/// Where the IP header begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// IPv4, at this offset.
+    V4(usize),
+    /// IPv6, at this offset.
+    V6(usize),
+}
+
+/// Readable bytes of a frame. A pair of addresses rather than a slice, because that is what the
+/// kernel gives and what its verifier can follow.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes<'a> {
+    start: usize,
+    end: usize,
+    borrowed: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Bytes<'a> {
+    /// The bytes of a slice.
+    pub fn new(slice: &'a [u8]) -> Self {
+        let range = slice.as_ptr_range();
+        Self {
+            start: range.start.expose_provenance(),
+            end: range.end.expose_provenance(),
+            borrowed: PhantomData,
+        }
+    }
+
+    /// The bytes between two addresses.
+    ///
+    /// # Safety
+    /// They are readable throughout `'a`.
+    #[inline(always)]
+    pub const unsafe fn between(start: usize, end: usize) -> Self {
+        Self { start, end, borrowed: PhantomData }
+    }
+
+    /// Reads a header at `offset`, if it is there as a whole.
+    #[inline(always)]
+    pub fn read<T: Plain>(self, offset: usize) -> Option<T> {
+        let address = self.start + offset;
+        if address + size_of::<T>() > self.end {
+            return None;
+        }
+        let pointer = core::ptr::with_exposed_provenance::<T>(address);
+        // SAFETY: the bytes lie within `'a`, and any bytes make a `Plain`. The kernel's packet bytes
+        // need no alignment where its verifier accepts the load, and a load by bytes would cost
+        // several times as much.
+        #[cfg(target_arch = "bpf")]
+        return Some(unsafe { pointer.read() });
+        // SAFETY: as above.
+        #[cfg(not(target_arch = "bpf"))]
+        return Some(unsafe { pointer.read_unaligned() });
+    }
+}
+
+/// Types that any bytes make.
+///
+/// # Safety
+/// Every bit pattern is a value, and there is no padding.
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: integers and arrays of them.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
+unsafe impl Plain for u16 {}
+// SAFETY: as above.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+
+/// Looks through the link's header.
+#[inline(always)]
+pub fn network(bytes: Bytes<'_>, view: &View) -> Result<Network, Skip> {
+    match view.link {
+        Link::Ethernet => ethernet(bytes),
+        Link::Raw => match bytes.read::<u8>(0).ok_or(Skip::Short)? >> 4 {
+            4 => Ok(Network::V4(0)),
+            6 => Ok(Network::V6(0)),
+            _ => Err(Skip::Elsewhere),
+        },
+    }
+}
+
+/// 802.1Q, 802.1ad, and the number that was used before 802.1ad had one.
+const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+
+#[inline(always)]
+fn ethernet(bytes: Bytes<'_>) -> Result<Network, Skip> {
+    let mut offset = 12;
+    for _ in 0..=MAX_TAGS {
+        let kind = u16::from_be(bytes.read(offset).ok_or(Skip::Short)?);
+        offset += 2;
+        if kind == 0x0800 {
+            return Ok(Network::V4(offset));
+        }
+        if kind == 0x86dd {
+            return Ok(Network::V6(offset));
+        }
+        if kind != TAGS[0] && kind != TAGS[1] && kind != TAGS[2] {
+            return Err(Skip::Elsewhere);
+        }
+        offset += 2;
+    }
+    Err(Skip::Elsewhere)
+}
+
+/// RFC 791 §3.1.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4 {
+    version_and_words: u8,
+    service: u8,
+    total: u16,
+    identification: u16,
+    fragment: u16,
+    time_to_live: u8,
+    proto: u8,
+    checksum: u16,
+    source: [u32; 1],
+    destination: [u32; 1],
+}
+
+// SAFETY: integers without padding.
+unsafe impl Plain for Ipv4 {}
+
+/// Looks through an IPv4 header and what follows it.
+#[inline(always)]
+pub fn ipv4(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Packet<1>, Skip> {
+    let header: Ipv4 = bytes.read(offset).ok_or(Skip::Short)?;
+    let malformed = Skip::Event(Event::Malformed, view.frame);
+    let words = (header.version_and_words & 0x0f) as usize;
+    if header.version_and_words >> 4 != 4 || words < 5 {
+        return Err(malformed);
+    }
+    if header.proto != UDP && header.proto != TCP {
+        return Err(Skip::Elsewhere);
+    }
+    let room = view.frame.wrapping_sub(offset as u32);
+    let total = u16::from_be(header.total) as u32;
+    let fragment = u16::from_be(header.fragment);
+    if fragment & 0x1fff != 0 {
+        let bytes = total.saturating_sub(words as u32 * 4);
+        return Err(Skip::Event(Event::LaterFragment, bytes));
+    }
+    let transport = offset + words * 4;
+    let ports = ports(bytes, transport, view)?;
+    // A TCP aggregate of more than 64 KiB has no room for its length (BIG TCP, Linux 6.3).
+    let total = if total == 0 && header.proto == TCP { room } else { total };
+    if total > room {
+        return Err(Skip::Event(Event::Truncated, view.frame));
+    }
+    if total < words as u32 * 4 {
+        return Err(malformed);
+    }
+    let segment = Segment {
+        offset: transport,
+        proto: header.proto,
+        length: total - words as u32 * 4,
+        is_fragment: fragment & 0x2000 != 0,
+        is_jumbo: false,
+    };
+    let (payload, length) = segment.payload(bytes, view)?;
+    Ok(ports.with_ends(header.source, header.destination, header.proto, payload, length, view))
+}
+
+/// RFC 8200 §3.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6 {
+    version_class_flow: u32,
+    length: u16,
+    next: u8,
+    hop_limit: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+}
+
+// SAFETY: integers without padding.
+unsafe impl Plain for Ipv6 {}
+
+/// Looks through an IPv6 header, its extensions, and what follows them.
+#[inline(always)]
+pub fn ipv6(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Packet<4>, Skip> {
+    let header: Ipv6 = bytes.read(offset).ok_or(Skip::Short)?;
+    if u32::from_be(header.version_class_flow) >> 28 != 6 {
+        return Err(Skip::Event(Event::Malformed, view.frame));
+    }
+    let mut chain = Chain {
+        next: header.next,
+        offset: offset + size_of::<Ipv6>(),
+        is_fragment: false,
+        is_later_fragment: false,
+    };
+    if chain.next != UDP && chain.next != TCP {
+        chain.follow(bytes, view)?;
+    }
+    let room = view.frame.wrapping_sub((offset + size_of::<Ipv6>()) as u32);
+    let extensions = (chain.offset - offset - size_of::<Ipv6>()) as u32;
+    let total = u16::from_be(header.length) as u32;
+    if chain.is_later_fragment {
+        let bytes = total.saturating_sub(extensions);
+        return Err(Skip::Event(Event::LaterFragment, bytes));
+    }
+    let ports = ports(bytes, chain.offset, view)?;
+    // A jumbogram (RFC 2675 §3), or an aggregate of more than 64 KiB (Linux 5.19).
+    let is_jumbo = total == 0;
+    let total = if is_jumbo { room } else { total };
+    if total > room {
+        return Err(Skip::Event(Event::Truncated, view.frame));
+    }
+    if total < extensions {
+        return Err(Skip::Event(Event::Malformed, view.frame));
+    }
+    let segment = Segment {
+        offset: chain.offset,
+        proto: chain.next,
+        length: total - extensions,
+        is_fragment: chain.is_fragment,
+        is_jumbo,
+    };
+    let (payload, length) = segment.payload(bytes, view)?;
+    Ok(ports.with_ends(header.source, header.destination, chain.next, payload, length, view))
+}
+
+/// A walk along IPv6 extension headers (RFC 8200 §4).
+struct Chain {
+    next: u8,
+    offset: usize,
+    is_fragment: bool,
+    is_later_fragment: bool,
+}
+
+impl Chain {
+    /// Goes to the UDP or TCP header, or to where a later fragment's bytes begin.
+    #[inline(always)]
+    fn follow(&mut self, bytes: Bytes<'_>, view: &View) -> Result<(), Skip> {
+        for _ in 0..MAX_EXTENSIONS {
+            // Hop-by-hop options, routing, destination options; fragment; authentication.
+            let [next, units] = match self.next {
+                0 | 43 | 60 | 44 | 51 => bytes.read(self.offset).ok_or(Skip::Short)?,
+                _ => return Err(Skip::Elsewhere),
+            };
+            let size = match self.next {
+                44 => {
+                    let [_, place]: [u16; 2] = bytes.read(self.offset).ok_or(Skip::Short)?;
+                    let place = u16::from_be(place);
+                    self.is_fragment = place & 1 != 0;
+                    self.is_later_fragment = place & 0xfff8 != 0;
+                    8
+                }
+                51 => (units as usize + 2) * 4,
+                _ => (units as usize + 1) * 8,
+            };
+            self.next = next;
+            self.offset += size;
+            if next == UDP || next == TCP || self.is_later_fragment {
+                return Ok(());
+            }
+        }
+        match self.next {
+            0 | 43 | 60 | 44 | 51 => Err(Skip::Event(Event::TooManyExtensions, view.frame)),
+            _ => Err(Skip::Elsewhere),
+        }
+    }
+}
+
+/// The two ports that UDP and TCP both begin with, the local one within the range.
+#[derive(Clone, Copy)]
+struct Ports {
+    remote: u16,
+    local: u16,
+}
+
+#[inline(always)]
+fn ports(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Ports, Skip> {
+    let [source, destination]: [u16; 2] = bytes.read(offset).ok_or(Skip::Short)?;
+    let (remote, local) =
+        if view.direction == RECEIVE { (source, destination) } else { (destination, source) };
+    let local = u16::from_be(local);
+    if local < view.port_min || local > view.port_max {
+        return Err(Skip::Elsewhere);
+    }
+    Ok(Ports { remote: u16::from_be(remote), local })
+}
+
+impl Ports {
+    #[inline(always)]
+    fn with_ends<const W: usize>(
+        self,
+        source: [u32; W],
+        destination: [u32; W],
+        proto: u8,
+        payload: usize,
+        length: u32,
+        view: &View,
+    ) -> Packet<W> {
+        let (remote, local) =
+            if view.direction == RECEIVE { (source, destination) } else { (destination, source) };
+        Packet {
+            remote,
+            local,
+            remote_port: self.remote,
+            local_port: self.local,
+            proto,
+            payload,
+            length,
+        }
+    }
+}
+
+/// What IP carries, beginning with a UDP or TCP header.
+struct Segment {
+    offset: usize,
+    proto: u8,
+    length: u32,
+    is_fragment: bool,
+    is_jumbo: bool,
+}
+
+impl Segment {
+    /// Offset and length of the payload.
+    #[inline(always)]
+    fn payload(&self, bytes: Bytes<'_>, view: &View) -> Result<(usize, u32), Skip> {
+        let (header, end) = if self.proto == UDP {
+            let told = u16::from_be(bytes.read(self.offset + 4).ok_or(Skip::Short)?) as u32;
+            // A first fragment has the length of the whole datagram, a jumbogram has none.
+            let has_no_length = self.is_jumbo && told == 0;
+            (8, if self.is_fragment || has_no_length { self.length } else { told })
+        } else {
+            // Reading the last byte of the fixed part makes sure that all of it is there.
+            let [words, ..]: [u8; 8] = bytes.read(self.offset + 12).ok_or(Skip::Short)?;
+            let words = (words >> 4) as u32;
+            if words < 5 {
+                return Err(Skip::Event(Event::Malformed, view.frame));
+            }
+            (words * 4, self.length)
+        };
+        if end < header || end > self.length {
+            return Err(Skip::Event(Event::Malformed, view.frame));
+        }
+        Ok((self.offset + header as usize, end - header))
+    }
+}
+
+impl Packet<1> {
+    /// Key of the packet's flow; a stream's key has the direction set.
+    #[inline(always)]
+    pub fn flow(&self, direction: u8) -> FlowKeyV4 {
+        FlowKeyV4 {
+            remote: self.remote[0].to_ne_bytes(),
+            local: self.local[0].to_ne_bytes(),
+            remote_port: self.remote_port,
+            local_port: self.local_port,
+            proto: self.proto,
+            direction,
+            pad: [0; 2],
+        }
+    }
+}
+
+impl Packet<4> {
+    /// Key of the packet's flow; a stream's key has the direction set.
+    #[inline(always)]
+    pub fn flow(&self, direction: u8) -> FlowKeyV6 {
+        FlowKeyV6 {
+            remote: octets(self.remote),
+            local: octets(self.local),
+            remote_port: self.remote_port,
+            local_port: self.local_port,
+            proto: self.proto,
+            direction,
+            pad: [0; 2],
+        }
+    }
+}
+
+#[inline(always)]
+fn octets(words: [u32; 4]) -> [u8; 16] {
+    // SAFETY: both are sixteen bytes without padding, and any bytes are octets.
+    unsafe { core::mem::transmute(words) }
+}
+
+#[cfg(test)]
+#[path = "packet_tests.rs"]
+mod tests;

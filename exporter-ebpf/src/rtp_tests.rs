@@ -1,0 +1,242 @@
+//! Classes by example; sequence state against a model that remembers every number it has seen.
+
+extern crate std;
+
+use std::collections::BTreeSet;
+use std::vec;
+use std::vec::Vec;
+
+use super::*;
+
+fn class_of(payload: &[u8]) -> Option<Content> {
+    classify(&Within { frame: Bytes::new(payload), offset: 0 }, payload.len() as u32)
+}
+
+fn padded(start: &[u8], length: usize) -> Vec<u8> {
+    let mut payload = start.to_vec();
+    payload.resize(length, 0);
+    payload
+}
+
+#[test]
+fn classes() {
+    #[track_caller]
+    fn check(start: &[u8], length: usize, expected: Content) {
+        assert_eq!(class_of(&padded(start, length)), Some(expected));
+    }
+    let cookie = [0x21, 0x12, 0xa4, 0x42];
+    let stun = |kind: [u8; 2]| [&kind[..], &[0, 0], &cookie].concat();
+    check(&stun([0x00, 0x01]), 20, Content::Stun { is_success: false });
+    check(&stun([0x01, 0x01]), 20, Content::Stun { is_success: true });
+    check(&stun([0x01, 0x11]), 20, Content::Stun { is_success: false });
+    check(&stun([0x00, 0x11]), 20, Content::Stun { is_success: false });
+    check(&stun([0x01, 0x01]), 19, Content::Other);
+    check(&[0x00, 0x01, 0, 0, 1, 2, 3, 4], 20, Content::Other);
+    check(&[16], 30, Content::Other);
+    check(&[20], 30, Content::Dtls);
+    check(&[63], 1, Content::Dtls);
+    check(&[64, 0], 30, Content::Other);
+    check(&[79], 30, Content::Other);
+    check(&[], 0, Content::Other);
+    check(&[0x80, 192], 8, Content::Rtcp);
+    check(&[0x81, 223], 64, Content::Rtcp);
+    check(&[0x80, 192], 3, Content::BadRtp);
+    check(&[0x80], 1, Content::BadRtp);
+    check(&[0x80, 96], 11, Content::BadRtp);
+    check(&[0x8f, 96], 12 + 59, Content::BadRtp);
+    check(&[0x90, 96], 15, Content::BadRtp);
+    check(&[0xc0, 96], 40, Content::Other);
+}
+
+#[test]
+fn rtp_header_is_read_and_must_fit() {
+    let header = [0x80, 0x80 | 111, 0x12, 0x34, 1, 2, 3, 4, 0xde, 0xad, 0xbe, 0xef];
+    let rtp =
+        Rtp { ssrc: 0xdead_beef, sequence: 0x1234, timestamp: 0x0102_0304, payload_type: 111 };
+    assert_eq!(class_of(&header), Some(Content::Rtp(rtp)));
+
+    let mut with_sources = padded(&header, 12 + 15 * 4);
+    with_sources[0] = 0x8f;
+    assert_eq!(class_of(&with_sources), Some(Content::Rtp(rtp)));
+
+    let mut with_extension = padded(&header, 12 + 4 + 4 + 8);
+    with_extension[0] = 0x91;
+    with_extension[16..20].copy_from_slice(&[0xbe, 0xde, 0, 2]);
+    assert_eq!(class_of(&with_extension), Some(Content::Rtp(rtp)));
+    with_extension[19] = 3;
+    assert_eq!(class_of(&with_extension), Some(Content::BadRtp));
+}
+
+#[test]
+fn what_cannot_be_read_is_not_guessed() {
+    let frame = [0x90u8, 96, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7];
+    for readable in 0..frame.len() {
+        let payload = Within { frame: Bytes::new(&frame[..readable]), offset: 0 };
+        assert_eq!(classify(&payload, 100), None, "{readable} bytes");
+    }
+    assert_eq!(classify(&Within { frame: Bytes::new(&frame), offset: 0 }, 100), None);
+}
+
+/// What a receiver that forgets nothing would say.
+#[derive(Default)]
+struct Model {
+    /// Numbers of the current run, extended by distance to its highest; empty before the first.
+    run: BTreeSet<i64>,
+    base: i64,
+    expected_prior: i64,
+    packets: u64,
+    received: u64,
+    late: u64,
+    duplicates: u64,
+    restarts: u32,
+    /// Last number that was far off.
+    far: Option<u16>,
+}
+
+impl Model {
+    fn packet(&mut self, sequence: u16) {
+        self.packets += 1;
+        let Some(&highest) = self.run.last() else {
+            return self.start(sequence);
+        };
+        let distance = (sequence as i64 - highest).rem_euclid(65536);
+        let extended = if distance < 3000 {
+            highest + distance
+        } else if 65536 - distance < 100 {
+            highest + distance - 65536
+        } else {
+            if self.far.map(|far| far.wrapping_add(1)) == Some(sequence) {
+                self.expected_prior += highest - self.base + 1;
+                self.restarts += 1;
+                self.start(sequence);
+            } else {
+                self.far = Some(sequence);
+            }
+            return;
+        };
+        self.received += 1;
+        if highest - extended < 64 && self.run.contains(&extended) {
+            self.duplicates += 1;
+        } else if extended < highest {
+            self.late += 1;
+        }
+        self.run.insert(extended);
+    }
+
+    fn start(&mut self, sequence: u16) {
+        self.run = BTreeSet::from([sequence as i64]);
+        self.base = sequence as i64;
+        self.far = None;
+        self.received += 1;
+    }
+
+    fn expected(&self) -> i64 {
+        self.expected_prior + self.run.last().map_or(0, |highest| highest - self.base + 1)
+    }
+}
+
+#[track_caller]
+fn check(sequences: impl IntoIterator<Item = u16>) -> StreamValue {
+    let mut stream = StreamValue::default();
+    let mut model = Model::default();
+    for (index, sequence) in sequences.into_iter().enumerate() {
+        let rtp = Rtp { ssrc: 1, sequence, timestamp: index as u32, payload_type: 96 };
+        count(&mut stream, &rtp, 100, index as u64);
+        model.packet(sequence);
+        let counted = (
+            stream.total.packets,
+            stream.total.bytes,
+            received(&stream),
+            expected(&stream) as i64,
+            stream.out_of_order,
+            stream.duplicates,
+            stream.restarts,
+        );
+        let modelled = (
+            model.packets,
+            model.packets * 100,
+            model.received,
+            model.expected(),
+            model.late,
+            model.duplicates,
+            model.restarts,
+        );
+        assert_eq!(counted, modelled, "after packet {index}, number {sequence}");
+    }
+    stream
+}
+
+#[test]
+fn in_order_across_the_wrap() {
+    let stream = check((0..200_000u32).map(|n| (n + 65_000) as u16));
+    assert_eq!((expected(&stream), received(&stream)), (200_000, 200_000));
+    assert_eq!(stream.max_seq - stream.base_seq, 199_999);
+}
+
+#[test]
+fn loss_is_what_was_expected_and_did_not_come() {
+    let stream = check((0..70_000u32).filter(|n| n % 10 != 3).map(|n| n as u16));
+    assert_eq!(expected(&stream) - received(&stream), 7_000);
+    let stream = check([10, 10 + 2999]);
+    assert_eq!((expected(&stream), stream.restarts), (3000, 0));
+}
+
+#[test]
+fn late_and_double() {
+    let stream = check([1, 2, 4, 3, 3, 4, 5, 5]);
+    assert_eq!((stream.out_of_order, stream.duplicates), (1, 3));
+    let stream = check([65_534, 0, 65_535, 1]);
+    assert_eq!((stream.out_of_order, expected(&stream)), (1, 4));
+    // Late by 64 to 99: too old to know whether it is double.
+    let stream = check([200, 136, 137, 137, 101, 101]);
+    assert_eq!((stream.out_of_order, stream.duplicates), (4, 1));
+}
+
+#[test]
+fn restarts_need_two_in_a_row() {
+    let stream = check([1, 2, 30_000, 3]);
+    assert_eq!((stream.restarts, stream.received, stream.total.packets), (0, 3, 4));
+    let stream = check([1, 2, 30_000, 30_001, 30_002]);
+    assert_eq!((stream.restarts, expected(&stream)), (1, 4));
+    // Number 0 after a jump must not be taken for the confirmation of one.
+    let stream = check([30_000, 0, 30_001]);
+    assert_eq!(stream.restarts, 0);
+    // The number before the wrap confirms with 0.
+    let stream = check([30_000, 65_535, 0]);
+    assert_eq!(stream.restarts, 1);
+}
+
+#[test]
+fn random_sequences_agree_with_the_model() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..400 {
+        let mut number = random.below(65_536) as u16;
+        let mut sequences = vec![];
+        for _ in 0..2_000 {
+            match random.below(100) {
+                0..=79 => number = number.wrapping_add(1),
+                80..=84 => number = number.wrapping_add(random.below(70) as u16),
+                85 => number = number.wrapping_add(random.below(4_000) as u16),
+                86 => number = random.below(65_536) as u16,
+                _ => {
+                    sequences.push(number.wrapping_sub(random.below(120) as u16));
+                    continue;
+                }
+            }
+            sequences.push(number);
+        }
+        check(sequences);
+    }
+}
+
+/// xorshift64*: the same numbers on every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+}
