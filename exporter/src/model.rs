@@ -207,6 +207,34 @@ pub struct TableFill {
     pub capacity: u64,
 }
 
+/// One socket in the SFU's port range, as the kernel's socket diagnosis tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketStats {
+    /// UDP or TCP.
+    pub proto: Proto,
+    /// Its own end.
+    pub local: SocketAddr,
+    /// Its far end; `None` for UDP sockets, which are not connected, and for listening ones.
+    pub remote: Option<SocketAddr>,
+    /// Datagrams that the kernel threw away because the socket was full, since it was opened.
+    pub drops: u64,
+    /// Memory that waits to be read (`sk_rmem_alloc`).
+    pub receive_queue_bytes: u64,
+    /// Memory that waits to be sent (`sk_wmem_alloc`).
+    pub send_queue_bytes: u64,
+    /// TCP only.
+    pub tcp: Option<TcpStats>,
+}
+
+/// What the kernel's `tcp_info` tells of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpStats {
+    /// Smoothed round trip time, microseconds.
+    pub round_trip_time_us: u32,
+    /// Segments sent again since the connection was opened.
+    pub retransmits: u64,
+}
+
 /// Audio or video.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum MediaKind {
