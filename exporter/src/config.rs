@@ -1,0 +1,361 @@
+//! Flags and environment become one validated [`Config`].
+//!
+//! Comes in: the arguments and a way to look up a variable. Goes out: a [`Config`], a text to print,
+//! or one line that names what is wrong. Nothing here reads the process environment, a file or a
+//! socket, so every rule is tested as a table. A flag beats a variable, a variable beats a default.
+
+mod debug;
+mod flags;
+mod values;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use debug::Levels;
+pub use values::Size;
+
+use crate::config::flags::Flags;
+use crate::config::values::{Listen, Origin, boolean, duration, port, ports};
+
+/// Where the exporter listens when nothing else is said. The replaced exporter's port.
+pub const DEFAULT_PORT: u16 = 8889;
+
+/// Everything that can be configured, valid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where to listen. `[::]` takes IPv4 too.
+    pub listen: SocketAddr,
+    /// The listening address is the default, so another may be tried where IPv6 is off.
+    pub listen_is_default: bool,
+    /// File with the token that all pages but the health checks ask for.
+    pub token_file: Option<PathBuf>,
+    /// Patterns of interface names; empty: chosen by route and address.
+    pub interfaces: Vec<String>,
+    /// The SFU's port range; `None`: read from the workers' command lines.
+    pub ports: Option<RangeInclusive<u16>>,
+    /// What counts packets.
+    pub source: Source,
+    /// Bounds of the tables.
+    pub tables: Tables,
+    /// Directory on a bpf file system in which tables outlive the exporter.
+    pub pin: Option<PathBuf>,
+    /// Observer sockets; empty: the known paths.
+    pub observers: Vec<PathBuf>,
+    /// How often each stream's `getStats` is asked for; `None`: never.
+    pub stats_interval: Option<Duration>,
+    /// At most so many worker requests a second.
+    pub max_requests_per_second: u32,
+    /// What becomes of addresses.
+    pub privacy: Privacy,
+    /// No reverse look-ups.
+    pub numeric: bool,
+    /// Blanks `transport_id` and `id` in the contract families.
+    pub quiet: bool,
+    /// MaxMind databases.
+    pub geo_databases: Vec<PathBuf>,
+    /// Most series that one scrape can hold.
+    pub max_series: usize,
+    /// What is logged.
+    pub log: Log,
+    /// Print what would be done and end before serving.
+    pub check: bool,
+}
+
+/// What counts packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The best that the rights allow.
+    Auto,
+    /// eBPF or nothing: without the right, the program ends.
+    Ebpf,
+    /// Packet capture or nothing.
+    Capture,
+    /// Only what the observer tells.
+    None,
+}
+
+/// Bounds of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// Flows that the observer told or traffic proved.
+    pub flows: u32,
+    /// Their streams.
+    pub streams: u32,
+    /// Strangers' flows.
+    pub stranger_flows: u32,
+    /// Strangers' streams.
+    pub stranger_streams: u32,
+    /// SSRCs of one flow, both directions together.
+    pub ssrcs_per_flow: u32,
+}
+
+/// What becomes of addresses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Privacy {
+    /// How addresses are shown.
+    pub mode: Deidentify,
+    /// Bits of an IPv4 address that `truncate` keeps.
+    pub ipv4_prefix: u8,
+    /// Bits of an IPv6 address that `truncate` keeps.
+    pub ipv6_prefix: u8,
+    /// Key of `pseudonym`; `None`: a fresh one at each start.
+    pub key_file: Option<PathBuf>,
+}
+
+/// How addresses are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deidentify {
+    /// As they are.
+    None,
+    /// Only the network.
+    Truncate,
+    /// Encrypted, prefix-preserving.
+    Pseudonym,
+    /// Not at all.
+    Drop,
+    /// As the replaced exporter did for IPv4, and IPv6 masked alike.
+    Legacy,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Log {
+    /// `tracing` directives, such as `info,mediasoup_exporter::kernel=debug`.
+    Directives(String),
+    /// What an npm `debug` pattern selects.
+    Levels(Levels),
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// Run (or check) with this configuration.
+    Run(Box<Config>),
+    /// Print this and end well.
+    Print(String),
+    /// Print the script for `node --require` and end well.
+    PrintAgent,
+    /// Print the reference of all metrics and end well.
+    PrintMetricsReference,
+}
+
+/// One line that names the flag or variable, its value, and what is accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Invalid(pub String);
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+impl Command {
+    /// From this process' arguments and environment.
+    pub fn from_process(version: &'static str) -> Result<Self, Invalid> {
+        let variable = |name: &str| match std::env::var_os(name)?.into_string() {
+            Ok(text) => Some(text),
+            // Not UTF-8: let the value be refused by name instead of being taken as unset.
+            Err(raw) => Some(raw.to_string_lossy().into_owned()),
+        };
+        Self::parse(std::env::args_os().skip(1), variable, version)
+    }
+
+    /// From arguments (without the program's name) and a look-up of variables.
+    pub fn parse(
+        arguments: impl IntoIterator<Item = impl Into<std::ffi::OsString>>,
+        variable: impl Fn(&str) -> Option<String>,
+        version: &'static str,
+    ) -> Result<Self, Invalid> {
+        let flags = match flags::read(arguments, version) {
+            Ok(flags) => flags,
+            Err(flags::Stop::Print(text)) => return Ok(Self::Print(text)),
+            Err(flags::Stop::Invalid(line)) => return Err(Invalid(line)),
+        };
+        if let Some(shell) = flags.completions {
+            return Ok(Self::Print(flags::completions(shell)));
+        }
+        if flags.print_agent {
+            return Ok(Self::PrintAgent);
+        }
+        if flags.print_metrics_reference {
+            return Ok(Self::PrintMetricsReference);
+        }
+        // An empty variable is an unset one, as shells and unit files leave them.
+        let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        config(flags, variable).map(|config| Self::Run(Box::new(config)))
+    }
+}
+
+fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Config, Invalid> {
+    let pick = |flag: &'static str, given: &Option<String>, name: &'static str| {
+        given
+            .clone()
+            .map(|value| (Origin(flag), value))
+            .or_else(|| variable(name).map(|value| (Origin(name), value)))
+    };
+    let switch = |flag, given: &Option<String>, name| match pick(flag, given, name) {
+        Some((origin, value)) => boolean(origin, &value),
+        None => Ok(false),
+    };
+    let listen = listen(&flags, pick("--port", &flags.port, "PROM_PORT"))?;
+    let privacy = privacy(&flags, pick("--deidentify", &flags.deidentify, "PROM_DEIDENTIFY"))?;
+    let log = match &flags.log {
+        Some(directives) => log_directives(directives)?,
+        None => match pick("--debug", &flags.debug, "DEBUG") {
+            Some((_, patterns)) => Log::Levels(Levels::selected_by(&patterns)),
+            None => Log::Levels(Levels::default()),
+        },
+    };
+    Ok(Config {
+        listen: listen.0,
+        listen_is_default: listen.1,
+        token_file: flags.token_file.clone(),
+        interfaces: interfaces(&flags.interfaces)?,
+        ports: flags.ports.as_deref().map(|value| ports(Origin("--ports"), value)).transpose()?,
+        source: flags.source,
+        tables: Tables {
+            flows: flags.max_flows.within("--max-flows", 1, 1 << 24)?,
+            streams: flags.max_streams.within("--max-streams", 1, 1 << 24)?,
+            stranger_flows: flags.max_stranger_flows.within("--max-stranger-flows", 1, 1 << 22)?,
+            stranger_streams: flags.max_stranger_streams.within(
+                "--max-stranger-streams",
+                1,
+                1 << 22,
+            )?,
+            ssrcs_per_flow: flags.max_ssrcs_per_flow.within("--max-ssrcs-per-flow", 1, 1 << 20)?,
+        },
+        pin: flags.pin.clone(),
+        observers: flags.observers.clone(),
+        stats_interval: Some(duration(Origin("--observer.stats-interval"), &flags.stats_interval)?)
+            .filter(|interval| !interval.is_zero()),
+        max_requests_per_second: flags.max_requests_per_second.within(
+            "--observer.max-requests-per-second",
+            1,
+            100_000,
+        )?,
+        privacy,
+        numeric: switch("--numeric", &flags.numeric, "PROM_NUMERIC")?,
+        quiet: switch("--quiet", &flags.quiet, "PROM_QUIET")?,
+        geo_databases: flags.geo_databases.clone(),
+        max_series: flags.max_series.within("--max-series", 1, 1 << 28)? as usize,
+        log,
+        check: flags.check,
+    })
+}
+
+/// The address, and whether it is the default one. The port of `--port` beats the one in `--listen`,
+/// which beats `PROM_PORT`.
+fn listen(
+    flags: &Flags,
+    port_setting: Option<(Origin, String)>,
+) -> Result<(SocketAddr, bool), Invalid> {
+    let given = flags.listen.as_deref().map(Listen::parse).transpose()?;
+    let wanted = match &port_setting {
+        Some((origin, value)) => Some(port(*origin, value)?),
+        None => None,
+    };
+    let Listen { ip, port: in_listen } = given.unwrap_or_default();
+    let from_flag = wanted.filter(|_| flags.port.is_some());
+    if let (Some(one), Some(other)) = (from_flag, in_listen)
+        && one != other
+    {
+        return Err(Invalid(format!(
+            "--port {one} contradicts --listen with port {other}; expected one port only"
+        )));
+    }
+    let port = from_flag.or(in_listen).or(wanted).unwrap_or(DEFAULT_PORT);
+    Ok((SocketAddr::new(ip, port), given.is_none()))
+}
+
+fn privacy(flags: &Flags, mode: Option<(Origin, String)>) -> Result<Privacy, Invalid> {
+    let mode = match mode {
+        Some((origin, value)) => Deidentify::parse(origin, &value)?,
+        None => Deidentify::None,
+    };
+    if flags.key_file.is_some() && mode != Deidentify::Pseudonym {
+        return Err(Invalid(format!(
+            "--deidentify.key-file has no meaning in mode `{}`; expected --deidentify pseudonym",
+            mode.as_str()
+        )));
+    }
+    Ok(Privacy {
+        mode,
+        ipv4_prefix: flags.ipv4_prefix.within("--deidentify.ipv4-prefix", 0, 32)? as u8,
+        ipv6_prefix: flags.ipv6_prefix.within("--deidentify.ipv6-prefix", 0, 128)? as u8,
+        key_file: flags.key_file.clone(),
+    })
+}
+
+fn interfaces(patterns: &[String]) -> Result<Vec<String>, Invalid> {
+    for pattern in patterns {
+        globset::Glob::new(pattern).map_err(|error| {
+            Origin("--interface").refuse(
+                pattern,
+                &format!("an interface name or pattern such as eth0 or ens* ({})", error.kind()),
+            )
+        })?;
+    }
+    Ok(patterns.to_vec())
+}
+
+fn log_directives(directives: &str) -> Result<Log, Invalid> {
+    match directives.parse::<tracing_subscriber::EnvFilter>() {
+        Ok(_) => Ok(Log::Directives(directives.to_owned())),
+        Err(_) => Err(Origin("--log").refuse(
+            directives,
+            "a level (error, warn, info, debug, trace, off) or directives such as \
+             info,mediasoup_exporter::kernel=debug",
+        )),
+    }
+}
+
+impl Deidentify {
+    const ALL: [Self; 5] = [Self::None, Self::Truncate, Self::Pseudonym, Self::Drop, Self::Legacy];
+
+    /// The mode's name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Truncate => "truncate",
+            Self::Pseudonym => "pseudonym",
+            Self::Drop => "drop",
+            Self::Legacy => "legacy",
+        }
+    }
+
+    /// A mode's name, or yes (the replaced exporter had one mode only) or no.
+    fn parse(origin: Origin, value: &str) -> Result<Self, Invalid> {
+        let value = value.trim();
+        if let Some(mode) = Self::ALL.into_iter().find(|mode| mode.as_str() == value) {
+            return Ok(mode);
+        }
+        match boolean(origin, value) {
+            Ok(true) => Ok(Self::Truncate),
+            Ok(false) => Ok(Self::None),
+            Err(_) => Err(origin.refuse(
+                value,
+                "none, truncate, pseudonym, drop or legacy (1 means truncate, 0 none)",
+            )),
+        }
+    }
+}
+
+impl Source {
+    /// The source's name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Ebpf => "ebpf",
+            Self::Capture => "capture",
+            Self::None => "none",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

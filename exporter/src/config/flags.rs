@@ -1,0 +1,237 @@
+//! The command line as clap reads it: names, help, completions. Values stay text here wherever
+//! clap's own complaint would take more than one line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::styling::Styles;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+
+use crate::config::{Size, Source};
+
+/// Counts every RTP byte of a mediasoup SFU in the kernel, joins it with what the SFU knows of rooms
+/// and peers, and serves it to Prometheus.
+///
+/// A flag beats the environment variable named beside it; a variable beats the default.
+#[derive(Debug, Parser)]
+#[command(name = "mediasoup-exporter", styles = Styles::plain(), disable_help_subcommand = true)]
+pub(super) struct Flags {
+    /// Where to serve; [::] takes IPv4 too [default: [::]:8889]
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Serving")]
+    pub(super) listen: Option<String>,
+    /// Port to serve on, when --listen names none [variable: PROM_PORT]
+    #[arg(long, value_name = "PORT", help_heading = "Serving")]
+    pub(super) port: Option<String>,
+    /// File with a token that every page but /-/healthy and /-/ready asks for, as Bearer token or
+    /// as the password of Basic authentication
+    #[arg(long = "auth.token-file", value_name = "FILE", help_heading = "Serving")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Most series that one scrape can hold; what is cut is counted
+    #[arg(long, value_name = "N", default_value = "1000000", help_heading = "Serving")]
+    pub(super) max_series: Size,
+
+    /// Interface to count on, a name or a pattern such as ens*; repeatable [default: those with a
+    /// default route or an address that the SFU listens on]
+    #[arg(long = "interface", value_name = "PATTERN", help_heading = "Counting")]
+    pub(super) interfaces: Vec<String>,
+    /// The SFU's port range [default: from the workers' command lines, else 10000-59999]
+    #[arg(long, value_name = "FIRST-LAST", help_heading = "Counting")]
+    pub(super) ports: Option<String>,
+    /// What counts packets: the best that the rights allow, or only this
+    #[arg(
+        long,
+        value_enum,
+        value_name = "SOURCE",
+        default_value = "auto",
+        help_heading = "Counting"
+    )]
+    pub(super) source: Source,
+    /// Flows that the observer told or traffic proved
+    #[arg(long, value_name = "N", default_value = "65536", help_heading = "Counting")]
+    pub(super) max_flows: Size,
+    /// Streams (SSRCs) of those flows
+    #[arg(long, value_name = "N", default_value = "262144", help_heading = "Counting")]
+    pub(super) max_streams: Size,
+    /// Flows of strangers
+    #[arg(long, value_name = "N", default_value = "8192", help_heading = "Counting")]
+    pub(super) max_stranger_flows: Size,
+    /// Streams of strangers
+    #[arg(long, value_name = "N", default_value = "8192", help_heading = "Counting")]
+    pub(super) max_stranger_streams: Size,
+    /// SSRCs of one flow, both directions together
+    #[arg(long, value_name = "N", default_value = "1024", help_heading = "Counting")]
+    pub(super) max_ssrcs_per_flow: Size,
+    /// Directory on a bpf file system, such as /sys/fs/bpf/mediasoup, where the tables outlive the
+    /// exporter
+    #[arg(long, value_name = "DIRECTORY", help_heading = "Counting")]
+    pub(super) pin: Option<PathBuf>,
+
+    /// Observer socket of a server; repeatable [default: the known paths of edumeet and
+    /// mediasoup-demo]
+    #[arg(long = "observer", value_name = "SOCKET", help_heading = "Observing")]
+    pub(super) observers: Vec<PathBuf>,
+    /// How often each stream's getStats is asked for; 0: never
+    #[arg(
+        long = "observer.stats-interval",
+        value_name = "TIME",
+        default_value = "15s",
+        help_heading = "Observing"
+    )]
+    pub(super) stats_interval: String,
+    /// At most so many requests a second to the workers of one server
+    #[arg(
+        long = "observer.max-requests-per-second",
+        value_name = "N",
+        default_value = "500",
+        help_heading = "Observing"
+    )]
+    pub(super) max_requests_per_second: Size,
+
+    /// What becomes of addresses: none, truncate, pseudonym, drop, legacy; 1 means truncate
+    /// [variable: PROM_DEIDENTIFY]
+    #[arg(
+        long,
+        value_name = "MODE",
+        num_args = 0..=1,
+        default_missing_value = "truncate",
+        help_heading = "Privacy"
+    )]
+    pub(super) deidentify: Option<String>,
+    /// Bits of an IPv4 address that truncate keeps
+    #[arg(
+        long = "deidentify.ipv4-prefix",
+        value_name = "BITS",
+        default_value = "24",
+        help_heading = "Privacy"
+    )]
+    pub(super) ipv4_prefix: Size,
+    /// Bits of an IPv6 address that truncate keeps
+    #[arg(
+        long = "deidentify.ipv6-prefix",
+        value_name = "BITS",
+        default_value = "48",
+        help_heading = "Privacy"
+    )]
+    pub(super) ipv6_prefix: Size,
+    /// Key of pseudonym: 32 bytes, or 64 hexadecimal digits [default: a fresh key at each start]
+    #[arg(long = "deidentify.key-file", value_name = "FILE", help_heading = "Privacy")]
+    pub(super) key_file: Option<PathBuf>,
+    /// No reverse look-ups of addresses [variable: PROM_NUMERIC]
+    #[arg(
+        long,
+        value_name = "YES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1",
+        help_heading = "Privacy"
+    )]
+    pub(super) numeric: Option<String>,
+    /// Blanks transport_id and id [variable: PROM_QUIET]
+    #[arg(
+        long,
+        value_name = "YES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1",
+        help_heading = "Privacy"
+    )]
+    pub(super) quiet: Option<String>,
+    /// MaxMind database (country, city, ASN); repeatable
+    #[arg(long = "geo-db", value_name = "FILE", help_heading = "Privacy")]
+    pub(super) geo_databases: Vec<PathBuf>,
+
+    /// What is logged, as tracing directives; beats --debug
+    #[arg(long, value_name = "DIRECTIVES", help_heading = "Other")]
+    pub(super) log: Option<String>,
+    /// What is logged, as npm debug patterns over edumeet:prom, edumeet:WARN:prom and
+    /// edumeet:ERROR:prom [variable: DEBUG]
+    #[arg(
+        long,
+        value_name = "PATTERNS",
+        num_args = 0..=1,
+        default_missing_value = "*",
+        allow_hyphen_values = true,
+        help_heading = "Other"
+    )]
+    pub(super) debug: Option<String>,
+    /// Say what would be done, and end before anything is attached or served
+    #[arg(long = "config.check", help_heading = "Other")]
+    pub(super) check: bool,
+    /// Print the script for node --require, for servers without an observer socket
+    #[arg(long, help_heading = "Other")]
+    pub(super) print_agent: bool,
+    /// Print the reference of all metrics, in Markdown
+    #[arg(long, help_heading = "Other")]
+    pub(super) print_metrics_reference: bool,
+    /// Print completions for a shell
+    #[arg(long, value_enum, value_name = "SHELL", help_heading = "Other")]
+    pub(super) completions: Option<clap_complete::Shell>,
+}
+
+/// Why there are no flags to go on with.
+pub(super) enum Stop {
+    /// `--help`, `--version`.
+    Print(String),
+    /// One line.
+    Invalid(String),
+}
+
+pub(super) fn read(
+    arguments: impl IntoIterator<Item = impl Into<OsString>>,
+    version: &'static str,
+) -> Result<Flags, Stop> {
+    let arguments = arguments.into_iter().map(Into::into);
+    let arguments = std::iter::once(OsString::from("mediasoup-exporter")).chain(arguments);
+    Flags::command()
+        .version(version)
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Flags::from_arg_matches(&matches))
+        .map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Print(error.to_string()),
+            _ => Stop::Invalid(one_line(&error)),
+        })
+}
+
+pub(super) fn completions(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Flags::command(), "mediasoup-exporter", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// clap explains itself in a paragraph; service logs want one line.
+fn one_line(error: &clap::Error) -> String {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    // clap writes `--ports <FIRST-LAST>`.
+    let flag = text(ContextKind::InvalidArg).unwrap_or_default();
+    let flag = flag.split([' ', '=', '[']).next().unwrap_or_default();
+    let value = text(ContextKind::InvalidValue).unwrap_or_default();
+    let line = match error.kind() {
+        ErrorKind::InvalidValue if value.is_empty() => format!("{flag}: expected a value"),
+        ErrorKind::InvalidValue => match text(ContextKind::ValidValue) {
+            Some(valid) => format!("{flag}: `{value}` is not valid; expected one of {valid}"),
+            None => format!("{flag}: `{value}` is not valid"),
+        },
+        ErrorKind::UnknownArgument => match text(ContextKind::SuggestedArg) {
+            Some(near) => format!("{flag}: no such flag; expected perhaps {near} (see --help)"),
+            None => format!("{flag}: no such flag; expected one of those in --help"),
+        },
+        ErrorKind::ArgumentConflict => format!("{flag}: given more than once; expected it once"),
+        _ => error.to_string().lines().next().unwrap_or_default().replace("error: ", ""),
+    };
+    line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+impl ValueEnum for Source {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Auto, Self::Ebpf, Self::Capture, Self::None]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.as_str()))
+    }
+}
