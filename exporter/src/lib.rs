@@ -6,5 +6,8 @@
 //! and `config` do I/O and do not know each other; only `main` knows them all.
 
 pub mod config;
+pub mod kernel;
 pub mod model;
+pub mod netlink;
 pub mod state;
+pub mod workers;

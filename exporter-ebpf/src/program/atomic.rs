@@ -1,0 +1,72 @@
+//! Atomic operations on map values: the instructions of the kernel's ISA v3 (Linux 5.12).
+
+use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd, atomic_xchg};
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use super::PLAIN_RELEASE;
+
+/// Adds, without telling what was there.
+///
+/// # Safety
+/// `cell` points to a counter in a map's value.
+#[inline(always)]
+pub unsafe fn add(cell: *mut u64, value: u64) {
+    // SAFETY: the caller's.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(cell, value) };
+}
+
+/// Adds (or, with a wrapped negative, subtracts) and tells what was there.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub unsafe fn fetch_add(cell: *mut u64, value: u64) -> u64 {
+    // SAFETY: the caller's.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(cell, value) }
+}
+
+/// As [`fetch_add`].
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub unsafe fn fetch_add_u32(cell: *mut u32, value: u32) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::AcqRel }>(cell, value) }
+}
+
+/// Sets bits and tells what was there.
+///
+/// # Safety
+/// `cell` points to flags in a map's value.
+#[inline(always)]
+pub unsafe fn fetch_or(cell: *mut u32, bits: u32) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { atomic_or::<u32, u32, { AtomicOrdering::AcqRel }>(cell, bits) }
+}
+
+/// Takes a lock if it is free.
+///
+/// # Safety
+/// `lock` points to a lock in a map's value.
+#[inline(always)]
+pub unsafe fn try_lock(lock: *mut u32) -> bool {
+    // SAFETY: the caller's.
+    unsafe { atomic_xchg::<u32, { AtomicOrdering::AcqRel }>(lock, 1) == 0 }
+}
+
+/// Frees a lock that this packet has taken.
+///
+/// # Safety
+/// As [`try_lock`].
+#[inline(always)]
+pub unsafe fn unlock(lock: *mut u32) {
+    if PLAIN_RELEASE.load() != 0 {
+        compiler_fence(Ordering::Release);
+        // SAFETY: the caller's. The verifier drops this branch or the other, by the constant.
+        unsafe { lock.write_volatile(0) };
+    } else {
+        // SAFETY: the caller's.
+        unsafe { atomic_xchg::<u32, { AtomicOrdering::AcqRel }>(lock, 0) };
+    }
+}

@@ -1,0 +1,197 @@
+//! The way of every packet: parse, find the stream, add in place. What has no known stream goes to
+//! [`super::admit`], what is an aggregate of datagrams to [`super::aggregate`].
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_skb_pull_data};
+use exporter_ebpf::abi::{Class, Event, KNOWN, RECEIVE, SEND, StreamValue, UDP};
+use exporter_ebpf::packet::{self, Bytes, Link, Network, Packet, Skip, View};
+use exporter_ebpf::rtp::{self, Content, Rtp, Within};
+
+use super::admit::{self, Arrival};
+use super::atomic::{add, try_lock, unlock};
+use super::tables::{Family, event};
+use super::{PORT_MAX, PORT_MIN, SKIP_SEEN, aggregate};
+
+/// [`Link::Ethernet`], as a generic argument.
+pub const ETHERNET: bool = true;
+/// [`Link::Raw`].
+pub const RAW: bool = false;
+
+/// Counts one frame, which the kernel owns: nothing of it changes but the mark that says so.
+#[inline(always)]
+pub fn frame<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) {
+    if let Err(skip) = linear::<LINK, DIRECTION>(skb) {
+        match skip {
+            Skip::Elsewhere => {}
+            Skip::Short => pulled::<LINK, DIRECTION>(skb),
+            Skip::Event(kind, bytes) => skipped::<DIRECTION>(skb, kind, bytes),
+        }
+    }
+}
+
+/// Longest run of headers that are looked at, generously: two tags, IPv6, extensions, UDP, RTP.
+const HEADERS: u32 = 512;
+
+/// Once more, with the headers made readable.
+#[inline(never)]
+fn pulled<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) {
+    // SAFETY: the kernel's context.
+    let length = unsafe { (*skb).len };
+    // SAFETY: as above. A failure leaves the frame as it was: still too short.
+    unsafe { bpf_skb_pull_data(skb, length.min(HEADERS)) };
+    match linear::<LINK, DIRECTION>(skb) {
+        Ok(()) | Err(Skip::Elsewhere) => {}
+        Err(Skip::Short) => skipped::<DIRECTION>(skb, Event::Truncated, length),
+        Err(Skip::Event(kind, bytes)) => skipped::<DIRECTION>(skb, kind, bytes),
+    }
+}
+
+/// Counts a frame by why it is no packet.
+#[inline(always)]
+fn skipped<const DIRECTION: u8>(skb: *mut __sk_buff, kind: Event, bytes: u32) {
+    if is_seen::<DIRECTION>(skb) {
+        event(Event::SeenBefore as u32, DIRECTION as u32, 1, bytes);
+        return;
+    }
+    event(kind as u32, DIRECTION as u32, 1, bytes);
+    mark::<DIRECTION>(skb);
+}
+
+#[inline(always)]
+fn linear<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) -> Result<(), Skip> {
+    // SAFETY: the kernel's context: the bytes between the two addresses are readable.
+    let (bytes, frame) =
+        unsafe { (Bytes::between((*skb).data as usize, (*skb).data_end as usize), (*skb).len) };
+    let view = View {
+        link: if LINK == ETHERNET { Link::Ethernet } else { Link::Raw },
+        direction: DIRECTION,
+        port_min: PORT_MIN.load(),
+        port_max: PORT_MAX.load(),
+        frame,
+    };
+    match packet::network(bytes, &view)? {
+        Network::V4(offset) => {
+            packet::<_, DIRECTION>(skb, bytes, packet::ipv4(bytes, offset, &view)?)
+        }
+        Network::V6(offset) => {
+            packet::<_, DIRECTION>(skb, bytes, packet::ipv6(bytes, offset, &view)?)
+        }
+    }
+}
+
+#[inline(always)]
+fn packet<const W: usize, const DIRECTION: u8>(
+    skb: *mut __sk_buff,
+    bytes: Bytes<'_>,
+    packet: Packet<W>,
+) -> Result<(), Skip>
+where
+    Packet<W>: Family,
+{
+    if is_seen::<DIRECTION>(skb) {
+        return Err(Skip::Event(Event::SeenBefore, packet.length));
+    }
+    if packet.proto != UDP {
+        let arrival = Arrival::new(&packet, DIRECTION, segments(skb), packet.length);
+        let is_proof = packet.length != 0;
+        return finish::<DIRECTION>(skb, admit::plain(&arrival, Class::Other as u32, is_proof));
+    }
+    // SAFETY: the kernel's context.
+    let gso_size = unsafe { (*skb).gso_size };
+    if gso_size != 0 && gso_size < packet.length {
+        return finish::<DIRECTION>(skb, aggregate::datagrams(skb, &packet, DIRECTION, gso_size));
+    }
+    let payload = Within { frame: bytes, offset: packet.payload };
+    let content = rtp::classify(&payload, packet.length).ok_or(Skip::Short)?;
+    let Content::Rtp(rtp) = content else {
+        let arrival = Arrival::new(&packet, DIRECTION, 1, packet.length);
+        return finish::<DIRECTION>(skb, admit::content(&arrival, &content));
+    };
+    let key = Packet::<W>::stream(packet.flow(DIRECTION), rtp.ssrc);
+    if let Some(stream) = Packet::<W>::find_stream(&key) {
+        // SAFETY: the table's value, which lives at least as long as this program runs.
+        if unsafe { (*stream).flags } & KNOWN != 0 {
+            record(stream, &rtp, packet.length, DIRECTION);
+            return finish::<DIRECTION>(skb, true);
+        }
+    }
+    let arrival = Arrival::new(&packet, DIRECTION, 1, packet.length);
+    finish::<DIRECTION>(skb, admit::rtp(&arrival, &rtp))
+}
+
+#[inline(always)]
+fn finish<const DIRECTION: u8>(skb: *mut __sk_buff, is_counted: bool) -> Result<(), Skip> {
+    if is_counted {
+        mark::<DIRECTION>(skb);
+    }
+    Ok(())
+}
+
+/// Packets that a TCP aggregate stands for.
+#[inline(always)]
+fn segments(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the kernel's context.
+    unsafe { (*skb).gso_segs }.max(1)
+}
+
+/// Marks in `skb->tc_index`, whose upper bits no queueing discipline uses: counted as received,
+/// counted as sent. They live as long as the frame, on its way from interface to interface.
+const COUNTED_RECEIVE: u32 = 0x4000;
+const COUNTED_SEND: u32 = 0x8000;
+
+/// Another interface has counted this frame. On its way out, a frame that was received is one that
+/// is only passed on; on its way in, a frame that was sent came through loopback, and both ends count.
+#[inline(always)]
+fn is_seen<const DIRECTION: u8>(skb: *mut __sk_buff) -> bool {
+    let marks = if DIRECTION == SEND { COUNTED_RECEIVE | COUNTED_SEND } else { COUNTED_RECEIVE };
+    // SAFETY: the kernel's context.
+    let before = unsafe { (*skb).tc_index };
+    before & marks != 0 && SKIP_SEEN.load() != 0
+}
+
+#[inline(always)]
+fn mark<const DIRECTION: u8>(skb: *mut __sk_buff) {
+    let bit = if DIRECTION == RECEIVE { COUNTED_RECEIVE } else { COUNTED_SEND };
+    // SAFETY: the kernel's context.
+    unsafe { (*skb).tc_index |= bit };
+}
+
+/// Adds one packet to its stream, and to `contended` if the lock stays taken.
+#[inline(always)]
+pub fn record(stream: *mut StreamValue, rtp: &Rtp, bytes: u32, direction: u8) {
+    // SAFETY: the table's value; the lock makes this processor its only writer, but for the lock
+    // itself and `contended`, which `rtp::count` leaves alone.
+    unsafe {
+        let lock = &raw mut (*stream).lock;
+        if !try_lock(lock) && !spin(stream) {
+            contended(stream, bytes, direction as u32);
+            return;
+        }
+        rtp::count(&mut *stream, rtp, bytes, bpf_jiffies64());
+        unlock(lock);
+    }
+}
+
+/// Tries before a packet gives up: the lock is held for some ten nanoseconds.
+const TRIES: u32 = 64;
+
+#[inline(never)]
+fn spin(stream: *mut StreamValue) -> bool {
+    for _ in 0..TRIES {
+        // SAFETY: the table's value.
+        if unsafe { try_lock(&raw mut (*stream).lock) } {
+            return true;
+        }
+    }
+    false
+}
+
+#[inline(never)]
+fn contended(stream: *mut StreamValue, bytes: u32, direction: u32) {
+    // SAFETY: the table's value.
+    unsafe {
+        add(&raw mut (*stream).contended.packets, 1);
+        add(&raw mut (*stream).contended.bytes, bytes as u64);
+    }
+    event(Event::Contended as u32, direction, 1, bytes);
+}

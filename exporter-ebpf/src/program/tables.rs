@@ -1,0 +1,204 @@
+//! Which tables a packet's family has, and the bounds that admission works on.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::generated::bpf_map_update_elem;
+use aya_ebpf::maps::HashMap;
+use exporter_ebpf::abi::{
+    DIRECTIONS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, Occupancy, StreamKeyV4, StreamKeyV6,
+    StreamValue,
+};
+use exporter_ebpf::packet::Packet;
+
+use super::atomic::{add, fetch_add, fetch_or};
+use super::*;
+
+/// Keys and tables of one address family.
+pub trait Family: Copy {
+    /// Key of the flows' table and of the told flows' table.
+    type Flow: Copy;
+    /// Key of the streams' table.
+    type Stream: Copy;
+
+    /// The flow's key, with a direction where it is part of a stream's.
+    fn flow(&self, direction: u8) -> Self::Flow;
+    /// A stream of a flow.
+    fn stream(flow: Self::Flow, ssrc: u32) -> Self::Stream;
+
+    /// The flow's value.
+    fn find_flow(key: &Self::Flow) -> Option<*mut FlowValue>;
+    /// The stream's value.
+    fn find_stream(key: &Self::Stream) -> Option<*mut StreamValue>;
+    /// Puts a value that begins like `value`, if there is none. False: no room, or no memory.
+    fn insert_flow(key: &Self::Flow, value: &'static FlowValue) -> Inserted;
+    /// As [`Family::insert_flow`].
+    fn insert_stream(key: &Self::Stream, value: &'static StreamValue) -> Inserted;
+    /// The observer told this flow.
+    fn is_told(key: &Self::Flow) -> bool;
+    /// The flow's local address is this host's.
+    fn is_local(key: &Self::Flow) -> bool;
+}
+
+/// How an insertion ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// The entry is new.
+    New,
+    /// Another processor was faster.
+    Exists,
+    /// The map is full, or the kernel has no memory.
+    Failed,
+}
+
+#[inline(always)]
+fn insert<K, V>(map: &HashMap<K, V>, key: &K, value: &'static V) -> Inserted {
+    const EXIST: i64 = -17;
+    let map = core::ptr::from_ref(map).cast_mut().cast();
+    let (key, value) = (core::ptr::from_ref(key).cast(), core::ptr::from_ref(value).cast());
+    // SAFETY: a map's definition stands at its address, and key and value have the map's types.
+    match unsafe { bpf_map_update_elem(map, key, value, BPF_NOEXIST as u64) } {
+        0 => Inserted::New,
+        EXIST => Inserted::Exists,
+        _ => Inserted::Failed,
+    }
+}
+
+macro_rules! family {
+    ($words:literal, $flow:ident, $stream:ident, $flows:ident, $streams:ident, $told:ident,
+     $locals:ident, $zero:expr) => {
+        impl Family for Packet<$words> {
+            type Flow = $flow;
+            type Stream = $stream;
+
+            #[inline(always)]
+            fn flow(&self, direction: u8) -> $flow {
+                Packet::<$words>::flow(self, direction)
+            }
+
+            #[inline(always)]
+            fn stream(flow: $flow, ssrc: u32) -> $stream {
+                $stream { flow, ssrc }
+            }
+
+            #[inline(always)]
+            fn find_flow(key: &$flow) -> Option<*mut FlowValue> {
+                $flows.get_ptr_mut(key)
+            }
+
+            #[inline(always)]
+            fn find_stream(key: &$stream) -> Option<*mut StreamValue> {
+                $streams.get_ptr_mut(key)
+            }
+
+            #[inline(always)]
+            fn insert_flow(key: &$flow, value: &'static FlowValue) -> Inserted {
+                insert(&$flows, key, value)
+            }
+
+            #[inline(always)]
+            fn insert_stream(key: &$stream, value: &'static StreamValue) -> Inserted {
+                insert(&$streams, key, value)
+            }
+
+            #[inline(always)]
+            fn is_told(key: &$flow) -> bool {
+                $told.get_ptr($flow { local: $zero, ..*key }).is_some()
+            }
+
+            #[inline(always)]
+            fn is_local(key: &$flow) -> bool {
+                $locals.get_ptr(key.local).is_some()
+            }
+        }
+    };
+}
+
+family!(1, FlowKeyV4, StreamKeyV4, FLOWS_V4, STREAMS_V4, TOLD_V4, LOCAL_V4, [0; 4]);
+family!(4, FlowKeyV6, StreamKeyV6, FLOWS_V6, STREAMS_V6, TOLD_V6, LOCAL_V6, [0; 16]);
+
+/// What has a bound.
+#[derive(Clone, Copy)]
+pub struct Quota {
+    cell: Occupancy,
+    bound: u64,
+}
+
+impl Quota {
+    /// Of flows.
+    #[inline(always)]
+    pub fn flows(is_known: bool) -> Self {
+        if is_known {
+            Self { cell: Occupancy::Flows, bound: MAX_FLOWS.load() }
+        } else {
+            Self { cell: Occupancy::Strangers, bound: MAX_STRANGERS.load() }
+        }
+    }
+
+    /// Of streams.
+    #[inline(always)]
+    pub fn streams(is_known: bool) -> Self {
+        if is_known {
+            Self { cell: Occupancy::Streams, bound: MAX_STREAMS.load() }
+        } else {
+            Self { cell: Occupancy::StrangerStreams, bound: MAX_STRANGER_STREAMS.load() }
+        }
+    }
+
+    /// Takes room for one. A full table is not written to: whoever floods it with forged addresses
+    /// must not make processors fight for its cache line.
+    #[inline(always)]
+    pub fn take(self) -> bool {
+        let Some(cell) = OCCUPANCY.get_ptr_mut(self.cell as u32) else { return false };
+        // SAFETY: the cell is a map's value.
+        unsafe {
+            if cell.read_volatile() >= self.bound {
+                return false;
+            }
+            if fetch_add(cell, 1) >= self.bound {
+                add(cell, 1u64.wrapping_neg());
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives room for one back.
+    #[inline(always)]
+    pub fn give_back(self) {
+        if let Some(cell) = OCCUPANCY.get_ptr_mut(self.cell as u32) {
+            // SAFETY: the cell is a map's value.
+            unsafe { add(cell, 1u64.wrapping_neg()) };
+        }
+    }
+}
+
+/// Marks a stranger's entry as known, in place, and moves its room. False: there is none.
+///
+/// # Safety
+/// `flags` points to a map's value whose room was taken from `from`.
+#[inline(always)]
+pub unsafe fn promote(flags: *mut u32, from: Quota, to: Quota) -> bool {
+    if !to.take() {
+        return false;
+    }
+    // SAFETY: the caller's.
+    let was_known = unsafe { fetch_or(flags, KNOWN) } & KNOWN != 0;
+    // Another processor may have been faster; then it has moved the room.
+    if was_known {
+        to.give_back()
+    } else {
+        from.give_back()
+    }
+    true
+}
+
+/// Counts an event. Per processor, so no atomics.
+#[inline(never)]
+pub fn event(event: u32, direction: u32, packets: u32, bytes: u32) {
+    if let Some(counter) = EVENTS.get_ptr_mut(event * DIRECTIONS as u32 + direction) {
+        // SAFETY: only this processor writes this value, and nothing interrupts it doing so.
+        unsafe {
+            (*counter).packets += packets as u64;
+            (*counter).bytes += bytes as u64;
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Counting by eBPF: the loaded programs, where they are attached, and their tables.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use aya_log::EbpfLogger;
+
+use super::Options;
+use super::attach::Attacher;
+use super::load::{self, TracingLog};
+use super::survey::{Status, Surveyor};
+use super::tables::Tables;
+use crate::model::{JoinKey, Reading};
+
+/// Both halves have a lock of their own, so that reading never waits for an attach, which may take
+/// milliseconds. Whoever takes both takes `placement` first.
+pub(super) struct EbpfSource {
+    placement: Mutex<Placement>,
+    tables: Mutex<Tables>,
+}
+
+struct Placement {
+    attacher: Attacher,
+    surveyor: Surveyor,
+    log: Option<EbpfLogger<TracingLog>>,
+}
+
+impl EbpfSource {
+    /// Loads and attaches. Fails when nothing at all could be attached.
+    pub(super) fn start(options: &Options) -> anyhow::Result<Self> {
+        let loaded = load::load(options)?;
+        let tables = Tables::new(loaded.tables, options.limits, options.lifetimes)?;
+        let attacher = Attacher::new(loaded.ebpf, options.mechanism)?;
+        let surveyor = Surveyor::new(options)?;
+        let placement = Placement { attacher, surveyor, log: loaded.log };
+        let source = Self { placement: Mutex::new(placement), tables: Mutex::new(tables) };
+        source.place().and_then(|failed| match failed {
+            Some(error) if source.status().interfaces.is_empty() => Err(error),
+            _ => Ok(()),
+        })?;
+        Ok(source)
+    }
+
+    pub(super) fn read(&self) -> anyhow::Result<Reading> {
+        lock(&self.tables).read()
+    }
+
+    pub(super) fn tell(&self, told: &HashSet<JoinKey>) -> anyhow::Result<()> {
+        lock(&self.tables).tell(told).context("write the tables of told flows")
+    }
+
+    pub(super) fn refresh(&self) -> anyhow::Result<()> {
+        self.place().map(drop)
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let placement = lock(&self.placement);
+        let interfaces = placement.attacher.interfaces().map(str::to_owned).collect();
+        placement.surveyor.status(interfaces)
+    }
+
+    /// Attaches where programs should be and detaches elsewhere; the first failure comes back.
+    fn place(&self) -> anyhow::Result<Option<anyhow::Error>> {
+        let mut placement = lock(&self.placement);
+        let Placement { attacher, surveyor, log } = &mut *placement;
+        if let Some(log) = log {
+            log.flush();
+        }
+        let survey = surveyor.look()?;
+        lock(&self.tables).set_local(&survey.local).context("write the tables of addresses")?;
+        let failed = attacher.attach_to(&survey.choice.attach);
+        surveyor.failed(&failed);
+        Ok(failed.into_iter().next().map(|(_, error)| error))
+    }
+}
+
+/// A panic while the lock was held leaves tables and links as they are: both can still be used.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,162 @@
+//! Decides which entries of a reading are let go.
+//!
+//! A reading and what the observer tells come in, positions in the reading go out; removing the
+//! entries is done elsewhere. Pure, and the same for the kernel's tables and the packet capture's.
+
+use std::collections::HashSet;
+
+use foldhash::{HashMap, HashMapExt};
+
+use crate::model::{JoinKey, Reading, Tuple};
+
+/// Seconds after which entries that saw no packet are let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// A stranger's flow.
+    pub stranger: u32,
+    /// A known flow that the observer does not tell (any more).
+    pub untold: u32,
+    /// A stream of a flow that stays.
+    pub stream: u32,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self { stranger: 30, untold: 120, stream: 600 }
+    }
+}
+
+/// Positions in a reading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Evictions {
+    /// In `flows`.
+    pub(super) flows: Vec<usize>,
+    /// In `streams`; those of the flows above among them.
+    pub(super) streams: Vec<usize>,
+}
+
+/// Chooses at most `most` flows and `most` streams. With `orphans`, streams without a flow (a
+/// packet came while its flow was removed) are looked for, too.
+pub(super) fn choose(
+    reading: &Reading,
+    told: &HashSet<JoinKey>,
+    lifetimes: Lifetimes,
+    orphans: bool,
+    most: usize,
+) -> Evictions {
+    let mut ending = idle_flows(reading, told, lifetimes);
+    keep_those_with_live_streams(reading, &mut ending);
+    if ending.len() > most {
+        let surplus: Vec<Tuple> = ending.keys().skip(most).copied().collect();
+        surplus.iter().for_each(|tuple| drop(ending.remove(tuple)));
+    }
+    let flows: Option<HashSet<Tuple>> =
+        orphans.then(|| reading.flows.iter().map(|flow| flow.tuple).collect());
+    let ends = |tuple: &Tuple, idle: u32| {
+        let orphan = flows.as_ref().is_some_and(|flows| !flows.contains(tuple));
+        idle > lifetimes.stream
+            || (!ending.is_empty() && ending.contains_key(tuple))
+            || (orphan && idle > lifetimes.stranger)
+    };
+    let streams = reading.streams.iter().enumerate();
+    let streams = streams.filter(|(_, stream)| ends(&stream.tuple, stream.idle_seconds));
+    let streams = streams.map(|(position, _)| position).take(most).collect();
+    let mut flows: Vec<usize> = ending.into_values().map(|idle| idle.position).collect();
+    flows.sort_unstable();
+    Evictions { flows, streams }
+}
+
+struct Idle {
+    position: usize,
+    lifetime: u32,
+}
+
+/// Flows whose own counters rest. RTP of a known stream does not touch them, so their streams have
+/// to be asked, too.
+fn idle_flows(
+    reading: &Reading,
+    told: &HashSet<JoinKey>,
+    lifetimes: Lifetimes,
+) -> HashMap<Tuple, Idle> {
+    let mut idle = HashMap::new();
+    for (position, flow) in reading.flows.iter().enumerate() {
+        let lifetime = if flow.known { lifetimes.untold } else { lifetimes.stranger };
+        if flow.idle_seconds > lifetime && !told.contains(&flow.tuple.join_key()) {
+            idle.insert(flow.tuple, Idle { position, lifetime });
+        }
+    }
+    idle
+}
+
+fn keep_those_with_live_streams(reading: &Reading, ending: &mut HashMap<Tuple, Idle>) {
+    for stream in &reading.streams {
+        if ending.is_empty() {
+            return;
+        }
+        if ending.get(&stream.tuple).is_some_and(|idle| stream.idle_seconds <= idle.lifetime) {
+            ending.remove(&stream.tuple);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Counter, Direction, Flow, Proto, Stream};
+
+    fn tuple(port: u16) -> Tuple {
+        let remote = format!("198.51.100.1:{port}").parse().unwrap();
+        Tuple::new(Proto::Udp, "192.0.2.1:40000".parse().unwrap(), remote)
+    }
+
+    fn flow(port: u16, known: bool, idle_seconds: u32) -> Flow {
+        let counts = [[Counter::default(); 5]; 2];
+        Flow { tuple: tuple(port), known, idle_seconds, ended: false, counts }
+    }
+
+    fn stream(port: u16, idle_seconds: u32) -> Stream {
+        Stream {
+            tuple: tuple(port),
+            direction: Direction::Receive,
+            ssrc: 1,
+            known: true,
+            idle_seconds,
+            ended: false,
+            payload_type: 96,
+            total: Counter::default(),
+            received: 0,
+            expected: 0,
+            out_of_order: 0,
+            duplicates: 0,
+            restarts: 0,
+        }
+    }
+
+    #[test]
+    fn only_what_rests_and_is_not_told_goes() {
+        let check = |flows: &[Flow], streams: &[Stream], expected: (&[usize], &[usize])| {
+            let told = HashSet::from([tuple(9).join_key()]);
+            let reading =
+                Reading { flows: flows.to_vec(), streams: streams.to_vec(), ..Reading::default() };
+            let chosen = choose(&reading, &told, Lifetimes::default(), true, 100);
+            assert_eq!((&chosen.flows[..], &chosen.streams[..]), expected);
+        };
+        check(&[flow(1, false, 30), flow(2, false, 31)], &[], (&[1], &[]));
+        check(&[flow(1, true, 120), flow(2, true, 121), flow(9, true, 9999)], &[], (&[1], &[]));
+        // Its own counters rest, but RTP goes on.
+        check(&[flow(1, true, 500)], &[stream(1, 400), stream(1, 3)], (&[], &[]));
+        check(&[flow(1, true, 500)], &[stream(1, 400), stream(1, 130)], (&[0], &[0, 1]));
+        check(&[flow(1, true, 0)], &[stream(1, 600), stream(1, 601)], (&[], &[1]));
+        check(&[], &[stream(1, 30), stream(1, 31)], (&[], &[1]));
+    }
+
+    #[test]
+    fn no_more_than_asked_for() {
+        let reading = Reading {
+            flows: (1..=50).map(|port| flow(port, false, 99)).collect(),
+            ..Reading::default()
+        };
+        let chosen = choose(&reading, &HashSet::new(), Lifetimes::default(), false, 8);
+        assert_eq!(chosen.flows.len(), 8);
+    }
+}

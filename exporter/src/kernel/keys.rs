@@ -1,0 +1,283 @@
+//! Between the kernel's keys and values and the model's rows. Pure.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+
+use exporter_ebpf::abi::{
+    FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, RECEIVE, SEND, StreamKeyV4, StreamKeyV6, StreamValue,
+    TCP, Tend, UDP,
+};
+
+use super::clock::Clock;
+use super::sys::{self, Plain};
+use crate::model::{Counter, Direction, Flow, JoinKey, Proto, Stream, Tuple};
+
+// SAFETY: `abi` asserts that none of these has padding; all fields are integers.
+unsafe impl Plain for FlowKeyV4 {}
+// SAFETY: as above.
+unsafe impl Plain for FlowKeyV6 {}
+// SAFETY: as above.
+unsafe impl Plain for StreamKeyV4 {}
+// SAFETY: as above.
+unsafe impl Plain for StreamKeyV6 {}
+// SAFETY: as above.
+unsafe impl Plain for FlowValue {}
+// SAFETY: as above.
+unsafe impl Plain for StreamValue {}
+// SAFETY: as above.
+unsafe impl Plain for Counter {}
+// SAFETY: as above.
+unsafe impl Plain for Tend {}
+
+/// Something of IPv4's or of IPv6's tables.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Family<A, B> {
+    V4(A),
+    V6(B),
+}
+
+impl<A, B> Family<A, B> {
+    /// The table's place in a pair of tables.
+    pub(super) fn number(&self) -> usize {
+        match self {
+            Self::V4(_) => 0,
+            Self::V6(_) => 1,
+        }
+    }
+}
+
+impl<A: Plain, B: Plain> Family<A, B> {
+    pub(super) fn put(self, map: BorrowedFd<'_>) -> std::io::Result<()> {
+        match self {
+            Self::V4(key) => sys::put(map, &key, &1_u8),
+            Self::V6(key) => sys::put(map, &key, &1_u8),
+        }
+    }
+
+    pub(super) fn remove(self, map: BorrowedFd<'_>) -> std::io::Result<()> {
+        match self {
+            Self::V4(key) => sys::remove(map, &key),
+            Self::V6(key) => sys::remove(map, &key),
+        }
+        .map(drop)
+    }
+}
+
+/// A flow's key of either family.
+pub(super) trait Key {
+    fn tuple(&self) -> Tuple;
+    fn direction(&self) -> Direction;
+}
+
+macro_rules! key {
+    ($key:ident) => {
+        impl Key for $key {
+            fn tuple(&self) -> Tuple {
+                let proto = if self.proto == TCP { Proto::Tcp } else { Proto::Udp };
+                let end = |address: IpAddr, port| SocketAddr::new(address, port);
+                let local = end(self.local.into(), self.local_port);
+                Tuple::new(proto, local, end(self.remote.into(), self.remote_port))
+            }
+
+            fn direction(&self) -> Direction {
+                if self.direction == SEND { Direction::Send } else { Direction::Receive }
+            }
+        }
+    };
+}
+key!(FlowKeyV4);
+key!(FlowKeyV6);
+
+/// A row of a flow table.
+pub(super) fn flow(key: &impl Key, value: &FlowValue, clock: &Clock) -> Flow {
+    let mut flow = Flow {
+        tuple: key.tuple(),
+        known: false,
+        idle_seconds: 0,
+        ended: false,
+        counts: value.counts,
+    };
+    set_flow(&mut flow, value, clock);
+    flow
+}
+
+/// Takes over a later value.
+pub(super) fn set_flow(flow: &mut Flow, value: &FlowValue, clock: &Clock) {
+    flow.known = value.flags & KNOWN != 0;
+    flow.idle_seconds = clock.idle_seconds(value.last_seen);
+    flow.counts = value.counts;
+}
+
+/// A row of a stream table.
+pub(super) fn stream(key: &impl Key, ssrc: u32, value: &StreamValue, clock: &Clock) -> Stream {
+    let mut stream = Stream {
+        tuple: key.tuple(),
+        direction: key.direction(),
+        ssrc,
+        known: false,
+        idle_seconds: 0,
+        ended: false,
+        payload_type: 0,
+        total: Counter::default(),
+        received: 0,
+        expected: 0,
+        out_of_order: 0,
+        duplicates: 0,
+        restarts: 0,
+    };
+    set_stream(&mut stream, value, clock);
+    stream
+}
+
+/// Takes over a later value.
+pub(super) fn set_stream(stream: &mut Stream, value: &StreamValue, clock: &Clock) {
+    // A stream of which every packet found the lock taken has no sequence yet.
+    let run = match value.received {
+        0 => 0,
+        _ => value.max_seq.wrapping_sub(value.base_seq).wrapping_add(1),
+    };
+    stream.known = value.flags & KNOWN != 0;
+    stream.idle_seconds = clock.idle_seconds(value.last_seen);
+    stream.payload_type = (value.payload_type & 0x7f) as u8;
+    stream.total = Counter {
+        packets: value.total.packets + value.contended.packets,
+        bytes: value.total.bytes + value.contended.bytes,
+    };
+    stream.received = value.received;
+    stream.expected = value.expected_prior.wrapping_add(run);
+    stream.out_of_order = value.out_of_order;
+    stream.duplicates = value.duplicates;
+    stream.restarts = value.restarts;
+}
+
+/// The key of a flow in its table.
+pub(super) fn flow_key(tuple: &Tuple) -> Family<FlowKeyV4, FlowKeyV6> {
+    directed(tuple, 0)
+}
+
+/// The key of a stream in its table.
+pub(super) fn stream_key(stream: &Stream) -> Family<StreamKeyV4, StreamKeyV6> {
+    let direction = match stream.direction {
+        Direction::Receive => RECEIVE,
+        Direction::Send => SEND,
+    };
+    let ssrc = stream.ssrc;
+    match directed(&stream.tuple, direction) {
+        Family::V4(flow) => Family::V4(StreamKeyV4 { flow, ssrc }),
+        Family::V6(flow) => Family::V6(StreamKeyV6 { flow, ssrc }),
+    }
+}
+
+/// The key of a told flow: any local address.
+pub(super) fn told(key: &JoinKey) -> Family<FlowKeyV4, FlowKeyV6> {
+    let anywhere: IpAddr = match key.remote {
+        SocketAddr::V4(_) => [0_u8; 4].into(),
+        SocketAddr::V6(_) => [0_u8; 16].into(),
+    };
+    let local = SocketAddr::new(anywhere, key.local_port);
+    flow_key(&Tuple { proto: key.proto, local, remote: key.remote })
+}
+
+/// The request that takes removed streams from their flow's share.
+pub(super) fn tend(tuple: &Tuple, streams: u32) -> Tend {
+    let ethernet = [0; 16];
+    match flow_key(tuple) {
+        Family::V4(key) => Tend { ethernet, family: 4, streams, key: widened(&key) },
+        Family::V6(key) => Tend { ethernet, family: 6, streams, key },
+    }
+}
+
+fn directed(tuple: &Tuple, direction: u8) -> Family<FlowKeyV4, FlowKeyV6> {
+    let proto = match tuple.proto {
+        Proto::Udp => UDP,
+        Proto::Tcp => TCP,
+    };
+    let (remote_port, local_port) = (tuple.remote.port(), tuple.local.port());
+    match (tuple.remote.ip(), tuple.local.ip()) {
+        (IpAddr::V4(remote), IpAddr::V4(local)) => {
+            let (remote, local) = (remote.octets(), local.octets());
+            let pad = [0; 2];
+            Family::V4(FlowKeyV4 { remote, local, remote_port, local_port, proto, direction, pad })
+        }
+        (remote, local) => {
+            let (remote, local) = (sixteen(remote), sixteen(local));
+            let pad = [0; 2];
+            Family::V6(FlowKeyV6 { remote, local, remote_port, local_port, proto, direction, pad })
+        }
+    }
+}
+
+fn sixteen(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// An IPv4 key at the beginning of the room for an IPv6 key: the first 16 bytes are `remote`.
+fn widened(key: &FlowKeyV4) -> FlowKeyV6 {
+    let mut remote = [0; 16];
+    remote[..4].copy_from_slice(&key.remote);
+    remote[4..8].copy_from_slice(&key.local);
+    remote[8..10].copy_from_slice(&key.remote_port.to_ne_bytes());
+    remote[10..12].copy_from_slice(&key.local_port.to_ne_bytes());
+    remote[12] = key.proto;
+    remote[13] = key.direction;
+    FlowKeyV6 { remote, ..FlowKeyV6::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_row_leads_back_to_its_key() {
+        let check = |local: &str, remote: &str| {
+            let tuple = Tuple::new(Proto::Tcp, local.parse().unwrap(), remote.parse().unwrap());
+            let back = match flow_key(&tuple) {
+                Family::V4(key) => key.tuple(),
+                Family::V6(key) => key.tuple(),
+            };
+            assert_eq!(back, tuple);
+        };
+        check("192.0.2.1:40000", "198.51.100.7:1234");
+        check("[2001:db8::1]:40000", "[2001:db8::2]:65535");
+    }
+
+    #[test]
+    fn contended_packets_count_and_no_packet_expects_none() {
+        let clock = Clock::new(0, Duration::ZERO);
+        let contended = Counter { packets: 2, bytes: 20 };
+        let key = FlowKeyV4::default();
+        let value = StreamValue { contended, ..StreamValue::default() };
+        let row = stream(&key, 1, &value, &clock);
+        assert_eq!((row.total, row.expected), (contended, 0));
+        let value = StreamValue {
+            received: 9,
+            base_seq: 65530,
+            max_seq: 65540,
+            expected_prior: 100,
+            ..StreamValue::default()
+        };
+        assert_eq!(stream(&key, 1, &value, &clock).expected, 111);
+    }
+
+    #[test]
+    fn an_ipv4_key_widens_byte_for_byte() {
+        let key = FlowKeyV4 {
+            remote: [1, 2, 3, 4],
+            local: [5, 6, 7, 8],
+            remote_port: 0x1234,
+            local_port: 0x5678,
+            proto: UDP,
+            direction: SEND,
+            pad: [0; 2],
+        };
+        let wide = widened(&key);
+        // SAFETY: both are plain integers without padding, 16 and 40 bytes long.
+        let (bytes, first): ([u8; 16], [u8; 40]) =
+            unsafe { (std::mem::transmute(key), std::mem::transmute(wide)) };
+        assert_eq!(first[..16], bytes);
+    }
+}

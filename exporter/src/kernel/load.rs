@@ -1,0 +1,155 @@
+//! Loads the embedded kernel object: constants and table sizes go in, programs and tables come out.
+//!
+//! Attaching the programs and reading the tables is done elsewhere.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context, anyhow};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+
+use super::Options;
+use super::tables::TableFds;
+
+/// The kernel object, built from `exporter-ebpf` and committed with it.
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!("../../../exporter-ebpf/prebuilt/exporter-ebpf.o");
+
+const PROGRAMS: [&str; 5] =
+    ["count_receive", "count_send", "count_receive_raw", "count_send_raw", "tend"];
+
+/// What was loaded.
+pub(super) struct Loaded {
+    /// The programs.
+    pub(super) ebpf: Ebpf,
+    /// The tables, and the program that tends them.
+    pub(super) tables: TableFds,
+    /// The kernel program's own log, if it has one.
+    pub(super) log: Option<EbpfLogger<TracingLog>>,
+}
+
+/// Loads and verifies all programs. Needs CAP_BPF and CAP_NET_ADMIN.
+pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
+    lift_memory_lock();
+    let limits = &options.limits;
+    let (port_min, port_max) = (*options.ports.start(), *options.ports.end());
+    let flows = limits.flows.saturating_add(limits.stranger_flows);
+    let streams = limits.streams.saturating_add(limits.stranger_streams);
+    let maxima = [limits.flows, limits.streams, limits.stranger_flows, limits.stranger_streams]
+        .map(u64::from);
+    let check_local = u32::from(!options.every_address);
+
+    let mut loader = EbpfLoader::new();
+    // A store after other stores is seen after them on x86 (no other processor promises that).
+    let plain_release = u32::from(cfg!(target_arch = "x86_64"));
+    loader
+        .override_global("PLAIN_RELEASE", &plain_release, true)
+        .override_global("PORT_MIN", &port_min, true)
+        .override_global("PORT_MAX", &port_max, true)
+        .override_global("CHECK_LOCAL", &check_local, true)
+        .override_global("MAX_FLOWS", &maxima[0], true)
+        .override_global("MAX_STREAMS", &maxima[1], true)
+        .override_global("MAX_STRANGERS", &maxima[2], true)
+        .override_global("MAX_STRANGER_STREAMS", &maxima[3], true)
+        .override_global("MAX_SSRCS", &limits.ssrcs_per_flow, true);
+    for (table, entries) in [
+        ("FLOWS_V4", flows),
+        ("FLOWS_V6", flows),
+        ("STREAMS_V4", streams),
+        ("STREAMS_V6", streams),
+        ("TOLD_V4", limits.flows),
+        ("TOLD_V6", limits.flows),
+        ("LOCAL_V4", super::MAX_LOCAL),
+        ("LOCAL_V6", super::MAX_LOCAL),
+    ] {
+        loader.map_max_entries(table, entries.max(1));
+    }
+    let mut ebpf = loader.load(OBJECT).context("load the kernel tables")?;
+    for name in PROGRAMS {
+        program(&mut ebpf, name)?.load().with_context(|| format!("load the program {name}"))?;
+    }
+    let tables = table_fds(&mut ebpf)?;
+    let log = match EbpfLogger::init_with_logger(&mut ebpf, TracingLog) {
+        Ok(log) => Some(log),
+        Err(error) => {
+            tracing::debug!("the kernel program's log: {error}");
+            None
+        }
+    };
+    Ok(Loaded { ebpf, tables, log })
+}
+
+/// A program by name.
+pub(super) fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> anyhow::Result<&'a mut SchedClassifier> {
+    let program = ebpf.program_mut(name);
+    let program = program.ok_or_else(|| anyhow!("the kernel object has no program {name}"))?;
+    program.try_into().with_context(|| format!("the program {name}"))
+}
+
+fn table_fds(ebpf: &mut Ebpf) -> anyhow::Result<TableFds> {
+    let tend = program(ebpf, "tend")?.fd()?.try_clone()?;
+    let tend = std::os::fd::AsFd::as_fd(&tend).try_clone_to_owned()?;
+    let table = |name: &'static str| {
+        let (_, map) = ebpf
+            .maps()
+            .find(|(found, _)| *found == name)
+            .ok_or_else(|| anyhow!("the kernel object has no table {name}"))?;
+        duplicate(map).with_context(|| format!("the table {name}"))
+    };
+    Ok(TableFds {
+        flows: [table("FLOWS_V4")?, table("FLOWS_V6")?],
+        streams: [table("STREAMS_V4")?, table("STREAMS_V6")?],
+        told: [table("TOLD_V4")?, table("TOLD_V6")?],
+        local: [table("LOCAL_V4")?, table("LOCAL_V6")?],
+        events: table("EVENTS")?,
+        occupancy: table("OCCUPANCY")?,
+        tend,
+    })
+}
+
+fn duplicate(map: &aya::maps::Map) -> anyhow::Result<OwnedFd> {
+    use aya::maps::Map;
+    use std::os::fd::AsFd;
+    let (Map::HashMap(data) | Map::Array(data) | Map::PerCpuArray(data)) = map else {
+        return Err(anyhow!("is of another type than expected"));
+    };
+    Ok(data.fd().as_fd().try_clone_to_owned()?)
+}
+
+/// Before Linux 5.11 maps counted against RLIMIT_MEMLOCK, 64 kB by default.
+fn lift_memory_lock() {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: setrlimit reads the structure and touches no other memory.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } != 0 {
+        let error = io::Error::last_os_error();
+        tracing::debug!("lift the limit on locked memory: {error}");
+    }
+}
+
+/// Hands the kernel program's log on to `tracing`, under the target `kernel_program`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TracingLog;
+
+impl log::Log for TracingLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let text = record.args();
+        match record.level() {
+            log::Level::Error => tracing::error!(target: "kernel_program", "{text}"),
+            log::Level::Warn => tracing::warn!(target: "kernel_program", "{text}"),
+            log::Level::Info => tracing::info!(target: "kernel_program", "{text}"),
+            log::Level::Debug => tracing::debug!(target: "kernel_program", "{text}"),
+            log::Level::Trace => tracing::trace!(target: "kernel_program", "{text}"),
+        }
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,56 @@
+//! Counts packets: in the kernel by eBPF, from captured packets where the right for eBPF is missing,
+//! or not at all.
+//!
+//! [`Options`] come in, [`Reading`]s go out. Who sent the packets, and what the server knows of them,
+//! is not known here.
+
+mod attach;
+mod batch;
+mod clock;
+mod clsact;
+mod ebpf;
+mod evict;
+pub mod interfaces;
+mod keys;
+mod links;
+mod load;
+mod occupancy;
+mod source;
+mod survey;
+mod sys;
+mod tables;
+
+pub use attach::Mechanism;
+pub use evict::Lifetimes;
+pub use source::{Counting, Options, Source, SourceChoice, StepDown};
+pub use survey::Status;
+
+/// Addresses that can count as local, of either family.
+const MAX_LOCAL: u32 = 4096;
+
+/// How much is held at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Known flows.
+    pub flows: u32,
+    /// Known flows' streams.
+    pub streams: u32,
+    /// Strangers' flows.
+    pub stranger_flows: u32,
+    /// Strangers' streams.
+    pub stranger_streams: u32,
+    /// SSRCs of one flow, both directions together.
+    pub ssrcs_per_flow: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            flows: 65_536,
+            streams: 262_144,
+            stranger_flows: 8_192,
+            stranger_streams: 8_192,
+            ssrcs_per_flow: 1_024,
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The kernel's tables, seen from userspace: reads them as [`Reading`]s, tells them what the observer
+//! told, lets go of what rests.
+//!
+//! File descriptors come in; which entries rest is decided in `evict`. Nothing here attaches
+//! programs or knows interfaces.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::Context;
+use exporter_ebpf::abi::{
+    self, EVENTS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, Occupancy, StreamKeyV4, StreamKeyV6,
+    StreamValue, Tend,
+};
+
+use super::batch::Reader;
+use super::clock::Clock;
+use super::evict::{self, Evictions, Lifetimes};
+use super::keys::{self, Family};
+use super::occupancy::Occupied;
+use super::sys;
+use super::{Limits, MAX_LOCAL};
+use crate::model::{Counter, JoinKey, Reading, TableFill};
+
+/// Entries removed in one reading; each is a system call of about a microsecond.
+const MOST_EVICTIONS: usize = 8192;
+
+/// Descriptors of the tables, IPv4's and IPv6's, and of the program `tend`.
+pub(super) struct TableFds {
+    pub(super) flows: [OwnedFd; 2],
+    pub(super) streams: [OwnedFd; 2],
+    pub(super) told: [OwnedFd; 2],
+    pub(super) local: [OwnedFd; 2],
+    pub(super) events: OwnedFd,
+    pub(super) occupancy: OwnedFd,
+    pub(super) tend: OwnedFd,
+}
+
+/// The tables, with buffers that live from reading to reading.
+pub(super) struct Tables {
+    fds: TableFds,
+    limits: Limits,
+    lifetimes: Lifetimes,
+    clock: Clock,
+    occupied: Occupied,
+    flows_v4: Reader<FlowKeyV4, FlowValue>,
+    flows_v6: Reader<FlowKeyV6, FlowValue>,
+    streams_v4: Reader<StreamKeyV4, StreamValue>,
+    streams_v6: Reader<StreamKeyV6, StreamValue>,
+    cpus: usize,
+    told: HashSet<JoinKey>,
+    untold_for_room: u64,
+    local: HashSet<IpAddr>,
+    orphans: bool,
+    last: (usize, usize),
+}
+
+impl Tables {
+    pub(super) fn new(fds: TableFds, limits: Limits, lifetimes: Lifetimes) -> anyhow::Result<Self> {
+        let occupied = Occupied::new(fds.occupancy.as_fd()).context("map the table OCCUPANCY")?;
+        let jiffies = tend(&fds, Tend::default()).context("run the program tend")?;
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(file, error)| anyhow::Error::new(error).context(format!("read {file}")))?;
+        Ok(Self {
+            fds,
+            limits,
+            lifetimes,
+            clock: Clock::new(jiffies, monotonic()),
+            occupied,
+            flows_v4: Reader::new(),
+            flows_v6: Reader::new(),
+            streams_v4: Reader::new(),
+            streams_v6: Reader::new(),
+            cpus,
+            told: HashSet::new(),
+            untold_for_room: 0,
+            local: HashSet::new(),
+            orphans: true,
+            last: (0, 0),
+        })
+    }
+
+    /// Reads all tables, and removes what rests; what was removed is in the reading, `ended`.
+    pub(super) fn read(&mut self) -> anyhow::Result<Reading> {
+        let jiffies = tend(&self.fds, Tend::default()).context("run the program tend")?;
+        self.clock.advance(jiffies, monotonic());
+        let mut reading = Reading {
+            flows: Vec::with_capacity(self.last.0 + self.last.0 / 16),
+            streams: Vec::with_capacity(self.last.1 + self.last.1 / 16),
+            ..Reading::default()
+        };
+        self.read_flows(&mut reading).context("read the flow tables")?;
+        self.read_streams(&mut reading).context("read the stream tables")?;
+        self.last = (reading.flows.len(), reading.streams.len());
+        let chosen = evict::choose(
+            &reading,
+            &self.told,
+            self.lifetimes,
+            std::mem::take(&mut self.orphans),
+            MOST_EVICTIONS,
+        );
+        self.evict(&mut reading, &chosen).context("remove idle entries")?;
+        reading.events = self.read_events().context("read the table EVENTS")?;
+        reading.tables = self.fill();
+        Ok(reading)
+    }
+
+    /// Writes the difference between what was told before and what is told now.
+    pub(super) fn tell(&mut self, told: &HashSet<JoinKey>) -> io::Result<()> {
+        let gone: Vec<JoinKey> = self.told.difference(told).copied().collect();
+        for key in gone {
+            self.with_told(&key, |map, key| key.remove(map))?;
+            self.told.remove(&key);
+        }
+        let new: Vec<JoinKey> = told.difference(&self.told).copied().collect();
+        self.untold_for_room = 0;
+        for key in new {
+            match self.with_told(&key, |map, key| key.put(map)) {
+                Ok(()) => {
+                    self.told.insert(key);
+                }
+                // E2BIG: the table is full. The flow may still prove itself by traffic.
+                Err(error) if error.raw_os_error() == Some(libc::E2BIG) => {
+                    self.untold_for_room += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if self.untold_for_room > 0 {
+            let missing = self.untold_for_room;
+            tracing::debug!("{missing} connections find no room in the table of told flows");
+        }
+        Ok(())
+    }
+
+    /// Replaces the addresses that count as local.
+    pub(super) fn set_local(&mut self, local: &HashSet<IpAddr>) -> io::Result<()> {
+        for address in self.local.difference(local) {
+            self.local_key(address, |map, key| key.remove(map))?;
+        }
+        for address in local.difference(&self.local) {
+            self.local_key(address, |map, key| key.put(map))?;
+        }
+        self.local.clone_from(local);
+        Ok(())
+    }
+
+    fn read_flows(&mut self, reading: &mut Reading) -> io::Result<()> {
+        let clock = self.clock;
+        let most = (self.limits.flows as usize) + (self.limits.stranger_flows as usize);
+        let flows = &mut reading.flows;
+        self.flows_v4.read(self.fds.flows[0].as_fd(), most, |key, value| {
+            flows.push(keys::flow(key, value, &clock));
+        })?;
+        self.flows_v6.read(self.fds.flows[1].as_fd(), most, |key, value| {
+            flows.push(keys::flow(key, value, &clock));
+        })
+    }
+
+    fn read_streams(&mut self, reading: &mut Reading) -> io::Result<()> {
+        let clock = self.clock;
+        let most = (self.limits.streams as usize) + (self.limits.stranger_streams as usize);
+        let streams = &mut reading.streams;
+        self.streams_v4.read(self.fds.streams[0].as_fd(), most, |key, value| {
+            streams.push(keys::stream(&key.flow, key.ssrc, value, &clock));
+        })?;
+        self.streams_v6.read(self.fds.streams[1].as_fd(), most, |key, value| {
+            streams.push(keys::stream(&key.flow, key.ssrc, value, &clock));
+        })
+    }
+
+    /// Flows go before their streams: a packet that comes between finds its stream and needs no
+    /// flow, while the other way about it would make the stream anew below a flow that is going.
+    fn evict(&mut self, reading: &mut Reading, chosen: &Evictions) -> io::Result<()> {
+        for &position in &chosen.flows {
+            let flow = &mut reading.flows[position];
+            let value = match keys::flow_key(&flow.tuple) {
+                Family::V4(key) => sys::take(self.fds.flows[0].as_fd(), &key),
+                Family::V6(key) => sys::take(self.fds.flows[1].as_fd(), &key),
+            }?;
+            if let Some(value) = value {
+                keys::set_flow(flow, &value, &self.clock);
+                self.occupied.give_back(match flow.known {
+                    true => Occupancy::Flows,
+                    false => Occupancy::Strangers,
+                });
+            }
+            flow.ended = true;
+            self.orphans = true;
+        }
+        let ended: HashSet<_> =
+            chosen.flows.iter().map(|&position| reading.flows[position].tuple).collect();
+        let mut shares = std::collections::HashMap::<_, u32>::new();
+        for &position in &chosen.streams {
+            let stream = &mut reading.streams[position];
+            let value = match keys::stream_key(stream) {
+                Family::V4(key) => sys::take(self.fds.streams[0].as_fd(), &key),
+                Family::V6(key) => sys::take(self.fds.streams[1].as_fd(), &key),
+            }?;
+            if let Some(value) = value {
+                keys::set_stream(stream, &value, &self.clock);
+                self.occupied.give_back(match value.flags & KNOWN {
+                    0 => Occupancy::StrangerStreams,
+                    _ => Occupancy::Streams,
+                });
+                if !ended.contains(&stream.tuple) {
+                    *shares.entry(stream.tuple).or_default() += 1;
+                }
+            }
+            stream.ended = true;
+        }
+        // The flow's bound on SSRCs counts those that are in the table.
+        for (tuple, streams) in shares {
+            tend(&self.fds, keys::tend(&tuple, streams))?;
+        }
+        Ok(())
+    }
+
+    fn read_events(&self) -> io::Result<Vec<[Counter; 2]>> {
+        let mut events = vec![[Counter::default(); 2]; EVENTS];
+        let mut cells = vec![Counter::default(); self.cpus];
+        for (event, directions) in events.iter_mut().enumerate() {
+            for (direction, sum) in directions.iter_mut().enumerate() {
+                let index = (event * abi::DIRECTIONS + direction) as u32;
+                sys::look_up(self.fds.events.as_fd(), &index, &mut cells)?;
+                for cell in &cells {
+                    sum.packets += cell.packets;
+                    sum.bytes += cell.bytes;
+                }
+            }
+        }
+        Ok(events)
+    }
+
+    fn fill(&self) -> Vec<TableFill> {
+        let limits = &self.limits;
+        let fill = |table, cell, capacity: u32| TableFill {
+            table,
+            entries: self.occupied.get(cell),
+            capacity: capacity.into(),
+        };
+        vec![
+            fill("flows", Occupancy::Flows, limits.flows),
+            fill("streams", Occupancy::Streams, limits.streams),
+            fill("stranger_flows", Occupancy::Strangers, limits.stranger_flows),
+            fill("stranger_streams", Occupancy::StrangerStreams, limits.stranger_streams),
+            TableFill {
+                table: "told_flows",
+                entries: self.told.len() as u64 + self.untold_for_room,
+                capacity: limits.flows.into(),
+            },
+            TableFill {
+                table: "local_addresses",
+                entries: self.local.len() as u64,
+                capacity: MAX_LOCAL.into(),
+            },
+        ]
+    }
+
+    fn with_told(
+        &self,
+        key: &JoinKey,
+        act: fn(std::os::fd::BorrowedFd<'_>, Family<FlowKeyV4, FlowKeyV6>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let key = keys::told(key);
+        act(self.fds.told[key.number()].as_fd(), key)
+    }
+
+    fn local_key(
+        &self,
+        address: &IpAddr,
+        act: fn(std::os::fd::BorrowedFd<'_>, Family<[u8; 4], [u8; 16]>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let key = match address.to_canonical() {
+            IpAddr::V4(address) => Family::V4(address.octets()),
+            IpAddr::V6(address) => Family::V6(address.octets()),
+        };
+        match act(self.fds.local[key.number()].as_fd(), key) {
+            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+fn tend(fds: &TableFds, request: Tend) -> io::Result<u32> {
+    sys::test_run(fds.tend.as_fd(), &request)
+}
+
+fn monotonic() -> std::time::Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime writes one timespec to a live reference.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    std::time::Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec as u32)
+}
