@@ -5,12 +5,16 @@
 
 pub mod cast;
 pub mod endpoint;
+pub mod exporter;
+pub mod http;
 pub mod netns;
 pub mod nft;
 pub mod peer;
 pub mod process;
+pub mod prometheus;
 pub mod rtp;
 pub mod scene;
+pub mod scrape;
 pub mod sfu;
 pub mod wait;
 
