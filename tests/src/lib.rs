@@ -16,6 +16,7 @@ pub mod rtp;
 pub mod scene;
 pub mod scrape;
 pub mod sfu;
+pub mod stranger;
 pub mod wait;
 
 use std::io::Write;
