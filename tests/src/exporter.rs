@@ -1,8 +1,9 @@
 //! The exporter under test, as its own process beside the SFU.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -18,19 +19,24 @@ pub const PORT: u16 = 8889;
 
 /// A running exporter.
 #[derive(Debug)]
-pub struct Exporter<'a> {
+pub struct Exporter {
     process: Guard,
-    host: &'a Netns,
+    host: Arc<Netns>,
 }
 
-impl<'a> Exporter<'a> {
+impl Exporter {
     /// Starts it in `host` with these flags and variables, and waits until it is ready.
-    pub fn start(
-        host: &'a Netns,
+    pub fn start(host: &Arc<Netns>, flags: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
+        Self::start_binary(&binary()?, host, flags, variables)
+    }
+
+    /// As [`Exporter::start`], with a binary of one's own.
+    pub fn start_binary(
+        binary: &Path,
+        host: &Arc<Netns>,
         flags: &[&str],
         variables: &[(&str, &str)],
-    ) -> Result<Exporter<'a>> {
-        let binary = binary()?;
+    ) -> Result<Self> {
         let mut command = host.command(binary.to_str().context("a path that is not UTF-8")?);
         for variable in ["PROM_PORT", "PROM_DEIDENTIFY", "PROM_NUMERIC", "PROM_QUIET", "DEBUG"] {
             command.env_remove(variable);
@@ -38,7 +44,7 @@ impl<'a> Exporter<'a> {
         command.args(flags).envs(variables.iter().copied());
         let mut process = Guard::spawn("mediasoup-exporter", command)?;
         process.log_stdout();
-        let mut exporter = Self { process, host };
+        let mut exporter = Self { process, host: Arc::clone(host) };
         exporter.ready().context("the exporter did not get ready")?;
         Ok(exporter)
     }
@@ -55,7 +61,7 @@ impl<'a> Exporter<'a> {
 
     /// GET a path.
     pub fn get(&self, path: &str, headers: &[&str]) -> Result<Response> {
-        http::get(self.host, address(), path, headers)
+        http::get(&self.host, address(), path, headers)
     }
 
     /// The text of `/metrics`.
@@ -75,7 +81,7 @@ impl<'a> Exporter<'a> {
         let (status, took) = process.stop(Duration::from_secs(5))?;
         ensure!(status.success(), "the exporter ended with {status}");
         ensure!(took < Duration::from_secs(1), "the exporter took {took:?} to end");
-        let left = attached(host)?;
+        let left = attached(&host)?;
         ensure!(left.is_empty(), "programs stayed attached: {left:?}");
         Ok(())
     }
@@ -89,7 +95,7 @@ impl<'a> Exporter<'a> {
     fn ready(&mut self) -> Result<()> {
         wait::until("/-/ready", wait::LONG, || {
             self.process.alive()?;
-            let ready = http::get(self.host, address(), "/-/ready", &[]);
+            let ready = http::get(&self.host, address(), "/-/ready", &[]);
             Ok(ready.ok().filter(|it| it.status == 200).map(drop))
         })
     }

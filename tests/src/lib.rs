@@ -12,6 +12,7 @@ pub mod nft;
 pub mod peer;
 pub mod process;
 pub mod prometheus;
+pub mod proxy;
 pub mod rtp;
 pub mod scene;
 pub mod scrape;

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -17,14 +18,14 @@ const PORT: u16 = 9090;
 
 /// A running Prometheus.
 #[derive(Debug)]
-pub struct Prometheus<'a> {
+pub struct Prometheus {
     process: Guard,
-    host: &'a Netns,
+    host: Arc<Netns>,
 }
 
-impl<'a> Prometheus<'a> {
+impl Prometheus {
     /// Starts it in `host`; it scrapes the exporter there, and keeps its data in `dir`.
-    pub fn start(host: &'a Netns, dir: &Path) -> Result<Self> {
+    pub fn start(host: &Arc<Netns>, dir: &Path) -> Result<Self> {
         let configuration = dir.join("prometheus.yml");
         let text = format!(
             "global:\n  scrape_interval: 1s\nscrape_configs:\n- job_name: sfu\n  static_configs:\n  - \
@@ -39,7 +40,7 @@ impl<'a> Prometheus<'a> {
             .arg(format!("--web.listen-address={}", address()));
         let mut process = Guard::spawn("prometheus", command)?;
         process.log_stdout();
-        let mut prometheus = Self { process, host };
+        let mut prometheus = Self { process, host: Arc::clone(host) };
         wait::until("Prometheus to get ready", wait::LONG, || {
             prometheus.process.alive()?;
             let ready = http::get(host, address(), "/-/ready", &[]);
@@ -51,7 +52,7 @@ impl<'a> Prometheus<'a> {
     /// The result of an instant query: labels and value of each series.
     pub fn query(&self, query: &str) -> Result<Vec<(Value, f64)>> {
         let path = format!("/api/v1/query?query={}", http::escape(query));
-        let answer = http::get(self.host, address(), &path, &[])?.text()?;
+        let answer = http::get(&self.host, address(), &path, &[])?.text()?;
         let answer: Value = serde_json::from_str(&answer)?;
         let result = answer["data"]["result"].as_array().context("a query without result")?;
         let series = result.iter().map(|series| {

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -119,7 +121,7 @@ pub struct Scene {
     /// The SFU.
     pub sfu: Sfu,
     /// The SFU's namespace, where an exporter belongs too.
-    pub host: Netns,
+    pub host: Arc<Netns>,
     /// For sockets and files of this scene.
     pub dir: TempDir,
     rooms: BTreeSet<String>,
@@ -130,7 +132,7 @@ pub struct Scene {
 impl Scene {
     /// An SFU without rooms.
     pub fn open(build: &Build, workers: usize) -> Result<Self> {
-        let host = Netns::new("sfu")?;
+        let host = Arc::new(Netns::new("sfu")?);
         host.ip(&format!("link add {BRIDGE} type bridge forward_delay 0"))?;
         host.ip(&format!("link set {BRIDGE} up"))?;
         host.address(BRIDGE, IPV4.into(), 16)?;
@@ -234,6 +236,24 @@ impl Scene {
                 scope.spawn(move || sender.play(&sending.endpoint, ticks, &Pace::Queues(pid)))
             });
             let playing: Vec<_> = playing.collect();
+            playing.into_iter().try_for_each(|it| it.join().expect("a peer does not panic"))
+        })
+    }
+
+    /// Everybody sends as people do, until `stop` is set.
+    pub fn perform(&mut self, stop: &AtomicBool) -> Result<()> {
+        /// How often a peer looks up from what it does.
+        const SECOND: u64 = 50;
+        let turn = |person: &mut Person| -> Result<()> {
+            let Person { sender, sending, .. } = person;
+            while !stop.load(Ordering::Relaxed) {
+                sender.play(&sending.endpoint, SECOND, &Pace::RealTime)?;
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let people = self.people.values_mut();
+            let playing: Vec<_> = people.map(|person| scope.spawn(|| turn(person))).collect();
             playing.into_iter().try_for_each(|it| it.join().expect("a peer does not panic"))
         })
     }
