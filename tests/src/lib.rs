@@ -5,6 +5,7 @@
 
 pub mod cast;
 pub mod endpoint;
+pub mod expect;
 pub mod exporter;
 pub mod http;
 pub mod netns;

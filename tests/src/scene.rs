@@ -2,6 +2,7 @@
 //! another, with transports, producers and consumers between all who share a room.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -162,6 +163,9 @@ impl Scene {
             (Ipv4Addr::new(10, 77, 1, number).into(), 16)
         };
         host.address("eth0", ip, prefix)?;
+        // Not the SFU's range: a peer's port must be told from every port of the SFU.
+        host.run_in(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 29999"))
+            .context("set the range of a peer's ports")?;
         Ok((host, ip))
     }
 
