@@ -7,3 +7,5 @@
 
 pub mod model;
 pub mod state;
+
+pub mod labels;
