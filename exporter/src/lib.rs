@@ -11,3 +11,5 @@ pub mod model;
 pub mod netlink;
 pub mod state;
 pub mod workers;
+
+pub mod labels;
