@@ -7,5 +7,7 @@
 
 pub mod config;
 pub mod model;
+pub mod resolver;
 pub mod state;
+pub mod telemetry;
 pub mod web;

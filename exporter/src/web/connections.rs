@@ -22,6 +22,9 @@ pub(super) struct Connection {
     all: Arc<Shared>,
 }
 
+/// A connection, and how to end it once its task runs.
+type Entry = (Arc<Connection>, Option<AbortHandle>);
+
 #[derive(Default)]
 struct Shared {
     ticks: AtomicU64,
@@ -32,7 +35,7 @@ struct Shared {
 pub(super) struct Connections {
     limits: Limits,
     shared: Arc<Shared>,
-    open: Mutex<HashMap<u64, (Arc<Connection>, Option<AbortHandle>)>>,
+    open: Mutex<HashMap<u64, Entry>>,
 }
 
 impl Connections {
@@ -107,7 +110,7 @@ impl Connections {
     }
 }
 
-fn end(open: &mut HashMap<u64, (Arc<Connection>, Option<AbortHandle>)>, id: u64) {
+fn end(open: &mut HashMap<u64, Entry>, id: u64) {
     if let Some((_, Some(abort))) = open.remove(&id) {
         abort.abort();
     }
