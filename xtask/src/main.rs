@@ -17,6 +17,9 @@ mod test;
 
 mod dist;
 
+#[cfg(test)]
+mod floors;
+
 use clap::{Parser, Subcommand};
 
 /// Builds, checks and runs mediasoup-exporter.

@@ -8,8 +8,6 @@ mod summary;
 
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
-
 use crate::setup;
 use steps::{Action, Step};
 use summary::Counts;
@@ -46,7 +44,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             if args.filter.is_empty() { steps::all()? } else { steps::filtered(&args.filter)? };
         outcomes.extend(steps.into_iter().map(perform));
     }
-    sum_up(&outcomes)
+    if sum_up(&outcomes).failed > 0 {
+        // An error would be printed after the closing line, which is to be the last.
+        std::process::exit(1);
+    }
+    Ok(())
 }
 
 fn perform(step: Step) -> Outcome {
@@ -81,7 +83,8 @@ fn perform(step: Step) -> Outcome {
     Outcome { name: step.name, took: start.elapsed(), counts, error: result.err(), reasons }
 }
 
-fn sum_up(outcomes: &[Outcome]) -> anyhow::Result<()> {
+/// Prints the table and the closing line.
+fn sum_up(outcomes: &[Outcome]) -> Counts {
     let mut all = Counts::default();
     println!("\n{:<28} {:>8}  result", "step", "seconds");
     for outcome in outcomes {
@@ -103,8 +106,5 @@ fn sum_up(outcomes: &[Outcome]) -> anyhow::Result<()> {
         }
     }
     println!("{all}");
-    if all.failed > 0 {
-        bail!("{} failed", all.failed);
-    }
-    Ok(())
+    all
 }
