@@ -17,6 +17,11 @@ mod test;
 
 mod dist;
 
+#[cfg(test)]
+mod floors;
+
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Builds, checks and runs mediasoup-exporter.
@@ -39,9 +44,19 @@ enum Command {
     Dist(dist::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     process::end_children_with_us();
-    match Cli::parse().command {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Setup(args) => setup::run(&args),
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Test(args) => test::run(&args),
