@@ -9,5 +9,7 @@ pub mod config;
 pub mod kernel;
 pub mod model;
 pub mod netlink;
+pub mod privileges;
+pub mod sockets;
 pub mod state;
 pub mod workers;

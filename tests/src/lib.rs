@@ -7,6 +7,7 @@ pub mod cast;
 pub mod endpoint;
 pub mod netns;
 pub mod nft;
+pub mod pair;
 pub mod peer;
 pub mod process;
 pub mod rtp;

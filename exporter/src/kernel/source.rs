@@ -294,7 +294,8 @@ fn is_permission(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            // Not EACCES, the verifier's word for a program that it refuses.
+            .is_some_and(|error| error.raw_os_error() == Some(libc::EPERM))
     })
 }
 
