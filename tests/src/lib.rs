@@ -9,6 +9,7 @@ pub mod netns;
 pub mod nft;
 pub mod peer;
 pub mod process;
+pub mod prog;
 pub mod rtp;
 pub mod scene;
 pub mod sfu;
