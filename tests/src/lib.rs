@@ -10,6 +10,7 @@ pub mod nft;
 pub mod pair;
 pub mod peer;
 pub mod process;
+pub mod prog;
 pub mod rtp;
 pub mod scene;
 pub mod sfu;
