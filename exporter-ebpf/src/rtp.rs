@@ -87,8 +87,8 @@ pub struct Rtp {
 pub trait Payload {
     /// Big-endian words from a byte offset on, in network order.
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
-    /// One byte.
-    fn byte(&self, offset: usize) -> Option<u8>;
+    /// The first two bytes.
+    fn lead(&self) -> Option<[u8; 2]>;
 }
 
 /// A payload within a frame's readable bytes.
@@ -107,8 +107,8 @@ impl Payload for Within<'_> {
     }
 
     #[inline(always)]
-    fn byte(&self, offset: usize) -> Option<u8> {
-        self.frame.read(self.offset + offset)
+    fn lead(&self) -> Option<[u8; 2]> {
+        self.frame.read(self.offset)
     }
 }
 
@@ -184,19 +184,14 @@ fn classify_other(first: u32, cookie: u32, length: u32) -> Kind {
 /// Too short for RTP: only RTCP's shortest packets and DTLS's first byte say something.
 #[inline(always)]
 fn classify_short(payload: &impl Payload, length: u32) -> Kind {
-    if length == 0 {
+    if length < 2 {
         return Kind::Other;
     }
-    let Some(lead) = payload.byte(0) else { return Kind::Unreadable };
-    if !is_rtp_or_rtcp(lead as u32) {
-        return if matches!(lead, 20..=63) { Kind::Dtls } else { Kind::Other };
-    }
-    if length < 4 {
-        return Kind::BadRtp;
-    }
-    match payload.byte(1) {
+    match payload.lead() {
         None => Kind::Unreadable,
-        Some(second) if is_rtcp(second as u32) => Kind::Rtcp,
+        Some([20..=63, _]) => Kind::Dtls,
+        Some([lead, _]) if !is_rtp_or_rtcp(lead as u32) => Kind::Other,
+        Some([_, second]) if length >= 4 && is_rtcp(second as u32) => Kind::Rtcp,
         Some(_) => Kind::BadRtp,
     }
 }

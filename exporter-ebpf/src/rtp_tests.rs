@@ -34,14 +34,15 @@ fn classes() {
     check(&[0x00, 0x01, 0, 0, 1, 2, 3, 4], 20, Kind::Other);
     check(&[16], 30, Kind::Other);
     check(&[20], 30, Kind::Dtls);
-    check(&[63], 1, Kind::Dtls);
+    check(&[63], 2, Kind::Dtls);
     check(&[64, 0], 30, Kind::Other);
     check(&[79], 30, Kind::Other);
     check(&[], 0, Kind::Other);
     check(&[0x80, 192], 8, Kind::Rtcp);
     check(&[0x81, 223], 64, Kind::Rtcp);
     check(&[0x80, 192], 3, Kind::BadRtp);
-    check(&[0x80], 1, Kind::BadRtp);
+    check(&[0x80], 1, Kind::Other);
+    check(&[0x80], 2, Kind::BadRtp);
     check(&[0x80, 96], 11, Kind::BadRtp);
     check(&[0x8f, 96], 12 + 59, Kind::BadRtp);
     check(&[0x90, 96], 15, Kind::BadRtp);
