@@ -5,11 +5,18 @@
 //! `ledger` and `exposition` are pure: values in, values out. `kernel`, `observer`, `sockets`, `web`
 //! and `config` do I/O and do not know each other; only `main` knows them all.
 
+pub mod model;
+
+pub mod labels;
+pub mod state;
+
 pub mod config;
 pub mod kernel;
-pub mod model;
 pub mod netlink;
 pub mod privileges;
 pub mod sockets;
 pub mod state;
+pub mod resolver;
+pub mod telemetry;
+pub mod web;
 pub mod workers;

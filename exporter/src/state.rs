@@ -2,12 +2,19 @@
 //!
 //! Events come in, already decoded; nothing here knows sockets, clocks or counters.
 
-use std::collections::HashMap;
+mod apply;
+mod event;
+mod places;
+
+use std::collections::{HashMap, HashSet};
 
 use crate::model::{
-    Consumer, ConsumerId, Direction, JoinKey, PROBATION_SSRC, Peer, PeerId, Producer, ProducerId,
-    Transport, TransportId, Worker,
+    Consumer, ConsumerId, Direction, Encoding, JoinKey, PROBATION_SSRC, Peer, PeerId, Producer, ProducerId,
+    RoomId, Transport, TransportId, Worker,
 };
+
+pub use self::apply::Bounds;
+pub use self::event::*;
 
 /// A producer's key: piped producers share their id with the original, on another transport.
 pub type ProducerKey = (TransportId, ProducerId);
@@ -34,7 +41,7 @@ pub enum Owner<'a> {
     Transport,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum OwnerKey {
     Producer(ProducerKey),
     Consumer(ConsumerId),
@@ -56,6 +63,8 @@ pub struct State {
     pub consumers: HashMap<ConsumerId, Consumer>,
     by_tuple: HashMap<JoinKey, TransportId>,
     by_ssrc: HashMap<(TransportId, Direction, u32), (OwnerKey, StreamRole)>,
+    places: places::Places,
+    sources: apply::Sources,
 }
 
 impl State {
@@ -80,6 +89,26 @@ impl State {
         }
         (direction == Direction::Send && ssrc == PROBATION_SSRC)
             .then_some((Owner::Transport, StreamRole::Probation))
+    }
+
+    /// The 5-tuples that belong to transports: what the kernel should count as known.
+    pub fn told(&self) -> HashSet<JoinKey> {
+        self.by_tuple.keys().copied().collect()
+    }
+
+    /// Rooms by name: those that a server told, and those that are known by their routers only.
+    pub fn rooms(&self) -> HashSet<&RoomId> {
+        self.places.rooms().chain(self.transports.values().filter_map(|t| t.room.as_ref())).collect()
+    }
+
+    /// Number of peers in each room; a room without peers has its zero.
+    pub fn peers_by_room(&self) -> HashMap<&RoomId, usize> {
+        let mut counts: HashMap<&RoomId, usize> =
+            self.rooms().into_iter().map(|room| (room, 0)).collect();
+        for room in self.peers.values().filter_map(|peer| peer.room.as_ref()) {
+            *counts.entry(room).or_default() += 1;
+        }
+        counts
     }
 
     /// Adds or replaces a worker.
@@ -132,20 +161,22 @@ impl State {
     /// Forgets a producer.
     pub fn remove_producer(&mut self, key: &ProducerKey) {
         let Some(old) = self.producers.remove(key) else { return };
-        self.unindex(&old.transport, Direction::Receive, &old.encodings);
+        let owner = OwnerKey::Producer(key.clone());
+        self.unindex(&old.transport, Direction::Receive, &old.encodings, &owner);
     }
 
     /// Forgets a consumer.
     pub fn remove_consumer(&mut self, id: &ConsumerId) {
         let Some(old) = self.consumers.remove(id) else { return };
-        self.unindex(&old.transport, Direction::Send, &old.encodings);
+        let owner = OwnerKey::Consumer(id.clone());
+        self.unindex(&old.transport, Direction::Send, &old.encodings, &owner);
     }
 
     fn index(
         &mut self,
         transport: &TransportId,
         direction: Direction,
-        encodings: &[crate::model::Encoding],
+        encodings: &[Encoding],
         owner: &OwnerKey,
     ) {
         for (ssrc, role) in ssrcs(encodings) {
@@ -157,15 +188,20 @@ impl State {
         &mut self,
         transport: &TransportId,
         direction: Direction,
-        encodings: &[crate::model::Encoding],
+        encodings: &[Encoding],
+        owner: &OwnerKey,
     ) {
         for (ssrc, _) in ssrcs(encodings) {
-            self.by_ssrc.remove(&(transport.clone(), direction, ssrc));
+            let key = (transport.clone(), direction, ssrc);
+            // Another object may have taken the SSRC since.
+            if self.by_ssrc.get(&key).is_some_and(|(current, _)| current == owner) {
+                self.by_ssrc.remove(&key);
+            }
         }
     }
 }
 
-fn ssrcs(encodings: &[crate::model::Encoding]) -> impl Iterator<Item = (u32, StreamRole)> {
+fn ssrcs(encodings: &[Encoding]) -> impl Iterator<Item = (u32, StreamRole)> {
     encodings.iter().flat_map(|encoding| {
         let media = encoding.ssrc.map(|ssrc| (ssrc, StreamRole::Media));
         let rtx = encoding.rtx.map(|ssrc| (ssrc, StreamRole::Rtx));

@@ -2,7 +2,7 @@
 // Transports, producers and consumers of a peer, with the RTP parameters that a client without
 // WebRTC would offer. What comes in is one request's fields; what goes out is what the client needs.
 
-const { rooms, peers, find } = require('./rooms');
+const { rooms, peers, pids, find } = require('./rooms');
 
 const AUDIO = 111;
 const VIDEO = 96;
@@ -25,11 +25,12 @@ function describe(transport) {
 
 async function plain({ peer: peerId, ip, comedia = false, rtcpMux = true, router = 0 }) {
   const peer = find(peers, peerId, 'peer');
-  const made = await find(rooms, peer.roomId, 'room').router(router).createPlainTransport({
+  const home = find(rooms, peer.roomId, 'room').router(router);
+  const made = await home.createPlainTransport({
     listenIp: { ip }, comedia, rtcpMux, enableSctp: false });
   peer.transports.set(made.id, made);
   made.observer.on('close', () => peer.transports.delete(made.id));
-  return describe(made);
+  return { ...describe(made), pid: pids.get(home) };
 }
 
 async function webrtc({ peer: peerId, ip, announced, tcp = false }) {

@@ -9,6 +9,8 @@ const codecs = [
 ];
 
 const rooms = new Map();
+// Of each router's worker.
+const pids = new WeakMap();
 const peers = new Map();
 
 class Room {
@@ -82,7 +84,9 @@ async function openRoom({ room, routers = 1 }, workers) {
   const made = [];
   for (let i = 0; i < routers; i += 1) {
     const worker = workers[(rooms.size + i) % workers.length];
-    made.push(await worker.createRouter({ mediaCodecs: codecs }));
+    const router = await worker.createRouter({ mediaCodecs: codecs });
+    pids.set(router, worker.pid);
+    made.push(router);
   }
   rooms.set(room, new Room(room, made));
   return { routers: made.map((router) => router.id) };
@@ -110,4 +114,4 @@ function leave({ peer: id }) {
   peers.delete(id);
 }
 
-module.exports = { rooms, peers, find, openRoom, closeRoom, join, leave };
+module.exports = { rooms, peers, pids, find, openRoom, closeRoom, join, leave };

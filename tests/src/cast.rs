@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::endpoint::{Count, Habits};
+use crate::exporter::Exporter;
 use crate::peer::{Script, Track};
 use crate::scene::{Person, Role, Scene};
 use crate::sfu::Build;
@@ -46,6 +47,15 @@ pub fn open(build: &Build) -> Result<Scene> {
     scene.room(ATRIUM, 1)?;
     scene.room(ATTIC, 2)?;
     Ok(scene)
+}
+
+/// An exporter beside the SFU, which asks for statistics every second; with further flags and
+/// variables.
+pub fn exporter(scene: &Scene, flags: &[&str], variables: &[(&str, &str)]) -> Result<Exporter> {
+    let console = scene.sfu.console().to_str().context("a path that is not UTF-8")?;
+    let mut all = vec!["--numeric", "--observer", console, "--observer.stats-interval", "1s"];
+    all.extend(flags);
+    Exporter::start(&scene.host, &all, variables)
 }
 
 /// Everybody.

@@ -5,15 +5,22 @@
 
 pub mod cast;
 pub mod endpoint;
+pub mod expect;
+pub mod exporter;
+pub mod http;
 pub mod netns;
 pub mod nft;
 pub mod pair;
 pub mod peer;
 pub mod process;
 pub mod prog;
+pub mod prometheus;
+pub mod proxy;
 pub mod rtp;
 pub mod scene;
+pub mod scrape;
 pub mod sfu;
+pub mod stranger;
 pub mod wait;
 
 use std::io::Write;

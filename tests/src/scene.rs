@@ -2,7 +2,10 @@
 //! another, with transports, producers and consumers between all who share a room.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -119,7 +122,7 @@ pub struct Scene {
     /// The SFU.
     pub sfu: Sfu,
     /// The SFU's namespace, where an exporter belongs too.
-    pub host: Netns,
+    pub host: Arc<Netns>,
     /// For sockets and files of this scene.
     pub dir: TempDir,
     rooms: BTreeSet<String>,
@@ -130,7 +133,7 @@ pub struct Scene {
 impl Scene {
     /// An SFU without rooms.
     pub fn open(build: &Build, workers: usize) -> Result<Self> {
-        let host = Netns::new("sfu")?;
+        let host = Arc::new(Netns::new("sfu")?);
         host.ip(&format!("link add {BRIDGE} type bridge forward_delay 0"))?;
         host.ip(&format!("link set {BRIDGE} up"))?;
         host.address(BRIDGE, IPV4.into(), 16)?;
@@ -160,6 +163,9 @@ impl Scene {
             (Ipv4Addr::new(10, 77, 1, number).into(), 16)
         };
         host.address("eth0", ip, prefix)?;
+        // Not the SFU's range: a peer's port must be told from every port of the SFU.
+        host.run_in(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 29999"))
+            .context("set the range of a peer's ports")?;
         Ok((host, ip))
     }
 
@@ -234,6 +240,24 @@ impl Scene {
                 scope.spawn(move || sender.play(&sending.endpoint, ticks, &Pace::Queues(pid)))
             });
             let playing: Vec<_> = playing.collect();
+            playing.into_iter().try_for_each(|it| it.join().expect("a peer does not panic"))
+        })
+    }
+
+    /// Everybody sends as people do, until `stop` is set.
+    pub fn perform(&mut self, stop: &AtomicBool) -> Result<()> {
+        /// How often a peer looks up from what it does.
+        const SECOND: u64 = 50;
+        let turn = |person: &mut Person| -> Result<()> {
+            let Person { sender, sending, .. } = person;
+            while !stop.load(Ordering::Relaxed) {
+                sender.play(&sending.endpoint, SECOND, &Pace::RealTime)?;
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let people = self.people.values_mut();
+            let playing: Vec<_> = people.map(|person| scope.spawn(|| turn(person))).collect();
             playing.into_iter().try_for_each(|it| it.join().expect("a peer does not panic"))
         })
     }

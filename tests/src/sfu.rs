@@ -65,6 +65,8 @@ pub struct Transport {
     pub address: SocketAddr,
     /// Where it listens for RTCP, unless that is multiplexed.
     pub rtcp: Option<SocketAddr>,
+    /// Process id of its worker.
+    pub pid: u64,
 }
 
 /// How a plain transport is made.
@@ -179,6 +181,7 @@ impl Sfu {
             id: text(&made["id"])?,
             address: SocketAddr::new(ip, port("port").context("a transport without a port")?),
             rtcp: port("rtcpPort").map(|port| SocketAddr::new(ip, port)),
+            pid: made["pid"].as_u64().context("a transport without a worker")?,
         })
     }
 

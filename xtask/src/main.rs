@@ -1,2 +1,50 @@
 //! Builds, checks and runs the project: `cargo xtask --help`.
-fn main() {}
+#![expect(
+    unreachable_pub,
+    reason = "in a program, `pub` says which items a module's neighbours use"
+)]
+
+mod paths;
+
+mod process;
+
+mod cache;
+mod setup;
+
+mod ebpf;
+
+mod test;
+
+mod dist;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, checks and runs mediasoup-exporter.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building the kernel object and running the tests need (root, Debian or alike).
+    Setup(setup::Args),
+    /// Build the kernel object from exporter-ebpf and put it into exporter-ebpf/prebuilt.
+    Ebpf(ebpf::Args),
+    /// Set up, then run every check and every test.
+    Test(test::Args),
+    /// Build a release into target/dist: binary, systemd unit, shell completions.
+    Dist(dist::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    process::end_children_with_us();
+    match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::Ebpf(args) => ebpf::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Dist(args) => dist::run(&args),
+    }
+}

@@ -1,0 +1,224 @@
+//! Decides the text of every label that strangers can influence: addresses, names, places, and text.
+//!
+//! Typed values come in, text that may be shown goes out. [`Labels`] remembers how each connection is
+//! shown, so that its label stays the same for all its life, whatever the resolver learns later.
+
+pub mod address;
+pub mod geo;
+pub mod names;
+#[cfg(test)]
+pub(crate) mod random;
+pub mod text;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use crate::model::JoinKey;
+
+pub use address::AddressPolicy;
+pub use geo::Geo;
+pub use names::NameCache;
+pub use text::TextCounts;
+
+use names::Decision;
+
+/// The scrape's number. Time passes here only as ticks that the caller counts.
+pub type Tick = u64;
+
+/// What may be shown of the far side.
+#[derive(Debug)]
+pub struct Policy {
+    /// How its address is shown.
+    pub address: AddressPolicy,
+    /// Whether its reverse name stands in for its number. Without effect unless the address policy is
+    /// [`AddressPolicy::None`]: a name tells as much as an address.
+    pub names: bool,
+    /// Ticks that a new connection waits for its name before it is shown by number.
+    pub patience: Tick,
+}
+
+impl Default for Policy {
+    /// Everything is shown, by number.
+    fn default() -> Self {
+        Self { address: AddressPolicy::None, names: false, patience: 1 }
+    }
+}
+
+/// Addresses that the name cache holds at most.
+const NAMES: usize = 65_536;
+/// Ticks after which a name is asked for again: an hour of scrapes every 15 seconds.
+const NAME_LIFETIME: Tick = 240;
+/// Connections that nobody holds any more are looked for when so many ticks have passed.
+const SWEEP: Tick = 16;
+
+/// The decisions that were made, and what is needed for the next.
+pub struct Labels {
+    policy: Policy,
+    geo: Geo,
+    names: NameCache,
+    connections: HashMap<JoinKey, Connection>,
+    now: Tick,
+    swept: Tick,
+    /// How often text had to be changed.
+    pub text: TextCounts,
+}
+
+enum Connection {
+    /// First asked for at this tick.
+    Waits(Tick),
+    /// Alive as long as someone else holds the text.
+    Shown(Arc<str>),
+}
+
+impl Labels {
+    /// No decisions yet.
+    pub fn new(policy: Policy, geo: Geo) -> Self {
+        let (connections, now, swept, text) = Default::default();
+        let names = NameCache::new(NAMES, NAME_LIFETIME);
+        Self { policy, geo, names, connections, now, swept, text }
+    }
+
+    /// Time passes; forgets connections that nobody shows any more.
+    pub fn advance(&mut self, now: Tick) {
+        self.now = now;
+        if now >= self.swept + SWEEP {
+            self.swept = now;
+            self.connections.retain(|_, connection| match connection {
+                Connection::Waits(since) => now - *since < SWEEP,
+                Connection::Shown(text) => Arc::strong_count(text) > 1,
+            });
+        }
+    }
+
+    /// How the far end of this connection is shown; `None` while that is not decided. Whoever shows
+    /// it keeps the text: that is what keeps the connection alive here.
+    pub fn remote(&mut self, key: &JoinKey) -> Option<Arc<str>> {
+        let first = match self.connections.get(key) {
+            Some(Connection::Shown(text)) => return Some(text.clone()),
+            Some(Connection::Waits(since)) => *since,
+            None => self.now,
+        };
+        match self.decide(key.remote, first) {
+            Some(text) => {
+                let text: Arc<str> = text.into();
+                self.connections.insert(*key, Connection::Shown(text.clone()));
+                Some(text)
+            }
+            None => {
+                self.connections.insert(*key, Connection::Waits(first));
+                None
+            }
+        }
+    }
+
+    fn decide(&mut self, remote: SocketAddr, first: Tick) -> Option<String> {
+        if !self.shows_names() {
+            return Some(self.policy.address.show(remote));
+        }
+        match self.names.decide(remote.ip(), first, self.now, self.policy.patience) {
+            Decision::Wait => None,
+            Decision::Number => Some(self.policy.address.show(remote)),
+            Decision::Name(name) => {
+                let name = text::clean(&name, text::limit::HOST_NAME, &mut self.text);
+                Some(format!("{name}:{}", remote.port()))
+            }
+        }
+    }
+
+    fn shows_names(&self) -> bool {
+        self.policy.names && self.policy.address.shows_addresses()
+    }
+
+    /// Where the address is; `None` when there is no database at all.
+    pub fn place(&self, remote: Option<SocketAddr>) -> Option<geo::Place> {
+        let known = || remote.map(|remote| self.geo.place(remote)).unwrap_or_default();
+        (!self.geo.is_empty()).then(known)
+    }
+
+    /// Addresses to look up, at most `count`; none where names are not shown.
+    pub fn wanted_names(&mut self, count: usize) -> Vec<IpAddr> {
+        self.names.wanted(count)
+    }
+
+    /// A look-up's answer.
+    pub fn put_name(&mut self, ip: IpAddr, name: Option<Arc<str>>) {
+        self.names.put(ip, name, self.now);
+    }
+
+    /// Asks for a name before its connection is first shown, so that it need not wait.
+    pub fn expect(&mut self, key: &JoinKey) {
+        if self.shows_names() {
+            self.remote(key);
+        }
+    }
+
+    /// Names held, and names refused for want of room.
+    pub fn name_fill(&self) -> (usize, u64) {
+        self.names.fill()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Proto;
+
+    fn key(port: u16) -> JoinKey {
+        JoinKey {
+            proto: Proto::Udp,
+            local_port: 40_000,
+            remote: SocketAddr::from(([192, 0, 2, 1], port)),
+        }
+    }
+
+    fn labels(address: AddressPolicy, names: bool) -> Labels {
+        Labels::new(Policy { address, names, patience: 2 }, Geo::none())
+    }
+
+    #[test]
+    fn a_connection_keeps_its_label() {
+        let mut labels = labels(AddressPolicy::None, true);
+        assert_eq!(labels.remote(&key(1)), None);
+        labels.advance(2);
+        let shown = labels.remote(&key(1)).unwrap();
+        assert_eq!(&*shown, "192.0.2.1:1");
+        labels.put_name("192.0.2.1".parse().unwrap(), Some("host.example".into()));
+        labels.advance(100);
+        assert_eq!(labels.remote(&key(1)), Some(shown), "its label never changes");
+        assert_eq!(labels.remote(&key(2)).as_deref(), Some("host.example:2"), "another may");
+    }
+
+    #[test]
+    fn a_connection_that_nobody_shows_is_forgotten() {
+        let mut labels = labels(AddressPolicy::None, true);
+        labels.remote(&key(1));
+        labels.advance(2);
+        drop(labels.remote(&key(1)));
+        labels.put_name("192.0.2.1".parse().unwrap(), Some("host.example".into()));
+        labels.advance(50);
+        assert_eq!(labels.remote(&key(1)).as_deref(), Some("host.example:1"));
+    }
+
+    #[test]
+    fn names_never_pass_a_policy() {
+        for policy in [
+            AddressPolicy::truncate(24, 48).unwrap(),
+            AddressPolicy::Legacy,
+            AddressPolicy::Drop,
+            AddressPolicy::pseudonym(
+                [5; 31].iter().copied().chain([1]).collect::<Vec<u8>>().try_into().unwrap(),
+            )
+            .unwrap(),
+        ] {
+            let mut labels = labels(policy, true);
+            assert!(labels.remote(&key(1)).is_some(), "there is nothing to wait for");
+            labels.expect(&key(2));
+            assert!(labels.wanted_names(9).is_empty(), "no address goes to a resolver");
+        }
+        let mut numeric = labels(AddressPolicy::None, false);
+        assert_eq!(numeric.remote(&key(1)).as_deref(), Some("192.0.2.1:1"));
+        assert!(numeric.wanted_names(9).is_empty());
+    }
+}

@@ -1,0 +1,898 @@
+// Tells mediasoup-exporter what a mediasoup server knows: rooms, peers, transports, producers and
+// consumers, as JSON lines on a Unix socket (docs/observer-protocol.md).
+//
+// One script, two ways in. Evaluated in a server's console it is an expression whose value is
+// `install`, which speaks on a socket that the console's loader has opened. Loaded with
+// `node --require` it listens on a Unix socket of its own and speaks to whoever connects.
+//
+// It reads getters and listens to `.observer` events. It asks a worker for something only to find
+// the parents of objects older than itself, and for statistics, at a bounded rate. It changes
+// nothing in the server, never throws into it, and leaves nothing behind when its socket closes.
+// Node.js 12 and later; no dependency.
+(function () {
+'use strict';
+
+const PROTOCOL = 1;
+// The event loop is given back after this long, however much is left to tell.
+const SLICE_MS = 4;
+// Changes of one object within this time are told once.
+const FLUSH_MS = 200;
+const DIRECTORY_MS = 2000;
+const BEAT_MS = 5000;
+const TICK_MS = 50;
+// Characters of a stranger's string, of an identifier; entries of an array; objects; waiting bytes.
+const TEXT = 256;
+const IDENTIFIER = 128;
+const ENTRIES = 64;
+const OBJECTS = 400000;
+const PENDING = 8 << 20;
+// Requests to workers under way at a time, and when one is given up.
+const OUTSTANDING = 4;
+const REQUEST_MS = 30000;
+// Exporters that may listen to one server at a time.
+const INSTANCES = 4;
+const REGISTRY = Symbol.for('mediasoup-exporter');
+
+// Speaks on `socket` until it closes. `need` is the server's `require`. `roots` holds Maps of
+// what exists; without it the server's globals are the roots.
+function install(socket, need, roots) {
+  const registry = global[REGISTRY] && global[REGISTRY].instances >= 0
+    ? global[REGISTRY] : (global[REGISTRY] = { instances: 0 });
+  const records = new Map();
+  const hooks = new Set();
+  const timers = new Set();
+  const kind = detect();
+  let dirty = [];
+  let flushTimer = null;
+  let out = '';
+  let outScheduled = false;
+  let sliceStart = now();
+  let longestSlice = 0;
+  let dropped = 0;
+  let failures = 0;
+  let requests = 0;
+  let lastError = 0;
+  let started = false;
+  let stopped = false;
+  let options = { stats: 0, rate: 200 };
+
+  registry.instances++;
+  socket.setEncoding('utf8');
+  socket.on('error', stop);
+  socket.on('end', stop);
+  socket.on('close', stop);
+  socket.on('data', guard(commands()));
+  if (socket.unref) socket.unref();
+  if (registry.instances > INSTANCES) {
+    say({ t: 'error', op: 'install', message: 'too many exporters listen to this server' });
+    push();
+    socket.end();
+    return stop();
+  }
+  say({ t: 'hello', v: PROTOCOL, kind: kind, mediasoup: mediasoupVersion(),
+    node: text(process.version), pid: process.pid });
+  push();
+
+  // ---- Life -------------------------------------------------------------------------------------
+
+  function stop() {
+    if (stopped) return;
+    stopped = true;
+    hooks.forEach((hook) => hook[0].removeListener(hook[1], hook[2]));
+    hooks.clear();
+    timers.forEach((timer) => { clearInterval(timer); clearTimeout(timer); });
+    timers.clear();
+    records.clear();
+    dirty = [];
+    out = '';
+    // The listener for errors stays: a late write error must never end the server.
+    socket.removeListener('end', stop);
+    socket.removeListener('close', stop);
+    socket.removeAllListeners('data');
+    socket.destroy();
+    registry.instances--;
+    if (registry.instances <= 0 && global[REGISTRY] === registry) delete global[REGISTRY];
+  }
+
+  // The exporter's lines: `{"stats":15,"rate":200}` sets how often statistics are asked for.
+  function commands() {
+    let buffer = '';
+    return (data) => {
+      buffer += data;
+      if (buffer.length > 4096) return stop();
+      for (let end = buffer.indexOf('\n'); end >= 0; end = buffer.indexOf('\n')) {
+        const line = buffer.slice(0, end);
+        buffer = buffer.slice(end + 1);
+        if (line) options = Object.assign({}, options, JSON.parse(line));
+        if (!started) start();
+      }
+    };
+  }
+
+  function start() {
+    started = true;
+    every(BEAT_MS, beat);
+    const observers = mediasoupObservers();
+    const anchor = { hooks: [] };
+    observers.forEach((observer) => listen(anchor, observer, 'newworker', addWorker));
+    walk().then(() => {
+      if (stopped) return;
+      every(DIRECTORY_MS, () => {
+        directory().catch(failed('directory'));
+        settleTuples();
+        if (!observers.length) rescan().catch(failed('rescan'));
+      });
+      every(TICK_MS, stats);
+    }).catch(failed('walk'));
+  }
+
+  function beat() {
+    say({ t: 'beat', objects: records.size, requests: requests, dropped: dropped,
+      failures: failures, slice: Math.round(longestSlice * 10) / 10 });
+    longestSlice = 0;
+  }
+
+  function guard(f) {
+    return function () {
+      if (stopped) return undefined;
+      try { return f.apply(this, arguments); } catch (error) { return failed('listener')(error); }
+    };
+  }
+
+  // At most one error line in ten seconds; all are counted.
+  function failed(op) {
+    return (error) => {
+      failures++;
+      if (stopped || now() - lastError < 10000) return;
+      lastError = now();
+      say({ t: 'error', op: op, message: text(String(error && error.message || error)) });
+    };
+  }
+
+  function every(ms, f) {
+    const timer = setInterval(guard(f), ms);
+    if (timer.unref) timer.unref();
+    timers.add(timer);
+  }
+
+  function later(ms, f) {
+    const timer = setTimeout(() => { timers.delete(timer); guard(f)(); }, ms);
+    if (timer.unref) timer.unref();
+    timers.add(timer);
+    return timer;
+  }
+
+  // ---- Lines ------------------------------------------------------------------------------------
+
+  function say(line) {
+    if (stopped) return;
+    out += JSON.stringify(line) + '\n';
+    if (out.length > 32768) return push();
+    if (outScheduled) return;
+    outScheduled = true;
+    setImmediate(push);
+  }
+
+  function push() {
+    outScheduled = false;
+    if (stopped || !out) return;
+    const bytes = out;
+    out = '';
+    socket.write(bytes);
+    // An exporter that does not read must not fill the server's memory.
+    if (socket.writableLength > PENDING) stop();
+  }
+
+  // Gives the event loop back when this slice has been long enough, and waits for a slow reader.
+  async function breathe() {
+    const spent = now() - sliceStart;
+    if (spent < SLICE_MS) return;
+    longestSlice = Math.max(longestSlice, spent);
+    push();
+    do {
+      await new Promise((resolve) => setImmediate(resolve));
+    } while (!stopped && socket.writableLength > PENDING / 2);
+    sliceStart = now();
+  }
+
+  // ---- Objects ----------------------------------------------------------------------------------
+
+  function record(what, id, object, parent, put, state) {
+    const key = what === 'producer' ? 'producer ' + parent + ' ' + id : what + ' ' + id;
+    if (stopped || records.has(key) || object.closed) return null;
+    if (records.size >= OBJECTS) { dropped++; return null; }
+    const rec = { key, what, id, object, parent, put, state, hooks: [], children: new Set(),
+      dirty: false };
+    rec.touch = guard(() => touch(rec));
+    records.set(key, rec);
+    if (object.observer) listen(rec, object.observer, 'close', () => drop(rec));
+    return rec;
+  }
+
+  function announce(rec) {
+    say(Object.assign({ t: rec.what, id: rec.id }, rec.put(rec), rec.state(rec)));
+  }
+
+  function touch(rec) {
+    if (rec.dirty || rec.gone) return;
+    rec.dirty = true;
+    dirty.push(rec);
+    if (!flushTimer) flushTimer = later(FLUSH_MS, () => flush().catch(failed('flush')));
+  }
+
+  async function flush() {
+    const batch = dirty;
+    dirty = [];
+    flushTimer = null;
+    sliceStart = now();
+    for (const rec of batch) {
+      if (stopped) return;
+      rec.dirty = false;
+      if (!rec.gone) {
+        const where = rec.what === 'producer' ? { transport: rec.parent } : {};
+        say(Object.assign({ t: rec.what + '-state', id: rec.id }, where, rec.state(rec)));
+      }
+      await breathe();
+    }
+  }
+
+  function drop(rec) {
+    if (rec.gone) return;
+    rec.gone = true;
+    rec.hooks.forEach((hook) => {
+      hook[0].removeListener(hook[1], hook[2]);
+      hooks.delete(hook);
+    });
+    records.delete(rec.key);
+    const line = { t: 'gone', what: rec.what, id: rec.id };
+    if (rec.what === 'producer') line.transport = rec.parent;
+    say(line);
+    if (rec.twin) drop(rec.twin);
+  }
+
+  function listen(rec, emitter, event, f) {
+    const hook = [emitter, event, guard(f)];
+    emitter.on(event, hook[2]);
+    rec.hooks.push(hook);
+    hooks.add(hook);
+  }
+
+  function addWorker(worker) {
+    const rec = record('worker', worker.pid, worker, null, () => ({}), () => ({}));
+    if (!rec) return;
+    listen(rec, worker.observer, 'newrouter', (router) => addRouter(router, worker.pid));
+    announce(rec);
+  }
+
+  function addRouter(router, pid) {
+    const rec = record('router', router.id, router, pid,
+      () => ({ pid: pid, session: appText(router, 'roomId') }), () => ({}));
+    if (!rec) return;
+    listen(rec, router.observer, 'newtransport', (transport) => {
+      addTransport(transport, router.id);
+      soonDirectory();
+    });
+    announce(rec);
+  }
+
+  function addTransport(transport, router) {
+    const rec = record('transport', transport.id, transport, router,
+      () => ({ router: router, kind: transportKind(transport) }), transportState);
+    if (!rec) return;
+    listen(rec, transport.observer, 'newproducer', (producer) => {
+      addProducer(producer, transport.id);
+      soonDirectory();
+    });
+    listen(rec, transport.observer, 'newconsumer', (consumer) => {
+      addConsumer(consumer, transport.id);
+      soonDirectory();
+    });
+    ['icestatechange', 'iceselectedtuplechange', 'dtlsstatechange', 'tuple', 'rtcptuple']
+      .forEach((event) => listen(rec, transport.observer, event, rec.touch));
+    // connect() of plain and pipe transports sets the tuple without an event.
+    rec.unsettled = transportKind(transport) === 'plain' || transportKind(transport) === 'pipe';
+    announce(rec);
+  }
+
+  function addProducer(producer, transport) {
+    const rec = record('producer', producer.id, producer, transport,
+      () => producerFacts(producer, transport), producerState);
+    if (!rec) return null;
+    ['score', 'pause', 'resume'].forEach((event) =>
+      listen(rec, producer.observer, event, rec.touch));
+    announce(rec);
+    return rec;
+  }
+
+  function addConsumer(consumer, transport) {
+    const rec = record('consumer', consumer.id, consumer, transport,
+      () => consumerFacts(consumer, transport), consumerState);
+    if (!rec) return;
+    ['score', 'pause', 'resume', 'layerschange'].forEach((event) =>
+      listen(rec, consumer.observer, event, rec.touch));
+    // While the consumer itself is paused its observer does not tell these.
+    ['producerpause', 'producerresume'].forEach((event) =>
+      listen(rec, consumer, event, rec.touch));
+    announce(rec);
+  }
+
+  function settleTuples() {
+    records.forEach((rec) => {
+      if (!rec.unsettled) return;
+      const state = transportState(rec);
+      if (!state.tuples.some((tuple) => tuple.remote)) return;
+      rec.unsettled = false;
+      touch(rec);
+    });
+  }
+
+  // ---- What a line holds ------------------------------------------------------------------------
+
+  function transportKind(transport) {
+    const name = transport.type || transport.constructor && transport.constructor.name || '';
+    return (/^(webrtc|plain|pipe|direct)/i.exec(name) || ['', 'unknown'])[1].toLowerCase();
+  }
+
+  function transportState(rec) {
+    const transport = rec.object;
+    const tuples = [transport.iceSelectedTuple, transport.tuple, transport.rtcpTuple]
+      .filter((tuple) => tuple && typeof tuple === 'object')
+      .map((tuple) => ({
+        proto: tuple.protocol === 'tcp' ? 'tcp' : 'udp',
+        local: text(tuple.localIp || tuple.localAddress),
+        port: tuple.localPort,
+        remote: tuple.remoteIp ? text(tuple.remoteIp) : undefined,
+        rport: tuple.remotePort
+      }));
+    return { tuples: tuples, ice: text(transport.iceState), dtls: text(transport.dtlsState) };
+  }
+
+  function producerFacts(producer, transport) {
+    return { transport: transport, kind: producer.kind, codec: codec(producer),
+      peer: appText(producer, 'peerId'), enc: encodings(producer) };
+  }
+
+  function producerState(rec) {
+    return { score: list(rec.object.score).map((score) =>
+      ({ ssrc: score.ssrc, rid: text(score.rid), score: score.score })),
+    paused: !!rec.object.paused };
+  }
+
+  function consumerFacts(consumer, transport) {
+    return { transport: transport, producer: consumer.producerId, kind: consumer.kind,
+      codec: codec(consumer), enc: encodings(consumer) };
+  }
+
+  function consumerState(rec) {
+    const consumer = rec.object;
+    const score = consumer.score || {};
+    const layers = consumer.currentLayers;
+    return { score: score.score, pscore: score.producerScore,
+      layers: layers ? [layers.spatialLayer, layers.temporalLayer || 0] : undefined,
+      paused: !!consumer.paused, ppaused: !!consumer.producerPaused };
+  }
+
+  function encodings(stream) {
+    return list(stream.rtpParameters && stream.rtpParameters.encodings).map((encoding) => ({
+      ssrc: encoding.ssrc, rid: text(encoding.rid), rtx: encoding.rtx && encoding.rtx.ssrc
+    }));
+  }
+
+  function codec(stream) {
+    const codecs = list(stream.rtpParameters && stream.rtpParameters.codecs);
+    return text(codecs.length ? String(codecs[0].mimeType).split('/')[1] : '') || '';
+  }
+
+  function appText(object, name) {
+    const value = object.appData && object.appData[name];
+    return typeof value === 'string' ? text(value) : undefined;
+  }
+
+  // ---- The first walk ---------------------------------------------------------------------------
+
+  async function walk() {
+    sliceStart = now();
+    const routerPids = new Map();
+    for (const worker of values(root('workers'))) {
+      addWorker(worker);
+      const routers = worker._routers || worker.routersForTesting;
+      if (routers) {
+        for (const router of routers) routerPids.set(router.id, worker.pid);
+      } else {
+        const dump = await ask(() => worker.dump(), 'worker.dump');
+        list(dump && dump.routerIds).forEach((id) => routerPids.set(id, worker.pid));
+      }
+      await breathe();
+    }
+    for (const router of values(root('routers'))) {
+      addRouter(router, routerPids.get(router.id) || (roots && roots.parents.get(router)) || 0);
+      await breathe();
+    }
+    for (const transport of values(root('transports'))) {
+      addTransport(transport, parentOf(transport, 'routerId') || '');
+      await breathe();
+    }
+    await walkStreams();
+    await directory();
+    sliceStart = now();
+    say({ t: 'synced' });
+  }
+
+  // A bundled server hides mediasoup's own observer: then its Maps tell of new workers.
+  async function rescan() {
+    sliceStart = now();
+    for (const worker of values(root('workers'))) addWorker(worker);
+    for (const router of values(root('routers'))) {
+      if (!records.has('router ' + router.id)) addRouter(router, routerPid(router));
+    }
+    for (const transport of values(root('transports'))) {
+      if (records.has('transport ' + transport.id)) continue;
+      addTransport(transport, parentOf(transport, 'routerId') || '');
+      const rec = records.get('transport ' + transport.id);
+      if (rec) await adoptStreams(rec);
+      await breathe();
+    }
+  }
+
+  function routerPid(router) {
+    for (const worker of values(root('workers'))) {
+      const routers = worker._routers || worker.routersForTesting;
+      if (routers && routers.has && routers.has(router)) return worker.pid;
+    }
+    return 0;
+  }
+
+  async function walkStreams() {
+    let orphans = 0;
+    for (const producer of values(root('producers'))) {
+      const transport = parentOf(producer, 'transportId');
+      if (transport) addProducer(producer, transport);
+      // pipeToRouter gives the copy the same id, so the Map holds only one of the two.
+      if (!transport || !roots && producer.type === 'pipe') orphans++;
+      await breathe();
+    }
+    for (const consumer of values(root('consumers'))) {
+      const transport = parentOf(consumer, 'transportId');
+      if (transport) addConsumer(consumer, transport); else orphans++;
+      await breathe();
+    }
+    if (!orphans) return;
+    const queue = Array.from(records.values()).filter((rec) => rec.what === 'transport');
+    const adopt = async () => {
+      for (let rec = queue.shift(); rec && !stopped; rec = queue.shift()) await adoptStreams(rec);
+    };
+    await Promise.all(Array.from({ length: OUTSTANDING }, adopt));
+  }
+
+  // From 3.9 on neither side of transport and stream tells the other: the worker does.
+  async function adoptStreams(rec) {
+    if (rec.gone) return;
+    const dump = await ask(() => rec.object.dump(), 'transport.dump');
+    if (!dump || rec.gone || stopped) return;
+    const pipe = transportKind(rec.object) === 'pipe';
+    for (const id of dump.producerIds || []) {
+      const producer = findProducer(id, pipe);
+      if (producer) addProducer(producer, rec.id); else addShadow(id, rec, dump);
+      await breathe();
+    }
+    for (const id of dump.consumerIds || []) {
+      const consumer = root('consumers').get(id);
+      if (consumer) addConsumer(consumer, rec.id);
+      await breathe();
+    }
+  }
+
+  function findProducer(id, pipe) {
+    const fits = (producer) => producer && (producer.type === 'pipe') === pipe;
+    const known = root('producers').get(id);
+    if (fits(known)) return known;
+    for (const peer of values(root('peers'))) {
+      const own = peer._producers && peer._producers.get && peer._producers.get(id);
+      if (fits(own)) return own;
+    }
+    for (const router of values(root('routers'))) {
+      const app = router.appData || {};
+      for (const map of [app.producers, app.pipeProducers]) {
+        const own = map && map.get && map.get(id);
+        if (fits(own)) return own;
+      }
+    }
+    return null;
+  }
+
+  // A producer that no Map leads to: told from its piped copy and the SSRCs that the worker lists.
+  function addShadow(id, transport, dump) {
+    const copy = root('producers').get(id);
+    if (!copy) return;
+    const stand = { id: id, kind: copy.kind, appData: copy.appData, score: [], paused: copy.paused,
+      rtpParameters: { codecs: copy.rtpParameters && copy.rtpParameters.codecs,
+        encodings: ssrcsOf(dump, id).map((ssrc) => ({ ssrc: ssrc })) } };
+    const rec = record('producer', id, stand, transport.id,
+      () => producerFacts(stand, transport.id), producerState);
+    if (!rec) return;
+    listen(rec, copy.observer, 'close', () => drop(rec));
+    listen(rec, transport.object.observer, 'close', () => drop(rec));
+    announce(rec);
+  }
+
+  // Keyed by SSRC up to 3.12, a list of pairs from 3.13 on.
+  function ssrcsOf(dump, id) {
+    const table = dump.rtpListener && dump.rtpListener.ssrcTable || {};
+    const pairs = Array.isArray(table)
+      ? table.map((pair) => [pair.key, pair.value]) : Object.keys(table).map((k) => [k, table[k]]);
+    return pairs.filter((pair) => pair[1] === id).map((pair) => Number(pair[0]));
+  }
+
+  function parentOf(object, name) {
+    const internal = object.internal || object._internal;
+    return internal && internal[name] || roots && roots.parents.get(object) || undefined;
+  }
+
+  // ---- Rooms and peers --------------------------------------------------------------------------
+
+  // Their changes have no event that all servers share: they are compared with what was told.
+  let toldRooms = new Map();
+  let toldPeers = new Map();
+  let owners = new Map();
+  let round = 0;
+  let directoryRuns = false;
+  let directorySoon = false;
+
+  function soonDirectory() {
+    if (directorySoon || kind === 'edumeet4-media-node' || kind === 'mediasoup') return;
+    directorySoon = true;
+    later(100, () => { directorySoon = false; return directory().catch(failed('directory')); });
+  }
+
+  async function directory() {
+    if (directoryRuns || stopped) return;
+    directoryRuns = true;
+    try {
+      round++;
+      sliceStart = now();
+      const rooms = new Map();
+      const peers = new Map();
+      const read = { 'edumeet3': readEdumeet3, 'edumeet4-room-server': readRoomServer,
+        'mediasoup-demo-ts': readDemo }[kind];
+      if (read) await read(rooms, peers);
+      if (stopped) return;
+      tellChanges('room', rooms, toldRooms);
+      tellChanges('peer', peers, toldPeers);
+      toldRooms = rooms;
+      toldPeers = peers;
+      await disown();
+    } finally {
+      directoryRuns = false;
+    }
+  }
+
+  function tellChanges(what, current, told) {
+    current.forEach((line, id) => {
+      const json = JSON.stringify(line);
+      if (told.get(id) !== json) say(Object.assign({ t: what, id: id }, line));
+      current.set(id, json);
+    });
+    told.forEach((_, id) => { if (!current.has(id)) say({ t: 'gone', what: what, id: id }); });
+  }
+
+  function own(peer, what, ids) {
+    let lot = [];
+    for (const id of ids) {
+      const key = what + ' ' + id;
+      const known = owners.get(key);
+      if (known && known.peer === peer) { known.round = round; continue; }
+      if (owners.size >= OBJECTS) { dropped++; continue; }
+      owners.set(key, { peer: peer, round: round, what: what, id: id });
+      lot.push(id);
+      if (lot.length === 256) { say({ t: 'own', peer: peer, what: what, ids: lot }); lot = []; }
+    }
+    if (lot.length) say({ t: 'own', peer: peer, what: what, ids: lot });
+  }
+
+  async function disown() {
+    const lots = {};
+    for (const entry of owners) {
+      const owner = entry[1];
+      if (owner.round !== round) {
+        owners.delete(entry[0]);
+        const lot = lots[owner.what] = lots[owner.what] || [];
+        lot.push(owner.id);
+        if (lot.length === 256) say({ t: 'disown', what: owner.what, ids: lot.splice(0) });
+      }
+      await breathe();
+    }
+    Object.keys(lots).forEach((what) => {
+      if (lots[what].length) say({ t: 'disown', what: what, ids: lots[what] });
+    });
+  }
+
+  async function readEdumeet3(rooms, peers) {
+    const roomOf = new Map();
+    for (const entry of entries(root('rooms'))) {
+      const room = entry[1];
+      const routers = room._mediasoupRouters && room._mediasoupRouters.keys
+        ? Array.from(room._mediasoupRouters.keys())
+        : room._mediasoupRouter ? [room._mediasoupRouter.id] : [];
+      rooms.set(name(entry[0]), { routers: list(routers) });
+      Object.keys(room._peers || {}).forEach((id) => roomOf.set(id, name(entry[0])));
+      await breathe();
+    }
+    for (const entry of entries(root('peers'))) {
+      const peer = entry[1];
+      const id = name(entry[0]);
+      const socket = peer._socket || {};
+      const request = socket.client && socket.client.request || socket.handshake || {};
+      peers.set(id, { room: roomOf.get(entry[0]) || text(peer._roomId),
+        name: text(peer._displayName), agent: text((request.headers || {})['user-agent']) });
+      own(id, 'transport', keys(peer._transports));
+      own(id, 'producer', keys(peer._producers));
+      own(id, 'consumer', keys(peer._consumers));
+      await breathe();
+    }
+  }
+
+  async function readRoomServer(rooms, peers) {
+    const manager = global.serverManager;
+    const roomOf = new Map();
+    for (const entry of entries(manager.rooms)) {
+      const room = entry[1];
+      const inner = Array.from(values(room.breakoutRooms))
+        .concat(list(room.rooms && room.rooms.items));
+      const sessions = [room.sessionId].concat(inner.map((part) => part.sessionId));
+      sessions.forEach((session) => roomOf.set(session, name(entry[0])));
+      rooms.set(name(entry[0]), { sessions: list(sessions) });
+      await breathe();
+    }
+    for (const entry of entries(manager.peers)) {
+      const peer = entry[1];
+      const id = name(entry[0]);
+      const connection = peer.connections && list(peer.connections.items)[0];
+      const handshake = connection && connection.socket && connection.socket.handshake || {};
+      peers.set(id, { room: roomOf.get(peer.sessionId), name: text(peer.displayName),
+        agent: text((handshake.headers || {})['user-agent']) });
+      own(id, 'transport', [peer.producingTransport, peer.consumingTransport]
+        .filter(Boolean).map((transport) => transport.id));
+      own(id, 'producer', keys(peer.producers));
+      own(id, 'consumer', keys(peer.consumers));
+      await breathe();
+    }
+  }
+
+  // The room of a router is that of any peer that produces in it.
+  async function readDemo(rooms, peers) {
+    for (const room of values(root('rooms'))) {
+      const id = name(room.id);
+      rooms.set(id, { routers: [] });
+      let dump = {};
+      // serialize() throws while a peer has not joined.
+      try { dump = room.serialize(); } catch (error) { continue; }
+      list(dump.peers, 4096).concat(list(dump.broadcasterPeers, 4096)).forEach((peer) => {
+        const device = peer.device || {};
+        peers.set(name(peer.peerId || peer.id), { room: id, name: text(peer.displayName),
+          agent: text([device.name, device.version].filter(Boolean).join(' ')) });
+      });
+      await breathe();
+    }
+    for (const rec of records.values()) {
+      if (rec.what !== 'producer') continue;
+      const peer = peers.get(appText(rec.object, 'peerId'));
+      const transport = records.get('transport ' + rec.parent);
+      const room = peer && rooms.get(peer.room);
+      if (room && transport && room.routers.indexOf(transport.parent) < 0) {
+        room.routers.push(transport.parent);
+      }
+      await breathe();
+    }
+  }
+
+  // ---- Statistics -------------------------------------------------------------------------------
+
+  // Requests are spread evenly over the interval; when there are more streams than the rate
+  // allows, the interval becomes longer.
+  const waiting = new Set();
+  let order = [];
+  let cursor = 0;
+  let credit = 0;
+
+  function stats() {
+    const seconds = Number(options.stats);
+    if (!(seconds > 0)) return;
+    waiting.forEach((request) => {
+      if (now() - request.at > REQUEST_MS) waiting.delete(request);
+    });
+    if (cursor >= order.length) {
+      order = Array.from(records.values()).filter((rec) => rec.object.getStats
+        && (rec.what === 'producer' || rec.what === 'consumer'));
+      cursor = 0;
+    }
+    const rate = Math.min(order.length / seconds, options.rate);
+    credit = Math.min(credit + rate * TICK_MS / 1000, Math.max(1, rate));
+    while (credit >= 1 && cursor < order.length && waiting.size < OUTSTANDING) {
+      const rec = order[cursor++];
+      credit--;
+      if (!rec.gone) statsOf(rec);
+    }
+  }
+
+  function statsOf(rec) {
+    const request = { at: now() };
+    waiting.add(request);
+    requests++;
+    rec.object.getStats().then((stats) => {
+      waiting.delete(request);
+      if (stopped || rec.gone) return;
+      const type = rec.what === 'producer' ? 'inbound-rtp' : 'outbound-rtp';
+      say({ t: 'stats', what: rec.what, id: rec.id, transport: rec.parent,
+        of: list(stats).filter((stat) => stat.type === type).map((stat) => ({
+          ssrc: stat.ssrc, rtx: stat.rtxSsrc, rid: text(stat.rid), bytes: stat.byteCount,
+          packets: stat.packetCount, lost: stat.packetsLost, resent: stat.packetsRetransmitted,
+          fraction: stat.fractionLost, rtt: stat.roundTripTime, bps: stat.bitrate })) });
+    }).catch((error) => {
+      waiting.delete(request);
+      if (!rec.gone && !rec.object.closed) failed(rec.what + '.getStats')(error);
+    });
+  }
+
+  // One request of the first walk, no faster than the rate.
+  let nextAsk = 0;
+  async function ask(request, op) {
+    const at = Math.max(now(), nextAsk);
+    nextAsk = at + 1000 / Math.max(1, options.rate);
+    if (at > now()) await new Promise((resolve) => later(at - now(), resolve));
+    if (stopped) return null;
+    requests++;
+    try {
+      const answer = await request();
+      sliceStart = now();
+      return answer;
+    } catch (error) {
+      failed(op)(error);
+      return null;
+    }
+  }
+
+  // ---- Small things -----------------------------------------------------------------------------
+
+  function root(name) {
+    const map = roots && roots[name] || global[name];
+    return map && typeof map.forEach === 'function' ? map : new Map();
+  }
+
+  function detect() {
+    const isMap = (name) => global[name] instanceof Map;
+    if (global.serverManager && global.serverManager.rooms) return 'edumeet4-room-server';
+    if (isMap('roomServers') && isMap('roomServerConnections')) return 'edumeet4-media-node';
+    if (isMap('workers') && isMap('rooms') && isMap('peers')) return 'edumeet3';
+    if (isMap('workers') && isMap('rooms')) return 'mediasoup-demo-ts';
+    if (isMap('workers')) return 'mediasoup-demo-js';
+    return roots ? 'mediasoup' : 'unknown';
+  }
+
+  // What the server has loaded already: asking for it by name could load another copy.
+  function loadedMediasoups() {
+    const cache = need && need.cache || {};
+    return Object.keys(cache)
+      .filter((path) => /mediasoup[\\/](node[\\/])?lib[\\/]index\.js$/.test(path))
+      .map((path) => cache[path] && cache[path].exports)
+      .filter((exports) => exports && exports.observer && exports.createWorker);
+  }
+
+  function mediasoupObservers() {
+    return roots ? Array.from(roots.observers) : loadedMediasoups().map((one) => one.observer);
+  }
+
+  function mediasoupVersion() {
+    return loadedMediasoups().map((one) => text(one.version))[0];
+  }
+}
+
+function now() {
+  const time = process.hrtime();
+  return time[0] * 1e3 + time[1] / 1e6;
+}
+
+// A stranger's string: bounded, and without lone surrogates, which are not JSON to everyone.
+function text(value) {
+  if (typeof value !== 'string') return undefined;
+  const short = value.slice(0, TEXT);
+  return /[^\x20-\x7e]/.test(short) ? String(Buffer.from(short)) : short;
+}
+
+function name(value) {
+  return text(String(value));
+}
+
+function list(value, limit) {
+  return Array.isArray(value) ? value.slice(0, limit || ENTRIES) : [];
+}
+
+function values(map) {
+  return map && map.values ? map.values() : [];
+}
+
+function entries(map) {
+  return map && map.entries ? map.entries() : [];
+}
+
+function* keys(map) {
+  if (!map || !map.keys) return;
+  for (const key of map.keys()) yield String(key).slice(0, IDENTIFIER);
+}
+
+// ---- Agent mode ---------------------------------------------------------------------------------
+
+// Keeps what exists from the first worker on, and listens where the exporter connects.
+function agent(need) {
+  const Module = need('module');
+  const load = Module._load;
+  const roots = { observers: new Set(), workers: new Map(), routers: new Map(),
+    transports: new Map(), producers: new Map(), consumers: new Map(), parents: new WeakMap() };
+  let listening = false;
+
+  Module._load = function (request) {
+    const exports = load.apply(this, arguments);
+    if (typeof request === 'string' && request.indexOf('mediasoup') >= 0) {
+      try { found(exports); } catch (error) { warn(error); }
+    }
+    return exports;
+  };
+
+  function found(exports) {
+    const observer = exports && typeof exports.createWorker === 'function' && exports.observer;
+    if (!observer || roots.observers.has(observer)) return;
+    roots.observers.add(observer);
+    observer.on('newworker', safe(worker));
+    if (!listening) { listening = true; listenForExporters(); }
+  }
+
+  function worker(object) {
+    keep(roots.workers, object.pid, object, null);
+    object.observer.on('newrouter', safe((router) => {
+      keep(roots.routers, router.id, router, object.pid);
+      router.observer.on('newtransport', safe((transport) => {
+        keep(roots.transports, transport.id, transport, router.id);
+        transport.observer.on('newproducer', safe((producer) =>
+          keep(roots.producers, transport.id + ' ' + producer.id, producer, transport.id)));
+        transport.observer.on('newconsumer', safe((consumer) =>
+          keep(roots.consumers, consumer.id, consumer, transport.id)));
+      }));
+    }));
+  }
+
+  function keep(map, key, object, parent) {
+    map.set(key, object);
+    if (parent !== null) roots.parents.set(object, parent);
+    object.observer.once('close', () => map.delete(key));
+  }
+
+  function listenForExporters() {
+    const fs = need('fs');
+    const path = process.env.MEDIASOUP_EXPORTER_SOCKET
+      || '/tmp/mediasoup-exporter-agent-' + process.pid + '.sock';
+    const server = need('net').createServer((socket) => {
+      socket.on('error', () => {});
+      try { install(socket, need, roots); } catch (error) { warn(error); socket.destroy(); }
+    });
+    server.on('error', warn);
+    try { if (fs.lstatSync(path).isSocket()) fs.unlinkSync(path); } catch (error) { /* free */ }
+    // Only this user's processes and root may connect: bind() happens within listen().
+    let mask = null;
+    try { mask = process.umask(0o177); } catch (error) { /* a worker thread */ }
+    try { server.listen(path); } finally { if (mask !== null) process.umask(mask); }
+    server.unref();
+    process.on('exit', () => { try { fs.unlinkSync(path); } catch (error) { /* gone */ } });
+  }
+
+  function safe(f) {
+    return (object) => { try { f(object); } catch (error) { warn(error); } };
+  }
+
+  function warn(error) {
+    process.emitWarning('mediasoup-exporter: ' + (error && error.message || error));
+  }
+}
+
+// `--require` wraps this file as a CommonJS module; a console does not.
+if (typeof __filename === 'string') agent(require);
+return install;
+})()

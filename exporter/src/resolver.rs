@@ -1,0 +1,203 @@
+//! Looks up reverse names in the background.
+//!
+//! Addresses come in through a bounded queue, answers go out through a function; what is remembered,
+//! for how long, and whether it is shown, is decided in [`crate::labels`]. Only that many look-ups
+//! run at a time, and each ends in time, so a name server that hangs costs only names.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::proto::rr::RData;
+use tokio::sync::mpsc;
+
+/// Addresses that wait at most.
+const QUEUE: usize = 1024;
+/// Look-ups at a time.
+const CONCURRENCY: usize = 32;
+/// For one look-up, all tries together.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// For one try.
+const TRY: Duration = Duration::from_secs(2);
+
+/// Where addresses go.
+#[derive(Clone, Debug)]
+pub struct Questions {
+    queue: mpsc::Sender<IpAddr>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    lookups: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// What there is to do; see [`run`].
+pub struct Work {
+    queue: mpsc::Receiver<IpAddr>,
+    counts: Arc<Counts>,
+}
+
+/// A queue of questions, and its other end.
+pub fn questions() -> (Questions, Work) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let counts = Arc::<Counts>::default();
+    (Questions { queue: sender, counts: counts.clone() }, Work { queue: receiver, counts })
+}
+
+impl Questions {
+    /// How many more the queue takes now.
+    pub fn room(&self) -> usize {
+        self.queue.capacity()
+    }
+
+    /// Asks for a name. False: there was no room.
+    pub fn ask(&self, ip: IpAddr) -> bool {
+        self.queue.try_send(ip).is_ok()
+    }
+
+    /// Look-ups made, and those that found nothing.
+    pub fn counts(&self) -> (u64, u64) {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (load(&self.counts.lookups), load(&self.counts.failures))
+    }
+}
+
+/// Answers questions from the system's name servers until nobody can ask any more. Needs a tokio
+/// runtime.
+pub async fn run(
+    work: Work,
+    answer: impl Fn(IpAddr, Option<Arc<str>>) + Send,
+) -> anyhow::Result<()> {
+    let resolver = system().context("read /etc/resolv.conf; without it, use --numeric")?;
+    answer_all(work, PATIENCE, |ip| reverse(resolver.clone(), ip), answer).await;
+    Ok(())
+}
+
+fn system() -> anyhow::Result<TokioResolver> {
+    let mut builder = TokioResolver::builder_tokio()?;
+    let options = builder.options_mut();
+    options.timeout = TRY;
+    options.attempts = 1;
+    // Answers are remembered elsewhere.
+    options.cache_size = 0;
+    Ok(builder.build()?)
+}
+
+async fn reverse(resolver: TokioResolver, ip: IpAddr) -> Option<String> {
+    let lookup = resolver.reverse_lookup(ip).await.ok()?;
+    lookup.answers().iter().find_map(|record| match &record.data {
+        RData::PTR(name) => Some(name.to_utf8().trim_end_matches('.').to_owned()),
+        _ => None,
+    })
+}
+
+async fn answer_all<F: Future<Output = Option<String>>>(
+    mut work: Work,
+    patience: Duration,
+    lookup: impl Fn(IpAddr) -> F,
+    answer: impl Fn(IpAddr, Option<Arc<str>>),
+) {
+    let mut running = FuturesUnordered::new();
+    let mut open = true;
+    while open || !running.is_empty() {
+        tokio::select! {
+            question = work.queue.recv(), if open && running.len() < CONCURRENCY => {
+                let Some(ip) = question else {
+                    open = false;
+                    continue;
+                };
+                work.counts.lookups.fetch_add(1, Ordering::Relaxed);
+                let found = tokio::time::timeout(patience, lookup(ip));
+                running.push(async move { (ip, found.await.ok().flatten()) });
+            }
+            Some((ip, name)) = running.next(), if !running.is_empty() => {
+                if name.is_none() {
+                    work.counts.failures.fetch_add(1, Ordering::Relaxed);
+                }
+                answer(ip, name.map(Arc::from));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([198, 51, 100, last])
+    }
+
+    async fn answers<F: Future<Output = Option<String>>>(
+        count: u8,
+        patience: Duration,
+        lookup: impl Fn(IpAddr) -> F,
+    ) -> (Vec<(IpAddr, Option<Arc<str>>)>, (u64, u64)) {
+        let (questions, work) = questions();
+        for last in 0..count {
+            assert!(questions.ask(ip(last)));
+        }
+        let kept = questions.clone();
+        let counts = kept.counts.clone();
+        drop((questions, kept));
+        let answers = RefCell::new(Vec::new());
+        answer_all(work, patience, lookup, |ip, name| answers.borrow_mut().push((ip, name))).await;
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (answers.into_inner(), (load(&counts.lookups), load(&counts.failures)))
+    }
+
+    #[tokio::test]
+    async fn every_question_has_an_answer() {
+        let (answers, counts) = answers(200, PATIENCE, async |ip| match ip {
+            IpAddr::V4(v4) if v4.octets()[3] % 2 == 0 => Some(format!("host-{ip}.example")),
+            _ => None,
+        })
+        .await;
+        assert_eq!(answers.len(), 200);
+        assert_eq!(counts, (200, 100));
+        assert!(answers.contains(&(ip(4), Some("host-198.51.100.4.example".into()))));
+        assert!(answers.contains(&(ip(5), None)));
+    }
+
+    #[tokio::test]
+    async fn look_ups_that_hang_are_bounded_in_number_and_time() {
+        let (now, most) = (RefCell::new(0_usize), RefCell::new(0_usize));
+        let (answers, counts) = answers(100, Duration::from_millis(1), async |_| {
+            *now.borrow_mut() += 1;
+            most.replace_with(|most| (*most).max(*now.borrow()));
+            let _leaves = Leaves(&now);
+            std::future::pending().await
+        })
+        .await;
+        assert_eq!(answers.len(), 100);
+        assert_eq!(counts, (100, 100));
+        assert_eq!(most.into_inner(), CONCURRENCY);
+    }
+
+    struct Leaves<'a>(&'a RefCell<usize>);
+
+    impl Drop for Leaves<'_> {
+        fn drop(&mut self) {
+            *self.0.borrow_mut() -= 1;
+        }
+    }
+
+    #[test]
+    fn the_queue_is_bounded() {
+        let (questions, _work) = questions();
+        assert_eq!(questions.room(), QUEUE);
+        for _ in 0..QUEUE {
+            assert!(questions.ask(ip(1)));
+        }
+        assert_eq!((questions.room(), questions.ask(ip(2))), (0, false));
+    }
+}

@@ -1,0 +1,240 @@
+//! Accepts connections and answers requests.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::web::accept::{self, Wanted};
+use crate::web::body::{self, Answer, Never};
+use crate::web::connections::{Connection, Connections};
+use crate::web::guarded::Guarded;
+use crate::web::{Access, App, Ended, Limits, Page, pages};
+
+/// hyper wants at least 8 KiB; a browser's cookies for the same host fit.
+const HEADER_BYTES: usize = 16 << 10;
+const HEADER_LINES: usize = 64;
+
+struct Server<A> {
+    app: Arc<A>,
+    access: Access,
+    limits: Limits,
+    connections: Connections,
+}
+
+/// Serves until the shutdown completes, then for as long as `limits.grace` at most.
+pub async fn serve<A: App>(
+    listener: TcpListener,
+    app: Arc<A>,
+    access: Access,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
+    let connections = Connections::new(limits.clone());
+    let server = Arc::new(Server { app, access, limits, connections });
+    let (stop, stopped) = watch::channel(());
+    let mut tasks = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = tasks.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => server.admit(stream, &mut tasks, &stopped),
+                Err(error) => {
+                    // Out of descriptors, most likely: the next try would fail at once again.
+                    tracing::debug!("accept a connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    drop(stop);
+    let all_done = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(server.limits.grace, all_done).await.is_err() {
+        tasks.shutdown().await;
+    }
+}
+
+impl<A: App> Server<A> {
+    fn admit(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        tasks: &mut JoinSet<()>,
+        stopped: &watch::Receiver<()>,
+    ) {
+        match self.connections.make_room() {
+            Ok(None) => {}
+            Ok(Some(ended)) => self.app.ended(ended),
+            Err(ended) => return self.app.ended(ended),
+        }
+        let connection = self.connections.open();
+        let task = {
+            let (server, connection) = (self.clone(), connection.clone());
+            let stopped = stopped.clone();
+            // A struct, so that an aborted task leaves the list too.
+            let open = Open { server, connection };
+            async move { open.run(stream, stopped).await }
+        };
+        let abort = tasks.spawn(task);
+        self.connections.running(&connection, abort);
+    }
+
+    async fn answer(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Arc<Connection>,
+    ) -> Response<Answer> {
+        connection.work();
+        let page = Page::of(request.uri().path());
+        let mut response = self.respond(page, request, connection).await;
+        self.app.answered(page, response.status().as_u16());
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+
+    async fn respond(
+        &self,
+        page: Page,
+        request: &Request<Incoming>,
+        connection: &Arc<Connection>,
+    ) -> Response<Answer> {
+        let say = |status, text: &str| plain(status, text, connection);
+        let is_health = matches!(page, Page::Healthy | Page::Ready);
+        if !is_health && !self.access.allows(request.headers()) {
+            let response = say(StatusCode::UNAUTHORIZED, "a token is needed\n");
+            let challenge = "Bearer, Basic realm=\"mediasoup-exporter\"";
+            return with(response, header::WWW_AUTHENTICATE, challenge);
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let response = say(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD only\n");
+            return with(response, header::ALLOW, "GET, HEAD");
+        }
+        match page {
+            Page::Metrics => self.metrics(request, connection).await,
+            Page::Landing => landing(pages::landing(&self.app.overview()), connection),
+            Page::Healthy => say(StatusCode::OK, "healthy\n"),
+            Page::Ready if self.app.ready() => say(StatusCode::OK, "ready\n"),
+            Page::Ready => say(StatusCode::SERVICE_UNAVAILABLE, "no reading yet\n"),
+            Page::Unknown => say(StatusCode::NOT_FOUND, "no such page\n"),
+        }
+    }
+
+    async fn metrics(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Arc<Connection>,
+    ) -> Response<Answer> {
+        // A header that is given several times is one list (RFC 9110 §5.3).
+        let list = |name: HeaderName| {
+            let values = request.headers().get_all(name).iter();
+            let values: Vec<&str> = values.filter_map(|value| value.to_str().ok()).collect();
+            (!values.is_empty()).then(|| values.join(","))
+        };
+        let accepts = list(header::ACCEPT);
+        let wanted = match Wanted::new(accepts.as_deref(), request.uri().query()) {
+            Ok(wanted) => wanted,
+            Err(why) => return plain(StatusCode::BAD_REQUEST, &format!("{why}\n"), connection),
+        };
+        let gzip = accept::gzip(list(header::ACCEPT_ENCODING).as_deref());
+        let head = |answer| {
+            let response = Response::new(answer);
+            let response = with(response, header::CONTENT_TYPE, wanted.format.content_type());
+            let response = with(response, header::VARY, "Accept, Accept-Encoding");
+            if gzip { with(response, header::CONTENT_ENCODING, "gzip") } else { response }
+        };
+        if request.method() == Method::HEAD {
+            return head(Answer::whole("", connection));
+        }
+        for _ in 0..self.connections.free_memory() {
+            self.app.ended(Ended::Slow);
+        }
+        let (sink, mut source) = body::channel(connection, gzip);
+        let busy = self.app.scrape(wanted, sink).is_err();
+        let begun = tokio::time::timeout(self.limits.scrape, source.begins());
+        if busy || !matches!(begun.await, Ok(true)) {
+            let text = if busy { "too many scrapes wait\n" } else { "the scrape failed\n" };
+            let response = plain(StatusCode::SERVICE_UNAVAILABLE, text, connection);
+            return with(response, header::RETRY_AFTER, "1");
+        }
+        head(Answer::Stream(source))
+    }
+}
+
+/// A connection that is in the list of open ones.
+struct Open<A: App> {
+    server: Arc<Server<A>>,
+    connection: Arc<Connection>,
+}
+
+impl<A: App> Drop for Open<A> {
+    fn drop(&mut self) {
+        self.server.connections.close(&self.connection);
+    }
+}
+
+impl<A: App> Open<A> {
+    async fn run(self, stream: TcpStream, mut stopped: watch::Receiver<()>) {
+        let _ = stream.set_nodelay(true);
+        let service = service_fn(|request: Request<Incoming>| {
+            let (server, connection) = (&self.server, &self.connection);
+            async move { Ok::<_, Never>(server.answer(&request, connection).await) }
+        });
+        let stream = TokioIo::new(Guarded::new(stream, self.server.limits.write));
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(self.server.limits.request)
+                .max_buf_size(HEADER_BYTES)
+                .max_headers(HEADER_LINES)
+                .serve_connection(stream, service)
+        );
+        let mut stopping = false;
+        let result = loop {
+            tokio::select! {
+                result = connection.as_mut() => break result,
+                // An error: the sender is gone, which is the signal.
+                _ = stopped.changed(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        };
+        if let Err(error) = result {
+            self.server.app.ended(Ended::Failed);
+            tracing::debug!("a client's connection: {error}");
+        }
+    }
+}
+
+fn plain(status: StatusCode, text: &str, connection: &Arc<Connection>) -> Response<Answer> {
+    let mut response = Response::new(Answer::whole(text.to_owned(), connection));
+    *response.status_mut() = status;
+    with(response, header::CONTENT_TYPE, "text/plain; charset=utf-8")
+}
+
+fn landing(page: String, connection: &Arc<Connection>) -> Response<Answer> {
+    let response = Response::new(Answer::whole(page, connection));
+    let response = with(response, header::CONTENT_TYPE, "text/html; charset=utf-8");
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    with(response, header::CONTENT_SECURITY_POLICY, policy)
+}
+
+fn with(mut response: Response<Answer>, name: HeaderName, value: &'static str) -> Response<Answer> {
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
+}

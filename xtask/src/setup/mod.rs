@@ -1,0 +1,61 @@
+//! `cargo xtask setup`: installs what building the kernel object and running the tests need.
+//!
+//! What is there already is left alone, and then nothing asks the network. Debian packages go where
+//! Debian puts them; everything else goes into the cache folder.
+
+pub mod linker;
+pub mod mediasoup;
+mod packages;
+
+use std::time::Instant;
+
+use crate::cache;
+
+/// Options of `cargo xtask setup`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Install only this part.
+    #[arg(long, value_enum, default_value_t = Part::All)]
+    only: Part,
+}
+
+/// What can be installed by itself.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Debian packages, of every part.
+    Packages,
+    /// The toolchain for the kernel object, its packages among it.
+    Ebpf,
+    /// The mediasoup workers, their packages among it.
+    Mediasoup,
+    /// Everything.
+    All,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    install(args.only)
+}
+
+/// Installs `part`; does nothing when it is installed.
+pub fn install(part: Part) -> anyhow::Result<()> {
+    let cache = cache::lock()?;
+    let wants = |one| part == Part::All || part == one;
+    timed("Debian packages", || packages::install(part))?;
+    if wants(Part::Ebpf) {
+        timed("bpf-linker", || linker::install(&cache))?;
+    }
+    if wants(Part::Mediasoup) {
+        for version in mediasoup::VERSIONS {
+            timed(&format!("mediasoup {version}"), || mediasoup::install(&cache, version))?;
+        }
+    }
+    Ok(())
+}
+
+fn timed(what: &str, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let start = Instant::now();
+    install()?;
+    eprintln!("setup: {what}: ready ({:.1} s)", start.elapsed().as_secs_f64());
+    Ok(())
+}

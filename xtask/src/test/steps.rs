@@ -1,0 +1,142 @@
+//! The checks and tests, in the order in which they run: quick ones that say most come first.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::setup::mediasoup;
+use crate::{ebpf, paths};
+
+/// One check, or one run of tests.
+pub struct Step {
+    /// What the table of durations calls it.
+    pub name: String,
+    /// What to do.
+    pub action: Action,
+    /// Whether its output holds libtest's summaries; otherwise the whole step counts as one check.
+    pub is_tests: bool,
+}
+
+/// What a step does.
+pub enum Action {
+    /// Runs here; the commands in it have limits of their own.
+    Own(Box<dyn FnOnce() -> anyhow::Result<()>>),
+    /// Runs a command that is ended after this time.
+    Command(Command, Duration),
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const QUICK: Duration = MINUTE;
+const BUILD: Duration = Duration::from_secs(15 * 60);
+const TESTS: Duration = Duration::from_secs(25 * 60);
+
+const KERNEL_PROGRAM: &str = "exporter-ebpf/Cargo.toml";
+
+impl Step {
+    /// A check that runs in this program.
+    pub fn own(name: &str, action: impl FnOnce() -> anyhow::Result<()> + 'static) -> Self {
+        Self { name: name.to_owned(), action: Action::Own(Box::new(action)), is_tests: false }
+    }
+
+    fn check(name: &str, command: Command, limit: Duration) -> Self {
+        Self { name: name.to_owned(), action: Action::Command(command, limit), is_tests: false }
+    }
+
+    fn tests(name: &str, command: Command) -> Self {
+        Self { name: name.to_owned(), action: Action::Command(command, TESTS), is_tests: true }
+    }
+}
+
+/// Every check and test.
+pub fn all() -> anyhow::Result<Vec<Step>> {
+    let deny = ["--", "-D", "warnings"];
+    let mut steps = vec![
+        Step::check("format", cargo(["fmt", "--all", "--check"]), QUICK),
+        Step::check("format: kernel program", kernel(["fmt", "--check"]), QUICK),
+        Step::own("kernel object", ebpf::check),
+        Step::check(
+            "clippy",
+            with(cargo(["clippy", "--workspace", "--all-targets", "--locked"]), deny),
+            BUILD,
+        ),
+        Step::check(
+            "clippy: kernel program",
+            with(kernel(["clippy", "--lib", "--tests", "--locked"]), deny),
+            BUILD,
+        ),
+        Step::check("documentation", documentation(), BUILD),
+    ];
+    steps.extend(tests(&[])?);
+    Ok(steps)
+}
+
+/// The tests whose name contains one of `filter`, and nothing else.
+pub fn filtered(filter: &[String]) -> anyhow::Result<Vec<Step>> {
+    tests(filter)
+}
+
+fn tests(filter: &[String]) -> anyhow::Result<Vec<Step>> {
+    let unit =
+        cargo(["test", "--workspace", "--exclude", "exporter-tests", "--locked", "--no-fail-fast"]);
+    let kernel = kernel(["test", "--lib", "--locked"]);
+    let mut system = cargo(["test", "--package", "exporter-tests", "--locked", "--no-fail-fast"]);
+    name_tools(&mut system)?;
+    Ok(vec![
+        Step::tests("tests: kernel program", with_filter(kernel, filter, &[])),
+        Step::tests("tests: units", with_filter(unit, filter, &[])),
+        Step::check(
+            "exporter's binary",
+            cargo(["build", "--package", "mediasoup-exporter", "--locked"]),
+            BUILD,
+        ),
+        // They share the kernel, network namespaces and this machine's two cores. What they print
+        // passes through, so that a skipped one says so and a hanging one can be seen.
+        Step::tests(
+            "tests: system",
+            with_filter(system, filter, &["--test-threads=1", "--nocapture"]),
+        ),
+    ])
+}
+
+fn documentation() -> Command {
+    let mut doc =
+        cargo(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    doc
+}
+
+/// Tells tests where the cached tools are; a tool that is not there gets no variable.
+fn name_tools(command: &mut Command) -> anyhow::Result<()> {
+    for version in mediasoup::VERSIONS {
+        if let Some(folder) = mediasoup::find(version)? {
+            command.env(mediasoup::variable(version), folder);
+        }
+    }
+    command.env("MEDIASOUP_EXPORTER_BIN", paths::target().join("debug/mediasoup-exporter"));
+    Ok(())
+}
+
+fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(paths::root()).args(arguments);
+    cargo
+}
+
+/// cargo for the kernel program's package, which is no member of the workspace: here its library,
+/// compiled for this machine.
+fn kernel<const N: usize>(arguments: [&str; N]) -> Command {
+    let mut cargo = cargo(arguments);
+    cargo.arg("--manifest-path").arg(Path::new(paths::root()).join(KERNEL_PROGRAM));
+    cargo.env("CARGO_TARGET_DIR", paths::target().join("ebpf-host"));
+    cargo
+}
+
+fn with<const N: usize>(mut command: Command, arguments: [&str; N]) -> Command {
+    command.args(arguments);
+    command
+}
+
+fn with_filter(mut command: Command, filter: &[String], options: &[&str]) -> Command {
+    command.arg("--").args(options).args(filter);
+    command
+}
