@@ -9,15 +9,13 @@ use core::mem::size_of;
 
 use crate::abi::{Event, FlowKeyV4, FlowKeyV6, RECEIVE, TCP, UDP};
 
-/// VLAN tags that are looked through: the customer's and the provider's.
-pub const MAX_TAGS: usize = 2;
 /// IPv6 extension headers that are looked through.
 pub const MAX_EXTENSIONS: usize = 6;
 
 /// What stands before the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// An Ethernet header, with up to [`MAX_TAGS`] VLAN tags.
+    /// An Ethernet header, with up to two VLAN tags: the customer's and the provider's.
     Ethernet,
     /// Nothing (tun, WireGuard, raw IP).
     Raw,
@@ -163,7 +161,9 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 pub fn network(bytes: Bytes<'_>, view: &View) -> Result<Network, Skip> {
     match view.link {
         Link::Ethernet => ethernet(bytes),
-        Link::Raw => match bytes.read::<u8>(0).ok_or(Skip::Short)? >> 4 {
+        // Never a single byte: the verifier learns nothing from `address >= end`, which is what the
+        // compiler makes of that test.
+        Link::Raw => match u32::from_be(bytes.read(0).ok_or(Skip::Short)?) >> 28 {
             4 => Ok(Network::V4(0)),
             6 => Ok(Network::V6(0)),
             _ => Err(Skip::Elsewhere),
@@ -171,27 +171,30 @@ pub fn network(bytes: Bytes<'_>, view: &View) -> Result<Network, Skip> {
     }
 }
 
-/// 802.1Q, 802.1ad, and the number that was used before 802.1ad had one.
-const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
-
 #[inline(always)]
 fn ethernet(bytes: Bytes<'_>) -> Result<Network, Skip> {
-    let mut offset = 12;
-    for _ in 0..=MAX_TAGS {
-        let kind = u16::from_be(bytes.read(offset).ok_or(Skip::Short)?);
-        offset += 2;
-        if kind == 0x0800 {
-            return Ok(Network::V4(offset));
+    let mut kind = u16::from_be(bytes.read(12).ok_or(Skip::Short)?);
+    let mut offset = 14;
+    // Written out, because the compiler's loop is slower and harder on the verifier.
+    if is_tag(kind) {
+        kind = u16::from_be(bytes.read(16).ok_or(Skip::Short)?);
+        offset = 18;
+        if is_tag(kind) {
+            kind = u16::from_be(bytes.read(20).ok_or(Skip::Short)?);
+            offset = 22;
         }
-        if kind == 0x86dd {
-            return Ok(Network::V6(offset));
-        }
-        if kind != TAGS[0] && kind != TAGS[1] && kind != TAGS[2] {
-            return Err(Skip::Elsewhere);
-        }
-        offset += 2;
     }
-    Err(Skip::Elsewhere)
+    match kind {
+        0x0800 => Ok(Network::V4(offset)),
+        0x86dd => Ok(Network::V6(offset)),
+        _ => Err(Skip::Elsewhere),
+    }
+}
+
+/// 802.1Q, 802.1ad, and the number that was used before 802.1ad had one.
+#[inline(always)]
+fn is_tag(kind: u16) -> bool {
+    kind == 0x8100 || kind == 0x88a8 || kind == 0x9100
 }
 
 /// RFC 791 §3.1.

@@ -14,47 +14,59 @@ pub const MAX_MISORDER: u16 = 100;
 /// No sequence number (RFC 3550 A.1 sets `bad_seq` to it).
 pub const NO_SEQUENCE: u32 = (1 << 16) + 1;
 
-/// What a datagram carries.
+/// What a datagram carries. Flat rather than an enum with fields: where an enum leaves a field
+/// undefined, the kernel's verifier refuses the register that would hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
+pub struct Content {
+    /// What it is.
+    pub kind: Kind,
+    /// Its header, zero unless [`Kind::Rtp`].
+    pub rtp: Rtp,
+}
+
+/// Kinds of datagrams; finer than [`Class`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
     /// RTP or SRTP with a header that fits.
-    Rtp(Rtp),
+    Rtp,
     /// RTCP or SRTCP.
     Rtcp,
-    /// STUN.
-    Stun {
-        /// A success response: whoever sends it has checked the request's credentials.
-        is_success: bool,
-    },
+    /// STUN, but no success response.
+    Stun,
+    /// A STUN success response: whoever sends it has checked the request's credentials.
+    StunSuccess,
     /// DTLS.
     Dtls,
     /// First byte of RTP, but the header does not fit the datagram.
     BadRtp,
     /// Anything else: TURN channels, ZRTP, keep-alives.
     Other,
+    /// It has bytes that decide, but they cannot be read.
+    Unreadable,
 }
 
-impl Content {
+impl Kind {
     /// The class that counts it.
     #[inline(always)]
-    pub fn class(&self) -> Class {
+    pub fn class(self) -> Class {
         match self {
-            Self::Rtp(_) => Class::Rtp,
+            Self::Rtp => Class::Rtp,
             Self::Rtcp => Class::Rtcp,
-            Self::Stun { .. } => Class::Stun,
+            Self::Stun | Self::StunSuccess => Class::Stun,
             Self::Dtls => Class::Dtls,
-            Self::BadRtp | Self::Other => Class::Other,
+            Self::BadRtp | Self::Other | Self::Unreadable => Class::Other,
         }
     }
 
     /// A server sends this to no stranger.
     #[inline(always)]
-    pub fn is_proof(&self) -> bool {
-        match self {
-            Self::Rtp(_) | Self::Rtcp | Self::Dtls => true,
-            Self::Stun { is_success } => *is_success,
-            Self::BadRtp | Self::Other => false,
-        }
+    pub fn is_proof(self) -> bool {
+        matches!(self, Self::Rtp | Self::Rtcp | Self::StunSuccess | Self::Dtls)
+    }
+
+    const fn alone(self) -> Content {
+        let rtp = Rtp { ssrc: 0, sequence: 0, timestamp: 0, payload_type: 0 };
+        Content { kind: self, rtp }
     }
 }
 
@@ -75,8 +87,8 @@ pub struct Rtp {
 pub trait Payload {
     /// Big-endian words from a byte offset on, in network order.
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
-    /// One byte.
-    fn byte(&self, offset: usize) -> Option<u8>;
+    /// The first two bytes.
+    fn lead(&self) -> Option<[u8; 2]>;
 }
 
 /// A payload within a frame's readable bytes.
@@ -95,58 +107,50 @@ impl Payload for Within<'_> {
     }
 
     #[inline(always)]
-    fn byte(&self, offset: usize) -> Option<u8> {
-        self.frame.read(self.offset + offset)
+    fn lead(&self) -> Option<[u8; 2]> {
+        self.frame.read(self.offset)
     }
 }
 
-/// Tells what a payload of `length` bytes is. `None`: it has bytes that decide, but they cannot be
-/// read.
+/// Tells what a payload of `length` bytes is.
 #[inline(always)]
-pub fn classify(payload: &impl Payload, length: u32) -> Option<Content> {
+pub fn classify(payload: &impl Payload, length: u32) -> Content {
     if length < RTP_HEADER {
-        return classify_short(payload, length);
+        return classify_short(payload, length).alone();
     }
-    let [first, timestamp, ssrc] = payload.words(0)?;
+    let Some([first, timestamp, ssrc]) = payload.words(0) else {
+        return Kind::Unreadable.alone();
+    };
     let first = u32::from_be(first);
-    let (lead, second) = (first >> 24, (first >> 16) & 0xff);
-    if !is_rtp_or_rtcp(lead) {
-        return Some(match lead {
-            0..=3 => {
-                const COOKIE: u32 = 0x2112_a442;
-                if length >= 20 && u32::from_be(timestamp) == COOKIE {
-                    // Class bits 0b10 (RFC 8489 §5).
-                    Content::Stun { is_success: (first >> 16) & 0x0110 == 0x0100 }
-                } else {
-                    Content::Other
-                }
-            }
-            20..=63 => Content::Dtls,
-            _ => Content::Other,
-        });
+    if !is_rtp_or_rtcp(first >> 24) {
+        return classify_other(first, u32::from_be(timestamp), length).alone();
     }
+    let second = (first >> 16) & 0xff;
     if is_rtcp(second) {
-        return Some(Content::Rtcp);
+        return Kind::Rtcp.alone();
     }
     if first & (HAS_EXTENSION | SOURCES) != 0 {
         let mut header = RTP_HEADER + ((first & SOURCES) >> 24) * 4;
         if first & HAS_EXTENSION != 0 {
             if header + 4 > length {
-                return Some(Content::BadRtp);
+                return Kind::BadRtp.alone();
             }
-            let [extension] = payload.words(header as usize)?;
+            let Some([extension]) = payload.words(header as usize) else {
+                return Kind::Unreadable.alone();
+            };
             header += 4 + (u32::from_be(extension) & 0xffff) * 4;
         }
         if header > length {
-            return Some(Content::BadRtp);
+            return Kind::BadRtp.alone();
         }
     }
-    Some(Content::Rtp(Rtp {
+    let rtp = Rtp {
         ssrc: u32::from_be(ssrc),
         sequence: first as u16,
         timestamp: u32::from_be(timestamp),
         payload_type: (second & 0x7f) as u8,
-    }))
+    };
+    Content { kind: Kind::Rtp, rtp }
 }
 
 /// The fixed header (RFC 3550 §5.1), and in its first word the extension bit and the CSRC count.
@@ -164,19 +168,32 @@ fn is_rtcp(second_byte: u32) -> bool {
     second_byte & 0xe0 == 0xc0
 }
 
+/// Neither RTP nor RTCP; the first two words decide.
+#[inline(always)]
+fn classify_other(first: u32, cookie: u32, length: u32) -> Kind {
+    match first >> 24 {
+        0..=3 if length >= 20 && cookie == 0x2112_a442 => {
+            // Class bits 0b10 (RFC 8489 §5).
+            if (first >> 16) & 0x0110 == 0x0100 { Kind::StunSuccess } else { Kind::Stun }
+        }
+        20..=63 => Kind::Dtls,
+        _ => Kind::Other,
+    }
+}
+
 /// Too short for RTP: only RTCP's shortest packets and DTLS's first byte say something.
 #[inline(always)]
-fn classify_short(payload: &impl Payload, length: u32) -> Option<Content> {
-    if length == 0 {
-        return Some(Content::Other);
+fn classify_short(payload: &impl Payload, length: u32) -> Kind {
+    if length < 2 {
+        return Kind::Other;
     }
-    let lead = payload.byte(0)? as u32;
-    Some(match lead {
-        20..=63 => Content::Dtls,
-        lead if !is_rtp_or_rtcp(lead) => Content::Other,
-        _ if length >= 4 && is_rtcp(payload.byte(1)? as u32) => Content::Rtcp,
-        _ => Content::BadRtp,
-    })
+    match payload.lead() {
+        None => Kind::Unreadable,
+        Some([20..=63, _]) => Kind::Dtls,
+        Some([lead, _]) if !is_rtp_or_rtcp(lead as u32) => Kind::Other,
+        Some([_, second]) if length >= 4 && is_rtcp(second as u32) => Kind::Rtcp,
+        Some(_) => Kind::BadRtp,
+    }
 }
 
 /// Adds one packet of `bytes` bytes, come at `now` jiffies.

@@ -8,7 +8,7 @@ use std::vec::Vec;
 
 use super::*;
 
-fn class_of(payload: &[u8]) -> Option<Content> {
+fn content_of(payload: &[u8]) -> Content {
     classify(&Within { frame: Bytes::new(payload), offset: 0 }, payload.len() as u32)
 }
 
@@ -21,31 +21,32 @@ fn padded(start: &[u8], length: usize) -> Vec<u8> {
 #[test]
 fn classes() {
     #[track_caller]
-    fn check(start: &[u8], length: usize, expected: Content) {
-        assert_eq!(class_of(&padded(start, length)), Some(expected));
+    fn check(start: &[u8], length: usize, expected: Kind) {
+        assert_eq!(content_of(&padded(start, length)), expected.alone());
     }
     let cookie = [0x21, 0x12, 0xa4, 0x42];
     let stun = |kind: [u8; 2]| [&kind[..], &[0, 0], &cookie].concat();
-    check(&stun([0x00, 0x01]), 20, Content::Stun { is_success: false });
-    check(&stun([0x01, 0x01]), 20, Content::Stun { is_success: true });
-    check(&stun([0x01, 0x11]), 20, Content::Stun { is_success: false });
-    check(&stun([0x00, 0x11]), 20, Content::Stun { is_success: false });
-    check(&stun([0x01, 0x01]), 19, Content::Other);
-    check(&[0x00, 0x01, 0, 0, 1, 2, 3, 4], 20, Content::Other);
-    check(&[16], 30, Content::Other);
-    check(&[20], 30, Content::Dtls);
-    check(&[63], 1, Content::Dtls);
-    check(&[64, 0], 30, Content::Other);
-    check(&[79], 30, Content::Other);
-    check(&[], 0, Content::Other);
-    check(&[0x80, 192], 8, Content::Rtcp);
-    check(&[0x81, 223], 64, Content::Rtcp);
-    check(&[0x80, 192], 3, Content::BadRtp);
-    check(&[0x80], 1, Content::BadRtp);
-    check(&[0x80, 96], 11, Content::BadRtp);
-    check(&[0x8f, 96], 12 + 59, Content::BadRtp);
-    check(&[0x90, 96], 15, Content::BadRtp);
-    check(&[0xc0, 96], 40, Content::Other);
+    check(&stun([0x00, 0x01]), 20, Kind::Stun);
+    check(&stun([0x01, 0x01]), 20, Kind::StunSuccess);
+    check(&stun([0x01, 0x11]), 20, Kind::Stun);
+    check(&stun([0x00, 0x11]), 20, Kind::Stun);
+    check(&stun([0x01, 0x01]), 19, Kind::Other);
+    check(&[0x00, 0x01, 0, 0, 1, 2, 3, 4], 20, Kind::Other);
+    check(&[16], 30, Kind::Other);
+    check(&[20], 30, Kind::Dtls);
+    check(&[63], 2, Kind::Dtls);
+    check(&[64, 0], 30, Kind::Other);
+    check(&[79], 30, Kind::Other);
+    check(&[], 0, Kind::Other);
+    check(&[0x80, 192], 8, Kind::Rtcp);
+    check(&[0x81, 223], 64, Kind::Rtcp);
+    check(&[0x80, 192], 3, Kind::BadRtp);
+    check(&[0x80], 1, Kind::Other);
+    check(&[0x80], 2, Kind::BadRtp);
+    check(&[0x80, 96], 11, Kind::BadRtp);
+    check(&[0x8f, 96], 12 + 59, Kind::BadRtp);
+    check(&[0x90, 96], 15, Kind::BadRtp);
+    check(&[0xc0, 96], 40, Kind::Other);
 }
 
 #[test]
@@ -53,18 +54,18 @@ fn rtp_header_is_read_and_must_fit() {
     let header = [0x80, 0x80 | 111, 0x12, 0x34, 1, 2, 3, 4, 0xde, 0xad, 0xbe, 0xef];
     let rtp =
         Rtp { ssrc: 0xdead_beef, sequence: 0x1234, timestamp: 0x0102_0304, payload_type: 111 };
-    assert_eq!(class_of(&header), Some(Content::Rtp(rtp)));
+    assert_eq!(content_of(&header), Content { kind: Kind::Rtp, rtp });
 
     let mut with_sources = padded(&header, 12 + 15 * 4);
     with_sources[0] = 0x8f;
-    assert_eq!(class_of(&with_sources), Some(Content::Rtp(rtp)));
+    assert_eq!(content_of(&with_sources), Content { kind: Kind::Rtp, rtp });
 
     let mut with_extension = padded(&header, 12 + 4 + 4 + 8);
     with_extension[0] = 0x91;
     with_extension[16..20].copy_from_slice(&[0xbe, 0xde, 0, 2]);
-    assert_eq!(class_of(&with_extension), Some(Content::Rtp(rtp)));
+    assert_eq!(content_of(&with_extension), Content { kind: Kind::Rtp, rtp });
     with_extension[19] = 3;
-    assert_eq!(class_of(&with_extension), Some(Content::BadRtp));
+    assert_eq!(content_of(&with_extension), Kind::BadRtp.alone());
 }
 
 #[test]
@@ -72,9 +73,10 @@ fn what_cannot_be_read_is_not_guessed() {
     let frame = [0x90u8, 96, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7];
     for readable in 0..frame.len() {
         let payload = Within { frame: Bytes::new(&frame[..readable]), offset: 0 };
-        assert_eq!(classify(&payload, 100), None, "{readable} bytes");
+        assert_eq!(classify(&payload, 100).kind, Kind::Unreadable, "{readable} bytes");
     }
-    assert_eq!(classify(&Within { frame: Bytes::new(&frame), offset: 0 }, 100), None);
+    let payload = Within { frame: Bytes::new(&frame), offset: 0 };
+    assert_eq!(classify(&payload, 100).kind, Kind::Unreadable);
 }
 
 /// What a receiver that forgets nothing would say.

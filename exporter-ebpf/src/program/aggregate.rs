@@ -3,82 +3,68 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_skb_load_bytes};
-use exporter_ebpf::abi::Class;
-use exporter_ebpf::packet::Packet;
-use exporter_ebpf::rtp::{self, Content, Payload};
+use exporter_ebpf::abi::RECEIVE;
+use exporter_ebpf::rtp::{self, Kind, Payload};
 
-use super::admit::{self, Arrival};
+use super::admit;
+use super::count::pack;
 use super::tables::Family;
 
 /// Datagrams of one aggregate that are looked at. Linux makes at most 128 (UDP_MAX_SEGMENTS).
 const MAX_DATAGRAMS: u32 = 128;
 
-/// What stays the same while an aggregate is walked, and whether all of it was counted.
+/// What stays the same while an aggregate is walked, but for the key's SSRC and the outcome.
+#[repr(C)]
 struct Walk<F: Family> {
     skb: *mut __sk_buff,
-    arrival: Arrival<F>,
+    key: F::Stream,
     payload: u32,
     length: u32,
     size: u32,
-    is_counted: bool,
+    is_counted: u32,
 }
 
-/// Counts an aggregate of datagrams of `size` bytes, the last one perhaps shorter. False: this host
-/// has no part in it.
+/// Counts an aggregate of datagrams of `size` bytes, the last one perhaps shorter, that begin at
+/// `payload`. False: this host has no part in it.
 #[inline(never)]
-pub fn datagrams<const W: usize>(
+pub fn datagrams<F: Family>(
     skb: *mut __sk_buff,
-    packet: &Packet<W>,
-    direction: u8,
+    key: &F::Stream,
+    payload: u32,
+    length: u32,
     size: u32,
-) -> bool
-where
-    Packet<W>: Family,
-{
-    let mut walk = Walk {
-        skb,
-        arrival: Arrival::new(packet, direction, 1, 0),
-        payload: packet.payload as u32,
-        length: packet.length,
-        size,
-        is_counted: false,
-    };
-    let count = packet.length.div_ceil(size.max(1));
-    let callback = datagram::<W> as unsafe extern "C" fn(u32, *mut Walk<Packet<W>>) -> i64;
+) -> bool {
+    let mut walk = Walk::<F> { skb, key: *key, payload, length, size, is_counted: 0 };
+    let count = length.div_ceil(size.max(1));
+    let callback: unsafe extern "C" fn(u32, *mut Walk<F>) -> i64 = datagram::<F>;
     // SAFETY: the callback takes what it is given here, and does not outlive this call.
     unsafe {
-        bpf_loop(
-            count.min(MAX_DATAGRAMS),
-            callback as *mut core::ffi::c_void,
-            (&raw mut walk).cast(),
-            0,
-        );
+        let callback = callback as *mut core::ffi::c_void;
+        bpf_loop(count.min(MAX_DATAGRAMS), callback, (&raw mut walk).cast(), 0);
     }
     if count > MAX_DATAGRAMS {
-        walk.arrival.packets = count - MAX_DATAGRAMS;
-        walk.arrival.bytes = packet.length.saturating_sub(MAX_DATAGRAMS * size);
-        walk.is_counted = admit::plain(&walk.arrival, Class::Other as u32, false);
+        let bytes = length.saturating_sub(MAX_DATAGRAMS * size);
+        return admit::plain::<F>(&walk.key, count - MAX_DATAGRAMS, bytes, Kind::Other, false);
     }
-    walk.is_counted
+    walk.is_counted != 0
 }
 
 /// Called by the kernel for each datagram. 1 ends the walk.
-unsafe extern "C" fn datagram<const W: usize>(index: u32, walk: *mut Walk<Packet<W>>) -> i64
-where
-    Packet<W>: Family,
-{
+unsafe extern "C" fn datagram<F: Family>(index: u32, walk: *mut Walk<F>) -> i64 {
     // SAFETY: the caller's frame.
     let walk = unsafe { &mut *walk };
     let begin = index * walk.size;
     let bytes = walk.length.wrapping_sub(begin).min(walk.size);
-    let payload = Loaded { skb: walk.skb, offset: walk.payload + begin };
-    walk.arrival.bytes = bytes;
-    let content = rtp::classify(&payload, bytes).unwrap_or(Content::Other);
-    walk.is_counted = match &content {
-        Content::Rtp(rtp) => admit::rtp(&walk.arrival, rtp),
-        content => admit::content(&walk.arrival, content),
+    let content = rtp::classify(&Loaded { skb: walk.skb, offset: walk.payload + begin }, bytes);
+    let is_counted = if content.kind == Kind::Rtp {
+        F::set_ssrc(&mut walk.key, content.rtp.ssrc);
+        admit::rtp::<F>(&walk.key, pack(&content.rtp), bytes)
+    } else {
+        let speaks = F::direction_of(&walk.key) == RECEIVE || content.kind.is_proof();
+        admit::plain::<F>(&walk.key, 1, bytes, content.kind, speaks)
     };
-    !walk.is_counted as i64
+    walk.is_counted = is_counted as u32;
+    !is_counted as i64
 }
 
 /// A payload that need not be readable in place.
@@ -95,9 +81,9 @@ impl Payload for Loaded {
     }
 
     #[inline(always)]
-    fn byte(&self, offset: usize) -> Option<u8> {
-        let mut byte = 0;
-        self.load(offset, &mut byte).then_some(byte)
+    fn lead(&self) -> Option<[u8; 2]> {
+        let mut bytes = [0; 2];
+        self.load(0, &mut bytes).then_some(bytes)
     }
 }
 

@@ -3,11 +3,11 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_skb_pull_data};
-use exporter_ebpf::abi::{Class, Event, KNOWN, RECEIVE, SEND, StreamValue, UDP};
+use exporter_ebpf::abi::{Event, KNOWN, RECEIVE, SEND, StreamValue, UDP};
 use exporter_ebpf::packet::{self, Bytes, Link, Network, Packet, Skip, View};
-use exporter_ebpf::rtp::{self, Content, Rtp, Within};
+use exporter_ebpf::rtp::{self, Kind, Rtp, Within};
 
-use super::admit::{self, Arrival};
+use super::admit;
 use super::atomic::{add, try_lock, unlock};
 use super::tables::{Family, event};
 use super::{PORT_MAX, PORT_MIN, SKIP_SEEN, aggregate};
@@ -17,32 +17,27 @@ pub const ETHERNET: bool = true;
 /// [`Link::Raw`].
 pub const RAW: bool = false;
 
-/// Counts one frame, which the kernel owns: nothing of it changes but the mark that says so.
-#[inline(always)]
-pub fn frame<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) {
-    if let Err(skip) = linear::<LINK, DIRECTION>(skb) {
-        match skip {
-            Skip::Elsewhere => {}
-            Skip::Short => pulled::<LINK, DIRECTION>(skb),
-            Skip::Event(kind, bytes) => skipped::<DIRECTION>(skb, kind, bytes),
-        }
-    }
-}
-
 /// Longest run of headers that are looked at, generously: two tags, IPv6, extensions, UDP, RTP.
 const HEADERS: u32 = 512;
 
-/// Once more, with the headers made readable.
-#[inline(never)]
-fn pulled<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) {
-    // SAFETY: the kernel's context.
-    let length = unsafe { (*skb).len };
-    // SAFETY: as above. A failure leaves the frame as it was: still too short.
-    unsafe { bpf_skb_pull_data(skb, length.min(HEADERS)) };
-    match linear::<LINK, DIRECTION>(skb) {
-        Ok(()) | Err(Skip::Elsewhere) => {}
-        Err(Skip::Short) => skipped::<DIRECTION>(skb, Event::Truncated, length),
-        Err(Skip::Event(kind, bytes)) => skipped::<DIRECTION>(skb, kind, bytes),
+/// Counts one frame, which the kernel owns: nothing of it changes but the mark that says so.
+#[inline(always)]
+pub fn frame<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) {
+    let mut is_pulled = false;
+    loop {
+        match linear::<LINK, DIRECTION>(skb) {
+            Ok(()) | Err(Skip::Elsewhere) => return,
+            Err(Skip::Event(kind, bytes)) => return skipped::<DIRECTION>(skb, kind, bytes),
+            Err(Skip::Short) => {}
+        }
+        // SAFETY: the kernel's context.
+        let length = unsafe { (*skb).len };
+        if is_pulled {
+            return skipped::<DIRECTION>(skb, Event::Truncated, length);
+        }
+        is_pulled = true;
+        // SAFETY: as above. A failure leaves the frame as it was: still too short.
+        unsafe { bpf_skb_pull_data(skb, length.min(HEADERS)) };
     }
 }
 
@@ -92,31 +87,61 @@ where
         return Err(Skip::Event(Event::SeenBefore, packet.length));
     }
     if packet.proto != UDP {
-        let arrival = Arrival::new(&packet, DIRECTION, segments(skb), packet.length);
-        let is_proof = packet.length != 0;
-        return finish::<DIRECTION>(skb, admit::plain(&arrival, Class::Other as u32, is_proof));
+        let key = packet.key(DIRECTION, 0);
+        let speaks = packet.length != 0;
+        let is_counted =
+            admit::plain::<Packet<W>>(&key, segments(skb), packet.length, Kind::Other, speaks);
+        return finish::<DIRECTION>(skb, is_counted);
     }
     // SAFETY: the kernel's context.
     let gso_size = unsafe { (*skb).gso_size };
     if gso_size != 0 && gso_size < packet.length {
-        return finish::<DIRECTION>(skb, aggregate::datagrams(skb, &packet, DIRECTION, gso_size));
+        let is_counted = aggregate::datagrams::<Packet<W>>(
+            skb,
+            &packet.key(DIRECTION, 0),
+            packet.payload as u32,
+            packet.length,
+            gso_size,
+        );
+        return finish::<DIRECTION>(skb, is_counted);
     }
     let payload = Within { frame: bytes, offset: packet.payload };
-    let content = rtp::classify(&payload, packet.length).ok_or(Skip::Short)?;
-    let Content::Rtp(rtp) = content else {
-        let arrival = Arrival::new(&packet, DIRECTION, 1, packet.length);
-        return finish::<DIRECTION>(skb, admit::content(&arrival, &content));
-    };
-    let key = Packet::<W>::stream(packet.flow(DIRECTION), rtp.ssrc);
-    if let Some(stream) = Packet::<W>::find_stream(&key) {
-        // SAFETY: the table's value, which lives at least as long as this program runs.
-        if unsafe { (*stream).flags } & KNOWN != 0 {
-            record(stream, &rtp, packet.length, DIRECTION);
-            return finish::<DIRECTION>(skb, true);
+    let content = rtp::classify(&payload, packet.length);
+    let key = packet.key(DIRECTION, content.rtp.ssrc);
+    if content.kind == Kind::Rtp {
+        if let Some(stream) = Packet::<W>::find_stream(&key) {
+            // SAFETY: the table's value, which lives at least as long as this program runs.
+            if unsafe { (*stream).flags } & KNOWN != 0 {
+                record(stream, &content.rtp, packet.length, DIRECTION);
+                return finish::<DIRECTION>(skb, true);
+            }
         }
+        let is_counted = admit::rtp::<Packet<W>>(&key, pack(&content.rtp), packet.length);
+        return finish::<DIRECTION>(skb, is_counted);
     }
-    let arrival = Arrival::new(&packet, DIRECTION, 1, packet.length);
-    finish::<DIRECTION>(skb, admit::rtp(&arrival, &rtp))
+    if content.kind == Kind::Unreadable {
+        return Err(Skip::Short);
+    }
+    let speaks = DIRECTION == RECEIVE || content.kind.is_proof();
+    let is_counted = admit::plain::<Packet<W>>(&key, 1, packet.length, content.kind, speaks);
+    finish::<DIRECTION>(skb, is_counted)
+}
+
+/// An RTP header in one register, to hand it to a function: the SSRC is in the key.
+#[inline(always)]
+pub fn pack(rtp: &Rtp) -> u64 {
+    (rtp.timestamp as u64) << 32 | (rtp.payload_type as u64) << 16 | rtp.sequence as u64
+}
+
+/// The inverse of [`pack`].
+#[inline(always)]
+pub fn unpack(packed: u64) -> Rtp {
+    Rtp {
+        ssrc: 0,
+        sequence: packed as u16,
+        timestamp: (packed >> 32) as u32,
+        payload_type: (packed >> 16) as u8,
+    }
 }
 
 #[inline(always)]

@@ -19,10 +19,14 @@ pub trait Family: Copy {
     /// Key of the streams' table.
     type Stream: Copy;
 
-    /// The flow's key, with a direction where it is part of a stream's.
-    fn flow(&self, direction: u8) -> Self::Flow;
-    /// A stream of a flow.
-    fn stream(flow: Self::Flow, ssrc: u32) -> Self::Stream;
+    /// The stream's key, which also names its flow and its direction.
+    fn key(&self, direction: u8, ssrc: u32) -> Self::Stream;
+    /// The flow of a stream.
+    fn flow_of(key: &Self::Stream) -> Self::Flow;
+    /// The direction of a stream.
+    fn direction_of(key: &Self::Stream) -> u8;
+    /// Makes it the key of another stream of its flow.
+    fn set_ssrc(key: &mut Self::Stream, ssrc: u32);
 
     /// The flow's value.
     fn find_flow(key: &Self::Flow) -> Option<*mut FlowValue>;
@@ -70,13 +74,23 @@ macro_rules! family {
             type Stream = $stream;
 
             #[inline(always)]
-            fn flow(&self, direction: u8) -> $flow {
-                Packet::<$words>::flow(self, direction)
+            fn key(&self, direction: u8, ssrc: u32) -> $stream {
+                $stream { flow: self.flow(direction), ssrc }
             }
 
             #[inline(always)]
-            fn stream(flow: $flow, ssrc: u32) -> $stream {
-                $stream { flow, ssrc }
+            fn flow_of(key: &$stream) -> $flow {
+                $flow { direction: 0, ..key.flow }
+            }
+
+            #[inline(always)]
+            fn direction_of(key: &$stream) -> u8 {
+                key.flow.direction
+            }
+
+            #[inline(always)]
+            fn set_ssrc(key: &mut $stream, ssrc: u32) {
+                key.ssrc = ssrc;
             }
 
             #[inline(always)]

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use aya::Ebpf;
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 
 use super::clsact::{Clsact, Filter, Side};
 use super::interfaces::{Attach, Layer};
+use super::load;
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,11 +104,7 @@ impl Attacher {
     }
 
     fn attach_one(&mut self, what: &Attach, name: &str, side: Side) -> anyhow::Result<Link> {
-        let program: &mut SchedClassifier = self
-            .ebpf
-            .program_mut(name)
-            .ok_or_else(|| anyhow!("the kernel object has no program {name}"))?
-            .try_into()?;
+        let program = load::program(&mut self.ebpf, name)?;
         if self.mechanism == Mechanism::Auto {
             match attach_tcx(program, what, side) {
                 Ok(link) => return Ok(Link::Tcx(link)),

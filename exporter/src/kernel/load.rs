@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, anyhow};
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 
@@ -68,7 +68,8 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
     }
     let mut ebpf = loader.load(OBJECT).context("load the kernel tables")?;
     for name in PROGRAMS {
-        program(&mut ebpf, name)?.load().with_context(|| format!("load the program {name}"))?;
+        let loaded = program(&mut ebpf, name)?.load().map_err(without_log);
+        loaded.with_context(|| format!("load the program {name}"))?;
     }
     let tables = table_fds(&mut ebpf)?;
     let log = match EbpfLogger::init_with_logger(&mut ebpf, TracingLog) {
@@ -89,6 +90,17 @@ pub(super) fn program<'a>(
     let program = ebpf.program_mut(name);
     let program = program.ok_or_else(|| anyhow!("the kernel object has no program {name}"))?;
     program.try_into().with_context(|| format!("the program {name}"))
+}
+
+/// The verifier's log has thousands of lines; they are for whoever asks for debug output.
+fn without_log(error: ProgramError) -> anyhow::Error {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            tracing::debug!("{verifier_log}");
+            anyhow::Error::new(io_error).context("refused by the kernel")
+        }
+        error => error.into(),
+    }
 }
 
 fn table_fds(ebpf: &mut Ebpf) -> anyhow::Result<TableFds> {

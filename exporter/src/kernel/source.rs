@@ -13,8 +13,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
-
 use super::Limits;
 use super::attach::Mechanism;
 use super::ebpf::EbpfSource;
@@ -244,7 +242,7 @@ fn start_engine(options: &Options, step_downs: &mut Vec<StepDown>) -> anyhow::Re
         SourceChoice::None => Ok(Engine::None),
         SourceChoice::Ebpf => {
             let started = EbpfSource::start(options).map(Engine::Ebpf);
-            started.with_context(|| format!("count by eBPF ({})", remedy(Source::Ebpf)))
+            started.map_err(|error| explained(Source::Ebpf, error))
         }
         SourceChoice::Capture => anyhow::bail!("not yet"),
         SourceChoice::Auto => {
@@ -263,13 +261,22 @@ fn step_down(from: Source, to: Source, error: &anyhow::Error) -> StepDown {
         Source::Capture => "counting captured packets instead, at a higher cost",
         Source::None => "nothing is counted, only what servers tell is exported",
     };
-    let name = if from == Source::Ebpf { "eBPF" } else { "packet capture" };
-    let why = match is_permission(error) {
-        true => format!("{name} is not permitted ({error:#}): {}; {next}", remedy(from)),
-        false => format!("{name} does not work here ({error:#}); {next}"),
-    };
+    let why = format!("{} ({error:#}); {next}", reason(from, error));
     tracing::warn!("{why}");
     StepDown { from, to, why }
+}
+
+fn explained(source: Source, error: anyhow::Error) -> anyhow::Error {
+    let reason = reason(source, &error);
+    error.context(reason)
+}
+
+fn reason(source: Source, error: &anyhow::Error) -> String {
+    let name = if source == Source::Ebpf { "eBPF" } else { "packet capture" };
+    match is_permission(error) {
+        true => format!("{name} is not permitted: {}", remedy(source)),
+        false => format!("{name} does not work here"),
+    }
 }
 
 /// Which right is missing, and how to give it.
@@ -294,7 +301,8 @@ fn is_permission(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            // Not EACCES, the verifier's word for a program that it refuses.
+            .is_some_and(|error| error.raw_os_error() == Some(libc::EPERM))
     })
 }
 

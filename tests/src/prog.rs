@@ -1,0 +1,290 @@
+//! The kernel program, loaded but attached to nothing, and run by BPF_PROG_TEST_RUN: frames go in,
+//! tables are read.
+
+use std::collections::BTreeMap;
+use std::mem::{MaybeUninit, size_of};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
+use exporter_ebpf::abi::{
+    Counter, DIRECTIONS, Event, FlowKeyV4, FlowKeyV6, FlowValue, OCCUPANCIES, Occupancy,
+    StreamKeyV4, StreamKeyV6, StreamValue, Tend,
+};
+
+/// The object that the exporter embeds.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../exporter-ebpf/prebuilt/exporter-ebpf.o"
+));
+
+/// The constants that userspace sets before it loads the program.
+#[derive(Clone, Copy, Debug)]
+pub struct Constants {
+    /// Counted local ports.
+    pub ports: (u16, u16),
+    /// Only the addresses told by [`Program::set_local_v4`] are local.
+    pub check_local: bool,
+    /// Known flows.
+    pub flows: u64,
+    /// Known flows' streams.
+    pub streams: u64,
+    /// Strangers' flows.
+    pub strangers: u64,
+    /// Strangers' streams.
+    pub stranger_streams: u64,
+    /// Streams of one flow.
+    pub ssrcs: u32,
+    /// Do not count a frame that carries the mark of having been counted.
+    pub skip_seen: bool,
+    /// A plain store frees a stream's lock.
+    pub plain_release: bool,
+}
+
+impl Default for Constants {
+    fn default() -> Self {
+        Self {
+            ports: (40_000, 49_999),
+            check_local: false,
+            flows: 1_000,
+            streams: 4_000,
+            strangers: 100,
+            stranger_streams: 200,
+            ssrcs: 64,
+            skip_seen: true,
+            plain_release: cfg!(target_arch = "x86_64"),
+        }
+    }
+}
+
+/// A frame, and what the kernel would know of it besides its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Frame<'a> {
+    /// From the link header on.
+    pub bytes: &'a [u8],
+    /// Payload of one segment of an aggregate; 0: none.
+    pub gso_size: u32,
+    /// Segments of an aggregate; 0: none.
+    pub gso_segs: u32,
+}
+
+impl<'a> From<&'a [u8]> for Frame<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self { bytes, ..Self::default() }
+    }
+}
+
+/// The loaded program.
+pub struct Program {
+    ebpf: Ebpf,
+}
+
+impl Program {
+    /// Loads all programs and makes their tables.
+    pub fn load(constants: &Constants) -> Result<Self> {
+        Self::load_object(OBJECT, constants)
+    }
+
+    /// Loads another object of the same make.
+    pub fn load_object(object: &[u8], constants: &Constants) -> Result<Self> {
+        let (check_local, skip_seen, plain_release) = (
+            u32::from(constants.check_local),
+            u32::from(constants.skip_seen),
+            u32::from(constants.plain_release),
+        );
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("PORT_MIN", &constants.ports.0, true)
+            .override_global("PORT_MAX", &constants.ports.1, true)
+            .override_global("CHECK_LOCAL", &check_local, true)
+            .override_global("SKIP_SEEN", &skip_seen, true)
+            .override_global("PLAIN_RELEASE", &plain_release, true)
+            .override_global("MAX_FLOWS", &constants.flows, true)
+            .override_global("MAX_STREAMS", &constants.streams, true)
+            .override_global("MAX_STRANGERS", &constants.strangers, true)
+            .override_global("MAX_STRANGER_STREAMS", &constants.stranger_streams, true)
+            .override_global("MAX_SSRCS", &constants.ssrcs, true);
+        let (flows, streams) = (
+            u32::try_from(constants.flows + constants.strangers)?,
+            u32::try_from(constants.streams + constants.stranger_streams)?,
+        );
+        for (table, size) in [("FLOWS", flows), ("STREAMS", streams), ("TOLD", flows)] {
+            // The loader keeps the names for as long as it lives; a test's process is short.
+            for family in ["V4", "V6"] {
+                loader.map_max_entries(format!("{table}_{family}").leak(), size);
+            }
+        }
+        let mut ebpf = loader.load(object).context("load the kernel program")?;
+        for (name, program) in ebpf.programs_mut() {
+            let program: &mut SchedClassifier = program.try_into()?;
+            program.load().with_context(|| format!("load the program `{name}`"))?;
+        }
+        Ok(Self { ebpf })
+    }
+
+    /// Runs a program once on a frame. `None`: the kernel does not run such a frame (it wants at
+    /// least an Ethernet header's length).
+    pub fn run(&self, name: &str, frame: Frame<'_>) -> Result<Option<i32>> {
+        if frame.bytes.len() < 14 {
+            return Ok(None);
+        }
+        Ok(Some(self.repeat(name, frame, 1)?.0))
+    }
+
+    /// Runs a program many times on the same frame; tells the last result and the mean duration.
+    pub fn repeat(&self, name: &str, frame: Frame<'_>, times: u32) -> Result<(i32, Duration)> {
+        let program: &SchedClassifier =
+            self.ebpf.program(name).with_context(|| format!("no program `{name}`"))?.try_into()?;
+        let context = sk_buff(&frame);
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(frame.bytes),
+                ctx_in: (frame.gso_size != 0).then_some(&context[..]),
+                repeat: times,
+                ..TestRunOptions::default()
+            })
+            .with_context(|| format!("run `{name}` on {} bytes", frame.bytes.len()))?;
+        Ok((result.return_value.cast_signed(), result.duration))
+    }
+
+    /// Gives streams of a flow back, as userspace does; tells the kernel's jiffies.
+    pub fn tend(&self, tend: &Tend) -> Result<u32> {
+        // SAFETY: no padding, and any value is bytes.
+        let bytes: [u8; size_of::<Tend>()] = unsafe { std::mem::transmute(*tend) };
+        Ok(self.repeat("tend", Frame::from(&bytes[..]), 1)?.0.cast_unsigned())
+    }
+
+    /// Tells a flow, as the observer does.
+    pub fn tell_v4(&mut self, key: FlowKeyV4) -> Result<()> {
+        let key = FlowKeyV4 { local: [0; 4], direction: 0, ..key };
+        self.insert("TOLD_V4", to_bytes::<_, 16>(&key))
+    }
+
+    /// Tells a flow, as the observer does.
+    pub fn tell_v6(&mut self, key: FlowKeyV6) -> Result<()> {
+        let key = FlowKeyV6 { local: [0; 16], direction: 0, ..key };
+        self.insert("TOLD_V6", to_bytes::<_, 40>(&key))
+    }
+
+    /// Makes an address local.
+    pub fn set_local_v4(&mut self, address: [u8; 4]) -> Result<()> {
+        self.insert("LOCAL_V4", address)
+    }
+
+    /// Makes an address local.
+    pub fn set_local_v6(&mut self, address: [u8; 16]) -> Result<()> {
+        self.insert("LOCAL_V6", address)
+    }
+
+    fn insert<K: aya::Pod>(&mut self, table: &str, key: K) -> Result<()> {
+        let map = self.ebpf.map_mut(table).with_context(|| format!("no map `{table}`"))?;
+        let mut map: HashMap<&mut MapData, K, u8> = HashMap::try_from(map)?;
+        Ok(map.insert(key, 1, 0)?)
+    }
+
+    /// All flows over IPv4.
+    pub fn flows_v4(&self) -> Result<BTreeMap<[u8; 16], (FlowKeyV4, FlowValue)>> {
+        self.entries::<FlowKeyV4, FlowValue, 16, 176>("FLOWS_V4")
+    }
+
+    /// All flows over IPv6.
+    pub fn flows_v6(&self) -> Result<BTreeMap<[u8; 40], (FlowKeyV6, FlowValue)>> {
+        self.entries::<FlowKeyV6, FlowValue, 40, 176>("FLOWS_V6")
+    }
+
+    /// All streams over IPv4.
+    pub fn streams_v4(&self) -> Result<BTreeMap<[u8; 20], (StreamKeyV4, StreamValue)>> {
+        self.entries::<StreamKeyV4, StreamValue, 20, 120>("STREAMS_V4")
+    }
+
+    /// All streams over IPv6.
+    pub fn streams_v6(&self) -> Result<BTreeMap<[u8; 44], (StreamKeyV6, StreamValue)>> {
+        self.entries::<StreamKeyV6, StreamValue, 44, 120>("STREAMS_V6")
+    }
+
+    fn entries<K, V, const KEY: usize, const VALUE: usize>(
+        &self,
+        table: &str,
+    ) -> Result<BTreeMap<[u8; KEY], (K, V)>>
+    where
+        K: Plain,
+        V: Plain,
+    {
+        let map: HashMap<_, [u8; KEY], [u8; VALUE]> = HashMap::try_from(self.map(table)?)?;
+        map.iter()
+            .map(|entry| {
+                let (key, value) = entry?;
+                Ok((key, (from_bytes(&key), from_bytes(&value))))
+            })
+            .collect()
+    }
+
+    /// What has been counted of an event, over all processors.
+    pub fn event(&self, event: Event, direction: u8) -> Result<Counter> {
+        let map: PerCpuArray<_, [u8; 16]> = PerCpuArray::try_from(self.map("EVENTS")?)?;
+        let index = event as u32 * DIRECTIONS as u32 + u32::from(direction);
+        Ok(map.get(&index, 0)?.iter().map(from_bytes::<Counter>).fold(
+            Counter::default(),
+            |sum, one| Counter {
+                packets: sum.packets + one.packets,
+                bytes: sum.bytes + one.bytes,
+            },
+        ))
+    }
+
+    /// What admission works on, by [`Occupancy`].
+    pub fn occupancy(&self) -> Result<[u64; OCCUPANCIES]> {
+        let map: Array<_, u64> = Array::try_from(self.map("OCCUPANCY")?)?;
+        let mut cells = [0; OCCUPANCIES];
+        for kind in [
+            Occupancy::Flows,
+            Occupancy::Streams,
+            Occupancy::Strangers,
+            Occupancy::StrangerStreams,
+        ] {
+            cells[kind as usize] = map.get(&(kind as u32), 0)?;
+        }
+        Ok(cells)
+    }
+
+    fn map(&self, name: &str) -> Result<&Map> {
+        self.ebpf.map(name).with_context(|| format!("no map `{name}`"))
+    }
+}
+
+/// The fields of `struct __sk_buff` that a test run takes: `gso_segs` and `gso_size`.
+fn sk_buff(frame: &Frame<'_>) -> [u8; 192] {
+    let mut context = [0; 192];
+    context[164..168].copy_from_slice(&frame.gso_segs.to_ne_bytes());
+    context[176..180].copy_from_slice(&frame.gso_size.to_ne_bytes());
+    context
+}
+
+/// Integers without padding.
+trait Plain: Copy {}
+impl Plain for FlowKeyV4 {}
+impl Plain for FlowKeyV6 {}
+impl Plain for StreamKeyV4 {}
+impl Plain for StreamKeyV6 {}
+impl Plain for FlowValue {}
+impl Plain for StreamValue {}
+impl Plain for Counter {}
+
+fn from_bytes<T: Plain>(bytes: &(impl AsRef<[u8]> + ?Sized)) -> T {
+    let bytes = bytes.as_ref();
+    assert_eq!(bytes.len(), size_of::<T>(), "the table's entries have another size");
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: as many bytes as the value has, and any bytes make one.
+    unsafe {
+        value.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        value.assume_init()
+    }
+}
+
+fn to_bytes<T: Plain, const N: usize>(value: &T) -> [u8; N] {
+    assert_eq!(N, size_of::<T>(), "the table's keys have another size");
+    // SAFETY: as many bytes, and none of them padding.
+    unsafe { std::ptr::from_ref(value).cast::<[u8; N]>().read() }
+}
