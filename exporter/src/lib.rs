@@ -8,6 +8,7 @@
 pub mod model;
 
 pub mod labels;
+pub mod observer;
 pub mod state;
 
 pub mod config;

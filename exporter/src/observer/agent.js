@@ -368,7 +368,7 @@ function install(socket, need, roots) {
     const score = consumer.score || {};
     const layers = consumer.currentLayers;
     return { score: score.score, pscore: score.producerScore,
-      layers: layers ? [layers.spatialLayer, layers.temporalLayer || 0] : undefined,
+      layers: layers ? [layers.spatialLayer || 0, layers.temporalLayer || 0] : undefined,
       paused: !!consumer.paused, ppaused: !!consumer.producerPaused };
   }
 

