@@ -17,6 +17,8 @@ mod test;
 
 mod dist;
 
+mod demo;
+
 use clap::{Parser, Subcommand};
 
 /// Builds, checks and runs mediasoup-exporter.
@@ -37,6 +39,8 @@ enum Command {
     Test(test::Args),
     /// Build a release into target/dist: binary, systemd unit, shell completions.
     Dist(dist::Args),
+    /// Show the exporter at work: a real mediasoup with rooms of peers that talk (root).
+    Demo(demo::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -46,5 +50,6 @@ fn main() -> anyhow::Result<()> {
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Dist(args) => dist::run(&args),
+        Command::Demo(args) => demo::run(&args),
     }
 }
