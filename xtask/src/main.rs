@@ -17,10 +17,14 @@ mod test;
 
 mod dist;
 
+<<<<<<< HEAD
 #[cfg(test)]
 mod floors;
 
 use std::process::ExitCode;
+=======
+mod demo;
+>>>>>>> harness
 
 use clap::{Parser, Subcommand};
 
@@ -42,6 +46,8 @@ enum Command {
     Test(test::Args),
     /// Build a release into target/dist: binary, systemd unit, shell completions.
     Dist(dist::Args),
+    /// Show the exporter at work: a real mediasoup with rooms of peers that talk (root).
+    Demo(demo::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,5 +67,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Dist(args) => dist::run(&args),
+        Command::Demo(args) => demo::run(&args),
     }
 }
