@@ -8,16 +8,15 @@
 pub mod model;
 
 pub mod labels;
-pub mod observer;
 pub mod state;
 
 pub mod config;
 pub mod kernel;
 pub mod netlink;
+pub mod observer;
 pub mod privileges;
-pub mod sockets;
-pub mod state;
 pub mod resolver;
+pub mod sockets;
 pub mod telemetry;
 pub mod web;
 pub mod workers;

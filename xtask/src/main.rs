@@ -17,14 +17,12 @@ mod test;
 
 mod dist;
 
-<<<<<<< HEAD
+mod demo;
+
 #[cfg(test)]
 mod floors;
 
 use std::process::ExitCode;
-=======
-mod demo;
->>>>>>> harness
 
 use clap::{Parser, Subcommand};
 
