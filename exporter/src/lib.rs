@@ -5,6 +5,8 @@
 //! `ledger` and `exposition` are pure: values in, values out. `kernel`, `observer`, `sockets`, `web`
 //! and `config` do I/O and do not know each other; only `main` knows them all.
 
+pub mod collect;
+pub mod config;
 pub mod model;
 
 pub mod labels;
