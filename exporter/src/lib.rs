@@ -9,3 +9,12 @@ pub mod model;
 pub mod state;
 
 pub mod labels;
+
+pub mod join;
+
+pub mod ledger;
+
+pub mod exposition;
+
+#[cfg(test)]
+mod fixture;
