@@ -23,3 +23,12 @@ pub mod resolver;
 pub mod telemetry;
 pub mod web;
 pub mod workers;
+
+pub mod join;
+
+pub mod ledger;
+
+pub mod exposition;
+
+#[cfg(test)]
+mod fixture;
