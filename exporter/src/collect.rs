@@ -4,6 +4,9 @@
 //! thread owns the books, they need no locks; because sinks never make it wait, no client can hold it
 //! up. Orders that wait together share a reading, and those that want the same share the text.
 
+mod books;
+mod site;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -11,6 +14,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+
+pub use books::{Ledgers, Parts};
+pub use site::{Board, Site};
 
 use crate::web::{Busy, Sink, Wanted};
 
@@ -20,13 +26,22 @@ const QUEUE: usize = 1024;
 /// What the scrape thread owns.
 pub trait Books: Send + 'static {
     /// Takes a reading and books it.
-    fn refresh(&mut self);
+    fn refresh(&mut self, occasion: Occasion);
     /// Writes what is wanted, chunk by chunk; the function says whether anyone still listens.
     fn write(&mut self, wanted: Wanted, out: &mut dyn FnMut(Bytes) -> bool);
     /// A reverse look-up's answer.
     fn learn(&mut self, ip: IpAddr, name: Option<Arc<str>>);
     /// Scrapes that were given another's reading or text, so far.
     fn shared(&mut self, scrapes: u64);
+}
+
+/// Why a reading is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Someone scrapes.
+    Scrape,
+    /// Nobody does, for now.
+    Idle,
 }
 
 /// How often readings are taken.
@@ -76,13 +91,13 @@ pub fn start(books: impl Books, pace: Pace) -> std::io::Result<(Orders, JoinHand
 
 fn work(mut books: impl Books, pace: Pace, orders: &Receiver<Order>) {
     let mut shared = 0;
-    books.refresh();
+    books.refresh(Occasion::Idle);
     let mut read = Instant::now();
     loop {
         let first = match orders.recv_timeout(pace.idle.saturating_sub(read.elapsed())) {
             Ok(order) => order,
             Err(RecvTimeoutError::Timeout) => {
-                books.refresh();
+                books.refresh(Occasion::Idle);
                 read = Instant::now();
                 continue;
             }
@@ -103,7 +118,7 @@ fn work(mut books: impl Books, pace: Pace, orders: &Receiver<Order>) {
         shared += scrapes as u64 - u64::from(fresh);
         books.shared(shared);
         if fresh {
-            books.refresh();
+            books.refresh(Occasion::Scrape);
             read = Instant::now();
         }
         for (wanted, sinks) in waiting {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use super::*;
-use crate::web::{Format, Groups};
+use crate::exposition::{Format, Selection};
 
 /// A time that no test lasts.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -21,7 +21,7 @@ struct Notes {
 }
 
 impl Books for Notes {
-    fn refresh(&mut self) {
+    fn refresh(&mut self, _: Occasion) {
         self.readings.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -46,8 +46,8 @@ impl Books for Notes {
     }
 }
 
-const TEXT: Wanted = Wanted { format: Format::Text, groups: Groups::ALL };
-const OPEN: Wanted = Wanted { format: Format::OpenMetrics, groups: Groups::ALL };
+const TEXT: Wanted = Wanted { format: Format::Text, selection: Selection::ALL, own: true };
+const OPEN: Wanted = Wanted { format: Format::OpenMetrics, selection: Selection::ALL, own: true };
 
 fn scrape(orders: &Orders, wanted: Wanted) -> impl FnOnce() -> Option<String> + Send + use<> {
     let (sink, wait) = Sink::alone();
