@@ -25,8 +25,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::state::{Event, SourceId};
 
-pub use self::status::{Status, Tally};
 use self::status::Source;
+pub use self::status::{Status, Tally};
 
 /// The script: typed into consoles by this exporter, or loaded with `node --require`.
 pub const AGENT_SCRIPT: &str = include_str!("agent.js");

@@ -153,7 +153,9 @@ impl Session<'_> {
             }
             Event::Synced => self.source.synced(self.begun.elapsed()),
             Event::Beat(beat) => self.source.beat(*beat),
-            Event::Failed { op, message } => tracing::debug!("the server's script: {op}: {message}"),
+            Event::Failed { op, message } => {
+                tracing::debug!("the server's script: {op}: {message}")
+            }
             _ => {}
         }
         Ok(())
