@@ -9,8 +9,8 @@ mod places;
 use std::collections::{HashMap, HashSet};
 
 use crate::model::{
-    Consumer, ConsumerId, Direction, Encoding, JoinKey, PROBATION_SSRC, Peer, PeerId, Producer, ProducerId,
-    RoomId, Transport, TransportId, Worker,
+    Consumer, ConsumerId, Direction, Encoding, JoinKey, PROBATION_SSRC, Peer, PeerId, Producer,
+    ProducerId, RoomId, Transport, TransportId, Worker,
 };
 
 pub use self::apply::Bounds;
@@ -98,7 +98,10 @@ impl State {
 
     /// Rooms by name: those that a server told, and those that are known by their routers only.
     pub fn rooms(&self) -> HashSet<&RoomId> {
-        self.places.rooms().chain(self.transports.values().filter_map(|t| t.room.as_ref())).collect()
+        self.places
+            .rooms()
+            .chain(self.transports.values().filter_map(|t| t.room.as_ref()))
+            .collect()
     }
 
     /// Number of peers in each room; a room without peers has its zero.

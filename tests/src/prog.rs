@@ -227,10 +227,7 @@ impl Program {
         let index = event as u32 * DIRECTIONS as u32 + u32::from(direction);
         Ok(map.get(&index, 0)?.iter().map(from_bytes::<Counter>).fold(
             Counter::default(),
-            |sum, one| Counter {
-                packets: sum.packets + one.packets,
-                bytes: sum.bytes + one.bytes,
-            },
+            |sum, one| Counter { packets: sum.packets + one.packets, bytes: sum.bytes + one.bytes },
         ))
     }
 
@@ -238,12 +235,9 @@ impl Program {
     pub fn occupancy(&self) -> Result<[u64; OCCUPANCIES]> {
         let map: Array<_, u64> = Array::try_from(self.map("OCCUPANCY")?)?;
         let mut cells = [0; OCCUPANCIES];
-        for kind in [
-            Occupancy::Flows,
-            Occupancy::Streams,
-            Occupancy::Strangers,
-            Occupancy::StrangerStreams,
-        ] {
+        for kind in
+            [Occupancy::Flows, Occupancy::Streams, Occupancy::Strangers, Occupancy::StrangerStreams]
+        {
             cells[kind as usize] = map.get(&(kind as u32), 0)?;
         }
         Ok(cells)
