@@ -104,7 +104,7 @@ impl Attacher {
     }
 
     fn attach_one(&mut self, what: &Attach, name: &str, side: Side) -> anyhow::Result<Link> {
-        let program = load::program(&mut self.ebpf, name)?;
+        let program = load::verified(&mut self.ebpf, name)?;
         if self.mechanism == Mechanism::Auto {
             match attach_tcx(program, what, side) {
                 Ok(link) => return Ok(Link::Tcx(link)),

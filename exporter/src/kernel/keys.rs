@@ -7,8 +7,8 @@ use exporter_ebpf::abi::{
     FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, RECEIVE, SEND, StreamKeyV4, StreamKeyV6, StreamValue,
     TCP, Tend, UDP,
 };
+use exporter_ebpf::rtp;
 
-use super::clock::Clock;
 use super::sys::{self, Plain};
 use crate::model::{Counter, Direction, Flow, JoinKey, Proto, Stream, Tuple};
 
@@ -89,33 +89,34 @@ key!(FlowKeyV4);
 key!(FlowKeyV6);
 
 /// A row of a flow table.
-pub(super) fn flow(key: &impl Key, value: &FlowValue, clock: &Clock) -> Flow {
-    let mut flow = Flow {
-        tuple: key.tuple(),
-        known: false,
-        idle_seconds: 0,
-        ended: false,
-        counts: value.counts,
-    };
-    set_flow(&mut flow, value, clock);
+pub(super) fn flow(tuple: Tuple, value: &FlowValue, idle_seconds: u32) -> Flow {
+    let counts = value.counts;
+    let mut flow = Flow { tuple, known: false, idle_seconds, ended: false, counts };
+    set_flow(&mut flow, value, idle_seconds);
     flow
 }
 
 /// Takes over a later value.
-pub(super) fn set_flow(flow: &mut Flow, value: &FlowValue, clock: &Clock) {
+pub(super) fn set_flow(flow: &mut Flow, value: &FlowValue, idle_seconds: u32) {
     flow.known = value.flags & KNOWN != 0;
-    flow.idle_seconds = clock.idle_seconds(value.last_seen);
+    flow.idle_seconds = idle_seconds;
     flow.counts = value.counts;
 }
 
 /// A row of a stream table.
-pub(super) fn stream(key: &impl Key, ssrc: u32, value: &StreamValue, clock: &Clock) -> Stream {
+pub(super) fn stream(
+    tuple: Tuple,
+    direction: Direction,
+    ssrc: u32,
+    value: &StreamValue,
+    idle_seconds: u32,
+) -> Stream {
     let mut stream = Stream {
-        tuple: key.tuple(),
-        direction: key.direction(),
+        tuple,
+        direction,
         ssrc,
         known: false,
-        idle_seconds: 0,
+        idle_seconds,
         ended: false,
         payload_type: 0,
         total: Counter::default(),
@@ -125,26 +126,21 @@ pub(super) fn stream(key: &impl Key, ssrc: u32, value: &StreamValue, clock: &Clo
         duplicates: 0,
         restarts: 0,
     };
-    set_stream(&mut stream, value, clock);
+    set_stream(&mut stream, value, idle_seconds);
     stream
 }
 
 /// Takes over a later value.
-pub(super) fn set_stream(stream: &mut Stream, value: &StreamValue, clock: &Clock) {
-    // A stream of which every packet found the lock taken has no sequence yet.
-    let run = match value.received {
-        0 => 0,
-        _ => value.max_seq.wrapping_sub(value.base_seq).wrapping_add(1),
-    };
+pub(super) fn set_stream(stream: &mut Stream, value: &StreamValue, idle_seconds: u32) {
     stream.known = value.flags & KNOWN != 0;
-    stream.idle_seconds = clock.idle_seconds(value.last_seen);
+    stream.idle_seconds = idle_seconds;
     stream.payload_type = (value.payload_type & 0x7f) as u8;
     stream.total = Counter {
         packets: value.total.packets + value.contended.packets,
         bytes: value.total.bytes + value.contended.bytes,
     };
-    stream.received = value.received;
-    stream.expected = value.expected_prior.wrapping_add(run);
+    stream.received = rtp::received(value);
+    stream.expected = rtp::expected(value);
     stream.out_of_order = value.out_of_order;
     stream.duplicates = value.duplicates;
     stream.restarts = value.restarts;
@@ -229,7 +225,6 @@ fn widened(key: &FlowKeyV4) -> FlowKeyV6 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_row_leads_back_to_its_key() {
@@ -246,21 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn contended_packets_count_and_no_packet_expects_none() {
-        let clock = Clock::new(0, Duration::ZERO);
+    fn packets_that_found_the_lock_taken_count() {
+        let tuple = FlowKeyV4::default().tuple();
         let contended = Counter { packets: 2, bytes: 20 };
-        let key = FlowKeyV4::default();
-        let value = StreamValue { contended, ..StreamValue::default() };
-        let row = stream(&key, 1, &value, &clock);
-        assert_eq!((row.total, row.expected), (contended, 0));
-        let value = StreamValue {
-            received: 9,
-            base_seq: 65530,
-            max_seq: 65540,
-            expected_prior: 100,
-            ..StreamValue::default()
-        };
-        assert_eq!(stream(&key, 1, &value, &clock).expected, 111);
+        let total = Counter { packets: 3, bytes: 30 };
+        let value = StreamValue { contended, total, ..StreamValue::default() };
+        let row = stream(tuple, Direction::Send, 1, &value, 7);
+        assert_eq!((row.total, row.idle_seconds), (Counter { packets: 5, bytes: 50 }, 7));
     }
 
     #[test]

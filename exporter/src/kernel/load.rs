@@ -17,9 +17,6 @@ use super::tables::TableFds;
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!("../../../exporter-ebpf/prebuilt/exporter-ebpf.o");
 
-const PROGRAMS: [&str; 5] =
-    ["count_receive", "count_send", "count_receive_raw", "count_send_raw", "tend"];
-
 /// What was loaded.
 pub(super) struct Loaded {
     /// The programs.
@@ -30,7 +27,8 @@ pub(super) struct Loaded {
     pub(super) log: Option<EbpfLogger<TracingLog>>,
 }
 
-/// Loads and verifies all programs. Needs CAP_BPF and CAP_NET_ADMIN.
+/// Makes the tables. Needs CAP_BPF and CAP_NET_ADMIN. Programs are verified when they are first
+/// attached: an interface needs two of the four.
 pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
     lift_memory_lock();
     let limits = &options.limits;
@@ -67,10 +65,7 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
         loader.map_max_entries(table, entries.max(1));
     }
     let mut ebpf = loader.load(OBJECT).context("load the kernel tables")?;
-    for name in PROGRAMS {
-        let loaded = program(&mut ebpf, name)?.load().map_err(without_log);
-        loaded.with_context(|| format!("load the program {name}"))?;
-    }
+    verified(&mut ebpf, "tend")?;
     let tables = table_fds(&mut ebpf)?;
     let log = match EbpfLogger::init_with_logger(&mut ebpf, TracingLog) {
         Ok(log) => Some(log),
@@ -82,11 +77,20 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
     Ok(Loaded { ebpf, tables, log })
 }
 
-/// A program by name.
-pub(super) fn program<'a>(
+/// A program by name, loaded into the kernel.
+pub(super) fn verified<'a>(
     ebpf: &'a mut Ebpf,
     name: &str,
 ) -> anyhow::Result<&'a mut SchedClassifier> {
+    let program = program(ebpf, name)?;
+    if program.fd().is_err() {
+        let loaded = program.load().map_err(without_log);
+        loaded.with_context(|| format!("load the program {name}"))?;
+    }
+    Ok(program)
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
     let program = ebpf.program_mut(name);
     let program = program.ok_or_else(|| anyhow!("the kernel object has no program {name}"))?;
     program.try_into().with_context(|| format!("the program {name}"))
@@ -104,7 +108,7 @@ fn without_log(error: ProgramError) -> anyhow::Error {
 }
 
 fn table_fds(ebpf: &mut Ebpf) -> anyhow::Result<TableFds> {
-    let tend = program(ebpf, "tend")?.fd()?.try_clone()?;
+    let tend = verified(ebpf, "tend")?.fd()?.try_clone()?;
     let tend = std::os::fd::AsFd::as_fd(&tend).try_clone_to_owned()?;
     let table = |name: &'static str| {
         let (_, map) = ebpf

@@ -6,6 +6,7 @@
 
 mod attach;
 mod batch;
+mod capture;
 mod clock;
 mod clsact;
 mod ebpf;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::Limits;
 use super::attach::Mechanism;
+use super::capture::CaptureSource;
 use super::ebpf::EbpfSource;
 use super::evict::Lifetimes;
 use super::links::Changes;
@@ -124,6 +125,7 @@ pub struct Counting {
 
 enum Engine {
     Ebpf(EbpfSource),
+    Capture(CaptureSource),
     None,
 }
 
@@ -152,6 +154,7 @@ impl Counting {
     pub fn source(&self) -> Source {
         match self.engine {
             Engine::Ebpf(_) => Source::Ebpf,
+            Engine::Capture(_) => Source::Capture,
             Engine::None => Source::None,
         }
     }
@@ -165,6 +168,7 @@ impl Counting {
     pub fn status(&self) -> Status {
         match &self.engine {
             Engine::Ebpf(source) => source.status(),
+            Engine::Capture(source) => source.status(),
             Engine::None => Status::default(),
         }
     }
@@ -174,6 +178,7 @@ impl Counting {
     pub fn read(&self) -> anyhow::Result<Reading> {
         match &self.engine {
             Engine::Ebpf(source) => source.read(),
+            Engine::Capture(source) => Ok(source.read()),
             Engine::None => Ok(Reading::default()),
         }
     }
@@ -182,6 +187,10 @@ impl Counting {
     pub fn tell(&self, told: &HashSet<JoinKey>) -> anyhow::Result<()> {
         match &self.engine {
             Engine::Ebpf(source) => source.tell(told),
+            Engine::Capture(source) => {
+                source.tell(told);
+                Ok(())
+            }
             Engine::None => Ok(()),
         }
     }
@@ -190,6 +199,7 @@ impl Counting {
     pub fn refresh(&self) -> anyhow::Result<()> {
         match &self.engine {
             Engine::Ebpf(source) => source.refresh(),
+            Engine::Capture(source) => source.refresh(),
             Engine::None => Ok(()),
         }
     }
@@ -244,11 +254,18 @@ fn start_engine(options: &Options, step_downs: &mut Vec<StepDown>) -> anyhow::Re
             let started = EbpfSource::start(options).map(Engine::Ebpf);
             started.map_err(|error| explained(Source::Ebpf, error))
         }
-        SourceChoice::Capture => anyhow::bail!("not yet"),
+        SourceChoice::Capture => {
+            let started = CaptureSource::start(options).map(Engine::Capture);
+            started.map_err(|error| explained(Source::Capture, error))
+        }
         SourceChoice::Auto => {
             match EbpfSource::start(options) {
                 Ok(source) => return Ok(Engine::Ebpf(source)),
-                Err(error) => step_downs.push(step_down(Source::Ebpf, Source::None, &error)),
+                Err(error) => step_downs.push(step_down(Source::Ebpf, Source::Capture, &error)),
+            }
+            match CaptureSource::start(options) {
+                Ok(source) => return Ok(Engine::Capture(source)),
+                Err(error) => step_downs.push(step_down(Source::Capture, Source::None, &error)),
             }
             Ok(Engine::None)
         }

@@ -23,6 +23,8 @@ pub struct Status {
     pub failing: BTreeMap<String, String>,
     /// Failed attempts to attach since the start.
     pub failures: u64,
+    /// Packet capture only: packets that were lost because this process was too slow.
+    pub capture_lost: Option<u64>,
 }
 
 /// Asks the same questions again and again.

@@ -18,11 +18,11 @@ use exporter_ebpf::abi::{
 use super::batch::Reader;
 use super::clock::Clock;
 use super::evict::{self, Evictions, Lifetimes};
-use super::keys::{self, Family};
+use super::keys::{self, Family, Key};
 use super::occupancy::Occupied;
 use super::sys;
 use super::{Limits, MAX_LOCAL};
-use crate::model::{Counter, JoinKey, Reading, TableFill};
+use crate::model::{Counter, JoinKey, Reading, Stream, TableFill};
 
 /// Entries removed in one reading; each is a system call of about a microsecond.
 const MOST_EVICTIONS: usize = 8192;
@@ -152,10 +152,10 @@ impl Tables {
         let most = (self.limits.flows as usize) + (self.limits.stranger_flows as usize);
         let flows = &mut reading.flows;
         self.flows_v4.read(self.fds.flows[0].as_fd(), most, |key, value| {
-            flows.push(keys::flow(key, value, &clock));
+            flows.push(keys::flow(key.tuple(), value, clock.idle_seconds(value.last_seen)));
         })?;
         self.flows_v6.read(self.fds.flows[1].as_fd(), most, |key, value| {
-            flows.push(keys::flow(key, value, &clock));
+            flows.push(keys::flow(key.tuple(), value, clock.idle_seconds(value.last_seen)));
         })
     }
 
@@ -164,10 +164,10 @@ impl Tables {
         let most = (self.limits.streams as usize) + (self.limits.stranger_streams as usize);
         let streams = &mut reading.streams;
         self.streams_v4.read(self.fds.streams[0].as_fd(), most, |key, value| {
-            streams.push(keys::stream(&key.flow, key.ssrc, value, &clock));
+            streams.push(stream(&key.flow, key.ssrc, value, &clock));
         })?;
         self.streams_v6.read(self.fds.streams[1].as_fd(), most, |key, value| {
-            streams.push(keys::stream(&key.flow, key.ssrc, value, &clock));
+            streams.push(stream(&key.flow, key.ssrc, value, &clock));
         })
     }
 
@@ -181,7 +181,7 @@ impl Tables {
                 Family::V6(key) => sys::take(self.fds.flows[1].as_fd(), &key),
             }?;
             if let Some(value) = value {
-                keys::set_flow(flow, &value, &self.clock);
+                keys::set_flow(flow, &value, self.clock.idle_seconds(value.last_seen));
                 self.occupied.give_back(match flow.known {
                     true => Occupancy::Flows,
                     false => Occupancy::Strangers,
@@ -200,7 +200,7 @@ impl Tables {
                 Family::V6(key) => sys::take(self.fds.streams[1].as_fd(), &key),
             }?;
             if let Some(value) = value {
-                keys::set_stream(stream, &value, &self.clock);
+                keys::set_stream(stream, &value, self.clock.idle_seconds(value.last_seen));
                 self.occupied.give_back(match value.flags & KNOWN {
                     0 => Occupancy::StrangerStreams,
                     _ => Occupancy::Streams,
@@ -282,6 +282,11 @@ impl Tables {
             result => result,
         }
     }
+}
+
+fn stream(key: &impl Key, ssrc: u32, value: &StreamValue, clock: &Clock) -> Stream {
+    let idle_seconds = clock.idle_seconds(value.last_seen);
+    keys::stream(key.tuple(), key.direction(), ssrc, value, idle_seconds)
 }
 
 fn tend(fds: &TableFds, request: Tend) -> io::Result<u32> {

@@ -1,0 +1,363 @@
+//! The same tables that the kernel program keeps, in this process: packets come in, readings go out.
+//!
+//! Admission follows the kernel program's rules: known flows and strangers have bounds of their own,
+//! a flow becomes known when the observer tells it or both sides have proved it. No I/O, no clock:
+//! the time comes in with each packet.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+
+use exporter_ebpf::abi::{
+    EVENTS, Event, FlowValue, KNOWN, Occupancy, PROVED_SEND, RECEIVE, SEEN_RECEIVE, StreamValue,
+    TCP,
+};
+use exporter_ebpf::packet::{self, Bytes, Parsed, Skip, View};
+use exporter_ebpf::rtp::{self, Content, Kind, NO_SEQUENCE, Within};
+use foldhash::{HashMap, HashMapExt};
+
+use crate::kernel::evict::{self, Lifetimes};
+use crate::kernel::{Limits, keys};
+use crate::model::{Counter, Direction, JoinKey, Proto, Reading, TableFill, Tuple};
+
+/// Entries removed in one reading.
+const MOST_EVICTIONS: usize = 65_536;
+/// Datagrams of one aggregate (UDP_MAX_SEGMENTS).
+const MAX_DATAGRAMS: u32 = 128;
+
+/// One direction of a tuple, and an SSRC.
+type StreamId = (Tuple, Direction, u32);
+
+/// Everything that was counted.
+pub(super) struct Table {
+    limits: Limits,
+    lifetimes: Lifetimes,
+    flows: HashMap<Tuple, FlowValue>,
+    streams: HashMap<StreamId, StreamValue>,
+    /// By [`Occupancy`].
+    occupied: [u64; 4],
+    events: [[Counter; 2]; EVENTS],
+    told: HashSet<JoinKey>,
+    /// `None`: every address counts as local.
+    local: Option<HashSet<IpAddr>>,
+}
+
+/// A packet's part of the tables, and how much it adds.
+struct Arrival {
+    tuple: Tuple,
+    direction: Direction,
+    packets: u64,
+    bytes: u64,
+    /// Seconds.
+    now: u64,
+}
+
+impl Table {
+    pub(super) fn new(limits: Limits, lifetimes: Lifetimes, check_local: bool) -> Self {
+        Self {
+            limits,
+            lifetimes,
+            flows: HashMap::new(),
+            streams: HashMap::new(),
+            occupied: [0; 4],
+            events: [[Counter::default(); 2]; EVENTS],
+            told: HashSet::new(),
+            local: check_local.then(HashSet::new),
+        }
+    }
+
+    /// Counts one frame at `now` seconds. `segment`: payload bytes of each packet of an aggregate,
+    /// 0 for none.
+    pub(super) fn frame(&mut self, bytes: &[u8], view: &View, segment: u32, now: u64) {
+        let frame = Bytes::new(bytes);
+        let direction =
+            if view.direction == RECEIVE { Direction::Receive } else { Direction::Send };
+        let (tuple, payload, length) = match packet::parse(frame, view) {
+            Ok(Parsed::V4(packet)) => {
+                let key = packet.flow(0);
+                let (local, remote) = (key.local.into(), key.remote.into());
+                (
+                    ends(key.proto, local, key.local_port, remote, key.remote_port),
+                    packet.payload,
+                    packet.length,
+                )
+            }
+            Ok(Parsed::V6(packet)) => {
+                let key = packet.flow(0);
+                let (local, remote) = (key.local.into(), key.remote.into());
+                (
+                    ends(key.proto, local, key.local_port, remote, key.remote_port),
+                    packet.payload,
+                    packet.length,
+                )
+            }
+            Err(Skip::Elsewhere) => return,
+            Err(Skip::Short) => return self.event(Event::Truncated, direction, 1, view.frame),
+            Err(Skip::Event(event, bytes)) => return self.event(event, direction, 1, bytes),
+        };
+        let mut arrival = Arrival { tuple, direction, packets: 1, bytes: length.into(), now };
+        if tuple.proto == Proto::Tcp {
+            if segment != 0 {
+                arrival.packets = u64::from(length.div_ceil(segment)).max(1);
+            }
+            self.plain(&arrival, Kind::Other, length != 0);
+            return;
+        }
+        let segment = if segment == 0 || segment >= length { length } else { segment };
+        let mut begin = 0;
+        for _ in 0..MAX_DATAGRAMS {
+            let bytes = segment.min(length - begin);
+            arrival.bytes = bytes.into();
+            let payload = Within { frame, offset: payload + begin as usize };
+            self.datagram(&arrival, rtp::classify(&payload, bytes));
+            begin += segment;
+            if begin >= length {
+                return;
+            }
+        }
+    }
+
+    /// Everything counted so far; what rests is let go, with its last values in the reading.
+    pub(super) fn read(&mut self, now: u64) -> Reading {
+        let idle = |last: u64| u32::try_from(now.saturating_sub(last)).unwrap_or(u32::MAX);
+        let flows = self.flows.iter();
+        let flows = flows.map(|(tuple, value)| keys::flow(*tuple, value, idle(value.last_seen)));
+        let streams = self.streams.iter().map(|((tuple, direction, ssrc), value)| {
+            keys::stream(*tuple, *direction, *ssrc, value, idle(value.last_seen))
+        });
+        let mut reading = Reading {
+            flows: flows.collect(),
+            streams: streams.collect(),
+            events: self.events.to_vec(),
+            tables: Vec::new(),
+        };
+        self.evict(&mut reading);
+        reading.tables = self.fill();
+        reading
+    }
+
+    pub(super) fn tell(&mut self, told: &HashSet<JoinKey>) {
+        self.told.clear();
+        self.told.extend(told.iter().take(self.limits.flows as usize).copied());
+    }
+
+    pub(super) fn set_local(&mut self, local: &HashSet<IpAddr>) {
+        if let Some(mine) = &mut self.local {
+            mine.clone_from(local);
+        }
+    }
+
+    fn datagram(&mut self, arrival: &Arrival, content: Content) {
+        let kind = content.kind;
+        if kind != Kind::Rtp {
+            if kind == Kind::BadRtp {
+                self.event_of(Event::BadRtp, arrival);
+            }
+            let speaks = arrival.direction == Direction::Receive || kind.is_proof();
+            return self.plain(arrival, kind, speaks);
+        }
+        let bytes = arrival.bytes as u32;
+        let id = (arrival.tuple, arrival.direction, content.rtp.ssrc);
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.flags & KNOWN != 0
+        {
+            rtp::count(stream, &content.rtp, bytes, arrival.now);
+            return;
+        }
+        let Some(known) = self.flow(arrival, true) else { return };
+        match self.stream(id, known, arrival) {
+            Ok(stream) => rtp::count(stream, &content.rtp, bytes, arrival.now),
+            Err(refusal) => {
+                self.event_of(refusal, arrival);
+                self.add(arrival, Kind::Rtp);
+            }
+        }
+    }
+
+    fn plain(&mut self, arrival: &Arrival, kind: Kind, speaks: bool) {
+        if self.flow(arrival, speaks).is_some() {
+            self.add(arrival, kind);
+        }
+    }
+
+    fn add(&mut self, arrival: &Arrival, kind: Kind) {
+        if let Some(flow) = self.flows.get_mut(&arrival.tuple) {
+            let counter = &mut flow.counts[number(arrival.direction)][kind.class() as usize];
+            counter.packets += arrival.packets;
+            counter.bytes += arrival.bytes;
+        }
+    }
+
+    /// Finds or makes the flow; tells whether it is known.
+    fn flow(&mut self, arrival: &Arrival, speaks: bool) -> Option<bool> {
+        let told = self.told.contains(&arrival.tuple.join_key());
+        if !self.flows.contains_key(&arrival.tuple) {
+            if self.local.as_ref().is_some_and(|own| !own.contains(&arrival.tuple.local.ip())) {
+                self.event_of(Event::NotLocal, arrival);
+                return None;
+            }
+            if !self.take(flow_room(told)) {
+                let refusal = if told { Event::FlowsFull } else { Event::StrangersFull };
+                self.event_of(refusal, arrival);
+                return None;
+            }
+            let flags = if told { KNOWN } else { 0 };
+            self.flows.insert(arrival.tuple, FlowValue { flags, ..FlowValue::default() });
+        }
+        let flow = self.flows.get_mut(&arrival.tuple)?;
+        flow.last_seen = arrival.now;
+        if flow.flags & KNOWN != 0 {
+            return Some(true);
+        }
+        if speaks {
+            flow.flags |= match arrival.direction {
+                Direction::Receive => SEEN_RECEIVE,
+                Direction::Send => PROVED_SEND,
+            };
+        }
+        const PROVEN: u32 = SEEN_RECEIVE | PROVED_SEND;
+        if told || flow.flags & PROVEN == PROVEN {
+            if !self.take(Occupancy::Flows) {
+                self.event_of(Event::FlowsFull, arrival);
+                return Some(false);
+            }
+            self.give_back(Occupancy::Strangers);
+            self.flows.get_mut(&arrival.tuple)?.flags |= KNOWN;
+            return Some(true);
+        }
+        Some(false)
+    }
+
+    fn stream(
+        &mut self,
+        id: StreamId,
+        known: bool,
+        arrival: &Arrival,
+    ) -> Result<&mut StreamValue, Event> {
+        match self.streams.get(&id).map(|stream| stream.flags & KNOWN != 0) {
+            None => {
+                let share = self.flows.get(&id.0).map_or(0, |flow| flow.streams);
+                if share >= self.limits.ssrcs_per_flow {
+                    return Err(Event::SsrcsFull);
+                }
+                if !self.take(stream_room(known)) {
+                    return Err(match known {
+                        true => Event::StreamsFull,
+                        false => Event::StrangerStreamsFull,
+                    });
+                }
+                if let Some(flow) = self.flows.get_mut(&id.0) {
+                    flow.streams += 1;
+                }
+                let flags = if known { KNOWN } else { 0 };
+                let fresh = StreamValue { flags, bad_seq: NO_SEQUENCE, ..StreamValue::default() };
+                self.streams.insert(id, fresh);
+            }
+            Some(false) if known => {
+                if self.take(Occupancy::Streams) {
+                    self.give_back(Occupancy::StrangerStreams);
+                    if let Some(stream) = self.streams.get_mut(&id) {
+                        stream.flags |= KNOWN;
+                    }
+                } else {
+                    self.event_of(Event::StreamsFull, arrival);
+                }
+            }
+            Some(_) => {}
+        }
+        self.streams.get_mut(&id).ok_or(Event::InsertFailed)
+    }
+
+    fn evict(&mut self, reading: &mut Reading) {
+        let chosen = evict::choose(reading, &self.told, self.lifetimes, false, MOST_EVICTIONS);
+        for position in chosen.flows {
+            let flow = &mut reading.flows[position];
+            flow.ended = true;
+            if let Some(value) = self.flows.remove(&flow.tuple) {
+                self.give_back(flow_room(value.flags & KNOWN != 0));
+            }
+        }
+        for position in chosen.streams {
+            let stream = &mut reading.streams[position];
+            stream.ended = true;
+            let id = (stream.tuple, stream.direction, stream.ssrc);
+            if let Some(value) = self.streams.remove(&id) {
+                self.give_back(stream_room(value.flags & KNOWN != 0));
+            }
+            if let Some(flow) = self.flows.get_mut(&stream.tuple) {
+                flow.streams = flow.streams.saturating_sub(1);
+            }
+        }
+    }
+
+    fn take(&mut self, room: Occupancy) -> bool {
+        let most = self.most(room);
+        let occupied = &mut self.occupied[room as usize];
+        let free = *occupied < most.into();
+        *occupied += u64::from(free);
+        free
+    }
+
+    fn give_back(&mut self, room: Occupancy) {
+        let occupied = &mut self.occupied[room as usize];
+        *occupied = occupied.saturating_sub(1);
+    }
+
+    fn most(&self, room: Occupancy) -> u32 {
+        match room {
+            Occupancy::Flows => self.limits.flows,
+            Occupancy::Streams => self.limits.streams,
+            Occupancy::Strangers => self.limits.stranger_flows,
+            Occupancy::StrangerStreams => self.limits.stranger_streams,
+        }
+    }
+
+    fn fill(&self) -> Vec<TableFill> {
+        let fill = |table, room: Occupancy| TableFill {
+            table,
+            entries: self.occupied[room as usize],
+            capacity: self.most(room).into(),
+        };
+        vec![
+            fill("flows", Occupancy::Flows),
+            fill("streams", Occupancy::Streams),
+            fill("stranger_flows", Occupancy::Strangers),
+            fill("stranger_streams", Occupancy::StrangerStreams),
+        ]
+    }
+
+    fn event_of(&mut self, event: Event, arrival: &Arrival) {
+        let counter = &mut self.events[event as usize][number(arrival.direction)];
+        counter.packets += arrival.packets;
+        counter.bytes += arrival.bytes;
+    }
+
+    fn event(&mut self, event: Event, direction: Direction, packets: u64, bytes: u32) {
+        let counter = &mut self.events[event as usize][number(direction)];
+        counter.packets += packets;
+        counter.bytes += u64::from(bytes);
+    }
+}
+
+fn ends(proto: u8, local: IpAddr, local_port: u16, remote: IpAddr, remote_port: u16) -> Tuple {
+    let proto = if proto == TCP { Proto::Tcp } else { Proto::Udp };
+    Tuple::new(proto, SocketAddr::new(local, local_port), SocketAddr::new(remote, remote_port))
+}
+
+fn number(direction: Direction) -> usize {
+    match direction {
+        Direction::Receive => 0,
+        Direction::Send => 1,
+    }
+}
+
+fn flow_room(known: bool) -> Occupancy {
+    if known { Occupancy::Flows } else { Occupancy::Strangers }
+}
+
+fn stream_room(known: bool) -> Occupancy {
+    if known { Occupancy::Streams } else { Occupancy::StrangerStreams }
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;
