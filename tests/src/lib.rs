@@ -10,6 +10,8 @@ pub mod exporter;
 pub mod http;
 pub mod netns;
 pub mod nft;
+pub mod observer_fixture;
+pub mod observer_watch;
 pub mod peer;
 pub mod process;
 pub mod prometheus;
