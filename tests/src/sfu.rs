@@ -33,6 +33,11 @@ impl Build {
         let worker = "node_modules/mediasoup/worker/out/Release/mediasoup-worker";
         dir.join(worker).is_file().then_some(Self { dir })
     }
+
+    /// The folder that holds its `node_modules`.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
 }
 
 fn cache() -> Option<PathBuf> {
