@@ -8,46 +8,26 @@
 
 pub mod model;
 
+pub mod exposition;
+pub mod join;
 pub mod labels;
+pub mod ledger;
 pub mod state;
 
-pub mod join;
-
-pub mod labels;
-
-pub mod ledger;
-
-pub mod exposition;
-
-pub mod config;
-
+pub mod kernel;
 pub mod netlink;
 pub mod observer;
-pub mod privileges;
-pub mod resolver;
 pub mod sockets;
-pub mod telemetry;
-pub mod web;
-
 pub mod workers;
 
-pub mod kernel;
-
-pub mod sockets;
-
-pub mod observer;
-
+pub mod config;
+pub mod privileges;
 pub mod resolver;
-
+pub mod telemetry;
 pub mod web;
 
-pub mod telemetry;
-
-pub mod privileges;
-
-pub mod startup;
-
 pub mod collect;
+pub mod startup;
 
 #[cfg(test)]
 mod fixture;
