@@ -35,8 +35,18 @@ pub fn find(version: &str) -> anyhow::Result<Option<PathBuf>> {
     cache::find(&name(version), recipe(version)?)
 }
 
+/// Names the finished folders to tests; one that is not there gets no variable.
+pub fn name_to(command: &mut Command) -> anyhow::Result<()> {
+    for version in VERSIONS {
+        if let Some(folder) = find(version)? {
+            command.env(variable(version), folder);
+        }
+    }
+    Ok(())
+}
+
 /// The environment variable that names the finished folder to tests: `MEDIASOUP_3_12_16`.
-pub fn variable(version: &str) -> String {
+fn variable(version: &str) -> String {
     format!("MEDIASOUP_{}", version.replace('.', "_"))
 }
 

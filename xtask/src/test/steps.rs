@@ -83,7 +83,8 @@ fn tests(filter: &[String]) -> anyhow::Result<Vec<Step>> {
         cargo(["test", "--workspace", "--exclude", "exporter-tests", "--locked", "--no-fail-fast"]);
     let kernel = kernel(["test", "--lib", "--locked"]);
     let mut system = cargo(["test", "--package", "exporter-tests", "--locked", "--no-fail-fast"]);
-    name_tools(&mut system)?;
+    mediasoup::name_to(&mut system)?;
+    system.env("MEDIASOUP_EXPORTER_BIN", paths::target().join("debug/mediasoup-exporter"));
     Ok(vec![
         Step::tests("tests: kernel program", with_filter(kernel, filter, &[])),
         Step::tests("tests: units", with_filter(unit, filter, &[])),
@@ -106,17 +107,6 @@ fn documentation() -> Command {
         cargo(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     doc
-}
-
-/// Tells tests where the cached tools are; a tool that is not there gets no variable.
-fn name_tools(command: &mut Command) -> anyhow::Result<()> {
-    for version in mediasoup::VERSIONS {
-        if let Some(folder) = mediasoup::find(version)? {
-            command.env(mediasoup::variable(version), folder);
-        }
-    }
-    command.env("MEDIASOUP_EXPORTER_BIN", paths::target().join("debug/mediasoup-exporter"));
-    Ok(())
 }
 
 fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
