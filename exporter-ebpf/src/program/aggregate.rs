@@ -25,7 +25,7 @@ struct Walk<F: Family> {
 }
 
 /// Counts an aggregate of datagrams of `size` bytes, the last one perhaps shorter, that begin at
-/// `payload`. False: this host has no part in it.
+/// `payload`. False: perhaps this host has no part in it.
 #[inline(never)]
 pub fn datagrams<F: Family>(
     skb: *mut __sk_buff,
@@ -44,12 +44,13 @@ pub fn datagrams<F: Family>(
     }
     if count > MAX_DATAGRAMS {
         let bytes = length.saturating_sub(MAX_DATAGRAMS * size);
-        return admit::plain::<F>(&walk.key, count - MAX_DATAGRAMS, bytes, Kind::Other, false);
+        let rest = count - MAX_DATAGRAMS;
+        walk.is_counted |= admit::plain::<F>(&walk.key, rest, bytes, Kind::Other, false) as u32;
     }
     walk.is_counted != 0
 }
 
-/// Called by the kernel for each datagram. 1 ends the walk.
+/// Called by the kernel for each datagram. 0 goes on.
 unsafe extern "C" fn datagram<F: Family>(index: u32, walk: *mut Walk<F>) -> i64 {
     // SAFETY: the caller's frame.
     let walk = unsafe { &mut *walk };
@@ -63,8 +64,8 @@ unsafe extern "C" fn datagram<F: Family>(index: u32, walk: *mut Walk<F>) -> i64 
         let speaks = F::direction_of(&walk.key) == RECEIVE || content.kind.is_proof();
         admit::plain::<F>(&walk.key, 1, bytes, content.kind, speaks)
     };
-    walk.is_counted = is_counted as u32;
-    !is_counted as i64
+    walk.is_counted |= is_counted as u32;
+    0
 }
 
 /// A payload that need not be readable in place.
