@@ -250,11 +250,14 @@ pub enum Event {
     NotLocal = 4,
     /// Seen before on another interface of this host.
     SeenBefore = 5,
-    /// No room for another known flow: counted here only.
+    /// No room for another known flow: a new one is counted here only; a stranger's that would have
+    /// become known stays a stranger's, and is counted there too.
     FlowsFull = 6,
-    /// No room for another known stream: counted in its flow's RTP.
+    /// No room for another known stream: a new one is counted in its flow's RTP; a stranger's stays
+    /// one.
     StreamsFull = 7,
-    /// No room for another stranger's flow: counted here only.
+    /// No room for another stranger's flow: counted here only, on every interface that it passes,
+    /// and perhaps [`Event::NotLocal`] (where there is no room, nobody looks).
     StrangersFull = 8,
     /// No room for another stranger's stream: counted in its flow's RTP.
     StrangerStreamsFull = 9,

@@ -13,6 +13,7 @@ pub mod nft;
 pub mod pair;
 pub mod observer_fixture;
 pub mod observer_watch;
+pub mod packets;
 pub mod peer;
 pub mod process;
 pub mod prog;

@@ -135,12 +135,14 @@ impl Program {
     }
 
     /// Runs a program once on a frame. `None`: the kernel does not run such a frame (it wants at
-    /// least an Ethernet header's length).
+    /// least an Ethernet header, and newer ones the IP header that this announces).
     pub fn run(&self, name: &str, frame: Frame<'_>) -> Result<Option<i32>> {
-        if frame.bytes.len() < 14 {
-            return Ok(None);
+        const SHORTEST_WITH_IP: usize = 14 + 40;
+        match self.repeat(name, frame, 1) {
+            Ok((result, _)) => Ok(Some(result)),
+            Err(error) if frame.bytes.len() < SHORTEST_WITH_IP && is_invalid(&error) => Ok(None),
+            Err(error) => Err(error),
         }
-        Ok(Some(self.repeat(name, frame, 1)?.0))
     }
 
     /// Runs a program many times on the same frame; tells the last result and the mean duration.
@@ -256,6 +258,13 @@ impl Program {
     fn map(&self, name: &str) -> Result<&Map> {
         self.ebpf.map(name).with_context(|| format!("no map `{name}`"))
     }
+}
+
+fn is_invalid(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.raw_os_error() == Some(libc::EINVAL))
 }
 
 /// The fields of `struct __sk_buff` that a test run takes: `gso_segs` and `gso_size`.

@@ -13,7 +13,7 @@ use super::tables::{Family, Inserted, Quota, event, promote};
 use super::{CHECK_LOCAL, MAX_SSRCS};
 
 /// Counts packets that are no RTP in their flow, which the key names (its SSRC means nothing here).
-/// `speaks`: they are of those by which a flow becomes known. False: this host has no part in them.
+/// `speaks`: they are of those by which a flow becomes known. False: perhaps this host has no part in them.
 #[inline(never)]
 pub fn plain<F: Family>(
     key: &F::Stream,
@@ -29,20 +29,20 @@ pub fn plain<F: Family>(
     match flow::<F>(key, &arrival, speaks) {
         Found::At(flow) => arrival.add_to(flow, kind.class()),
         Found::NoRoom => {}
-        Found::NotLocal => return false,
+        Found::NotOurs => return false,
     }
     true
 }
 
-/// Counts one RTP packet in its stream, or where that has no room, in its flow. False: this host
-/// has no part in it.
+/// Counts one RTP packet in its stream, or where that has no room, in its flow. False: perhaps
+/// this host has no part in it.
 #[inline(never)]
 pub fn rtp<F: Family>(key: &F::Stream, packed: u64, bytes: u32) -> bool {
     let arrival = Arrival { direction: F::direction_of(key) as u32, packets: 1, bytes };
     let flow = match flow::<F>(key, &arrival, true) {
         Found::At(flow) => flow,
         Found::NoRoom => return true,
-        Found::NotLocal => return false,
+        Found::NotOurs => return false,
     };
     match stream::<F>(key, flow, &arrival) {
         Ok(stream) => record(stream, &unpack(packed), bytes, arrival.direction as u8),
@@ -146,10 +146,15 @@ fn give_back_ssrc(streams: *mut u32) {
     unsafe { fetch_add_u32(streams, 1u32.wrapping_neg()) };
 }
 
+/// What became of looking for a flow.
 enum Found {
+    /// It is there.
     At(*mut FlowValue),
+    /// It has no room; an event has counted the packet.
     NoRoom,
-    NotLocal,
+    /// It may be no flow of this host: where strangers have no room, a flood of them is not worth
+    /// the look-up that would tell.
+    NotOurs,
 }
 
 /// Finds or makes the flow, and lets it become known when it has earned that.
@@ -161,7 +166,10 @@ fn flow<F: Family>(key: &F::Stream, arrival: &Arrival, speaks: bool) -> Found {
             Ok(flow) => flow,
             Err(refusal) => {
                 arrival.event(refusal);
-                return if refusal == Event::NotLocal { Found::NotLocal } else { Found::NoRoom };
+                return match refusal {
+                    Event::NotLocal | Event::StrangersFull => Found::NotOurs,
+                    _ => Found::NoRoom,
+                };
             }
         },
     };
@@ -187,11 +195,14 @@ const fn empty_flow(flags: u32) -> FlowValue {
 
 #[inline(always)]
 fn admit_flow<F: Family>(key: &F::Stream) -> Result<*mut FlowValue, Event> {
+    let is_known = F::is_told(key);
+    let quota = Quota::flows(is_known);
+    if !is_known && !quota.has_room() {
+        return Err(Event::StrangersFull);
+    }
     if CHECK_LOCAL.load() != 0 && !F::is_local(key) {
         return Err(Event::NotLocal);
     }
-    let is_known = F::is_told(key);
-    let quota = Quota::flows(is_known);
     if !quota.take() {
         return Err(if is_known { Event::FlowsFull } else { Event::StrangersFull });
     }

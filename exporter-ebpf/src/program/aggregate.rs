@@ -17,7 +17,7 @@ const MAX_DATAGRAMS: u32 = 128;
 #[repr(C)]
 struct Walk<F: Family> {
     skb: *mut __sk_buff,
-    key: F::Stream,
+    key: *mut F::Stream,
     payload: u32,
     length: u32,
     size: u32,
@@ -25,16 +25,16 @@ struct Walk<F: Family> {
 }
 
 /// Counts an aggregate of datagrams of `size` bytes, the last one perhaps shorter, that begin at
-/// `payload`. False: this host has no part in it.
+/// `payload`. False: perhaps this host has no part in it.
 #[inline(never)]
 pub fn datagrams<F: Family>(
     skb: *mut __sk_buff,
-    key: &F::Stream,
+    key: &mut F::Stream,
     payload: u32,
     length: u32,
     size: u32,
 ) -> bool {
-    let mut walk = Walk::<F> { skb, key: *key, payload, length, size, is_counted: 0 };
+    let mut walk = Walk::<F> { skb, key, payload, length, size, is_counted: 0 };
     let count = length.div_ceil(size.max(1));
     let callback: unsafe extern "C" fn(u32, *mut Walk<F>) -> i64 = datagram::<F>;
     // SAFETY: the callback takes what it is given here, and does not outlive this call.
@@ -44,27 +44,28 @@ pub fn datagrams<F: Family>(
     }
     if count > MAX_DATAGRAMS {
         let bytes = length.saturating_sub(MAX_DATAGRAMS * size);
-        return admit::plain::<F>(&walk.key, count - MAX_DATAGRAMS, bytes, Kind::Other, false);
+        let rest = count - MAX_DATAGRAMS;
+        walk.is_counted |= admit::plain::<F>(key, rest, bytes, Kind::Other, false) as u32;
     }
     walk.is_counted != 0
 }
 
-/// Called by the kernel for each datagram. 1 ends the walk.
+/// Called by the kernel for each datagram. 0 goes on.
 unsafe extern "C" fn datagram<F: Family>(index: u32, walk: *mut Walk<F>) -> i64 {
-    // SAFETY: the caller's frame.
-    let walk = unsafe { &mut *walk };
+    // SAFETY: the caller's frame, and the key in its caller's.
+    let (walk, key) = unsafe { (&mut *walk, &mut *(*walk).key) };
     let begin = index * walk.size;
     let bytes = walk.length.wrapping_sub(begin).min(walk.size);
     let content = rtp::classify(&Loaded { skb: walk.skb, offset: walk.payload + begin }, bytes);
     let is_counted = if content.kind == Kind::Rtp {
-        F::set_ssrc(&mut walk.key, content.rtp.ssrc);
-        admit::rtp::<F>(&walk.key, pack(&content.rtp), bytes)
+        F::set_ssrc(key, content.rtp.ssrc);
+        admit::rtp::<F>(key, pack(&content.rtp), bytes)
     } else {
-        let speaks = F::direction_of(&walk.key) == RECEIVE || content.kind.is_proof();
-        admit::plain::<F>(&walk.key, 1, bytes, content.kind, speaks)
+        let speaks = F::direction_of(key) == RECEIVE || content.kind.is_proof();
+        admit::plain::<F>(key, 1, bytes, content.kind, speaks)
     };
-    walk.is_counted = is_counted as u32;
-    !is_counted as i64
+    walk.is_counted |= is_counted as u32;
+    0
 }
 
 /// A payload that need not be readable in place.

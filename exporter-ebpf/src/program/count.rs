@@ -98,7 +98,7 @@ where
     if gso_size != 0 && gso_size < packet.length {
         let is_counted = aggregate::datagrams::<Packet<W>>(
             skb,
-            &packet.key(DIRECTION, 0),
+            &mut packet.key(DIRECTION, 0),
             packet.payload as u32,
             packet.length,
             gso_size,

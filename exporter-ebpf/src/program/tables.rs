@@ -148,6 +148,16 @@ impl Quota {
         }
     }
 
+    /// Whether there is room, at this moment.
+    #[inline(always)]
+    pub fn has_room(self) -> bool {
+        match OCCUPANCY.get_ptr(self.cell as u32) {
+            // SAFETY: the cell is a map's value.
+            Some(cell) => unsafe { cell.read_volatile() < self.bound },
+            None => false,
+        }
+    }
+
     /// Takes room for one. A full table is not written to: whoever floods it with forged addresses
     /// must not make processors fight for its cache line.
     #[inline(always)]
