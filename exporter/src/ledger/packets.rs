@@ -161,10 +161,11 @@ impl Packets {
     fn settle(&mut self, slot: u32, claimed: bool, now: &mut Now<'_>) {
         let source = self.sources.get_mut(slot);
         source.settle(claimed, &mut self.connections, &mut self.unclaimed, now);
-        if source.ended && source.streams == 0 {
-            if let Some(source) = self.sources.remove(slot) {
-                self.leftovers.leave_flow(source, now);
-            }
+        if source.ended
+            && source.streams == 0
+            && let Some(source) = self.sources.remove(slot)
+        {
+            self.leftovers.leave_flow(source, now);
         }
     }
 
