@@ -11,6 +11,8 @@ pub mod foreign;
 pub mod reference;
 mod rows;
 #[cfg(test)]
+pub(crate) mod strict;
+#[cfg(test)]
 mod tests;
 pub mod text;
 

@@ -24,7 +24,8 @@
 //! in time, all of it goes to the owner's series. When it does not, the series is opened with empty
 //! ids; and when the claim comes still later, then
 //! - the bytes follow their owner as long as the nameless series had this one source only: the series
-//!   is renamed, that is, its total goes to the owner's series and it disappears in the same scrape;
+//!   is renamed, that is, its total goes to the owner's series and it disappears in the same scrape
+//!   (its labels then rest for the grace, so that no one sees them fall);
 //! - they stay where they were counted when the nameless series is shared (two flows that read the
 //!   same because of a privacy policy, one SSRC on two unclaimed flows): its total must not fall, and
 //!   they must not be seen twice. What comes from then on goes to the owner.
@@ -50,10 +51,14 @@
 //! with each update, and keeps what he has counted until then.
 
 mod contract;
+mod flows;
+mod leftovers;
 mod objects;
 mod packets;
 mod series;
 mod sockets;
+mod strangers;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod totals;

@@ -605,7 +605,7 @@ impl Object {
     fn unname(&mut self, contract: &mut Table<ContractLabels, ContractSeries>, now: &mut Now<'_>) {
         let Some(id) = self.series.take() else { return };
         if contract.get_mut(id).is_some_and(|series| !series.shared)
-            && let Some(old) = contract.remove(id)
+            && let Some(old) = contract.vacate(id, now.tick)
         {
             now.room.give_back(ContractSeries::FAMILIES);
             self.totals.put_back(&old);
@@ -622,6 +622,9 @@ impl Object {
             let Some(prefix) = &self.prefix else { return };
             let labels = ContractLabels::new(prefix, &self.ids, &self.media, told.side, now.quiet);
             self.series = contract.join(&labels).or_else(|| {
+                if contract.rests(&labels) {
+                    return None;
+                }
                 let has_room = now.room.take(ContractSeries::FAMILIES);
                 has_room.then(|| contract.open(labels, ContractSeries::default(), now.tick))
             });

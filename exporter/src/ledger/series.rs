@@ -49,11 +49,13 @@ pub(crate) struct Table<L, T> {
     slots: Vec<Slot<L, T>>,
     free: Vec<u32>,
     by_labels: HashMap<L, u32>,
+    resting: HashMap<L, Tick>,
 }
 
 impl<L, T> Default for Table<L, T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), by_labels: HashMap::default() }
+        let (slots, free, by_labels, resting) = Default::default();
+        Self { slots, free, by_labels, resting }
     }
 }
 
@@ -98,10 +100,17 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
         slot.series.as_mut().filter(|_| slot.generation == id.generation)
     }
 
-    /// Removes a series at once.
-    pub(crate) fn remove(&mut self, id: SeriesId) -> Option<T> {
-        self.get_mut(id)?;
+    /// Removes a series at once, because what it counted goes elsewhere. Its labels then rest for the
+    /// grace: were they used again in the same moment, a scraper would see a total that fell.
+    pub(crate) fn vacate(&mut self, id: SeriesId, now: Tick) -> Option<T> {
+        let labels = self.get_mut(id)?.labels.clone();
+        self.resting.insert(labels, now);
         self.take(id.index)
+    }
+
+    /// These labels cannot be used for now.
+    pub(crate) fn rests(&self, labels: &L) -> bool {
+        !self.resting.is_empty() && self.resting.contains_key(labels)
     }
 
     /// Removes the series that nothing has touched for longer than `grace`, unless `keep` says that
@@ -113,6 +122,7 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
         keep: impl Fn(&T) -> bool,
         mut gone: impl FnMut(T),
     ) {
+        self.resting.retain(|_, since| now.saturating_sub(*since) < GRACE);
         for index in 0..self.slots.len() {
             let Some(series) = &mut self.slots[index].series else { continue };
             if now.saturating_sub(series.seen) <= grace {

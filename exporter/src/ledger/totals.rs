@@ -29,6 +29,12 @@ pub(crate) fn add(total: &mut Counter, grown: Counter) {
     total.bytes += grown.bytes;
 }
 
+pub(crate) fn add_all(totals: &mut Counts, grown: &Counts) {
+    for (total, grown) in totals.iter_mut().flatten().zip(grown.iter().flatten()) {
+        add(total, *grown);
+    }
+}
+
 /// One stream's totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StreamTotals {

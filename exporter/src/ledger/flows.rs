@@ -1,0 +1,291 @@
+//! The ledger of flows: what a 5-tuple and its streams grew by becomes a connection's series.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use crate::labels::Tick;
+use crate::labels::block::Block;
+use crate::labels::text::{self, limit};
+use crate::ledger::packets::{CLASS_SERIES, Now, Unclaimed};
+use crate::ledger::series::{Room, SeriesId, Table};
+use crate::ledger::totals::{Counts, add, add_all, grown};
+use crate::model::{JoinKey, TransportId, Tuple};
+
+/// A connection's series, all classes together.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) counts: Counts,
+    /// Bit n: class n is exposed.
+    pub(crate) classes: u8,
+    named: Named,
+}
+
+/// All flows that are followed.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    pub(crate) by_tuple: HashMap<Tuple, u32>,
+    pub(crate) flows: Vec<Option<FlowSource>>,
+    free: Vec<u32>,
+}
+
+/// A flow's last totals, and where what it grows by goes.
+#[derive(Debug)]
+pub(crate) struct FlowSource {
+    tuple: Tuple,
+    last: Counts,
+    /// Grown, but not yet in a series.
+    pub(crate) pending: Counts,
+    series: Option<SeriesId>,
+    /// Of the series.
+    claimed: bool,
+    /// Since when something waits for a series.
+    since: Tick,
+    transport: Option<TransportId>,
+    /// Grows when another transport takes the tuple over.
+    pub(crate) epoch: u32,
+    /// The epoch of the series.
+    series_epoch: u32,
+    remote: Option<Arc<str>>,
+    pub(crate) streams: u32,
+    pub(crate) ended: bool,
+    pub(crate) round: u64,
+}
+
+impl Sources {
+    pub(crate) fn insert(&mut self, tuple: Tuple, tick: Tick) -> u32 {
+        let source = Some(FlowSource {
+            tuple,
+            last: Counts::default(),
+            pending: Counts::default(),
+            series: None,
+            claimed: false,
+            since: tick,
+            transport: None,
+            epoch: 0,
+            series_epoch: 0,
+            remote: None,
+            streams: 0,
+            ended: false,
+            round: 0,
+        });
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.flows[slot as usize] = source;
+                slot
+            }
+            None => {
+                self.flows.push(source);
+                self.flows.len() as u32 - 1
+            }
+        };
+        self.by_tuple.insert(tuple, slot);
+        slot
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> &mut FlowSource {
+        self.flows[slot as usize].as_mut().expect("a slot that the index names is taken")
+    }
+
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<FlowSource> {
+        let source = self.flows[slot as usize].take()?;
+        self.by_tuple.remove(&source.tuple);
+        self.free.push(slot);
+        Some(source)
+    }
+}
+
+impl FlowSource {
+    pub(crate) fn take(&mut self, raw: &Counts, ended: bool) {
+        let lasts = self.last.iter_mut().flatten();
+        let pendings = self.pending.iter_mut().flatten();
+        for ((last, pending), raw) in lasts.zip(pendings).zip(raw.iter().flatten()) {
+            add(pending, grown(last, *raw));
+        }
+        self.ended = ended;
+        if ended {
+            // The same tuple begins again from zero. The source itself stays while it has streams:
+            // they are known by its slot.
+            self.last = Counts::default();
+        }
+    }
+
+    pub(crate) fn claim(&mut self, transport: &TransportId) {
+        if self.transport.as_ref() == Some(transport) {
+            return;
+        }
+        if self.transport.replace(transport.clone()).is_some() {
+            self.epoch += 1;
+        }
+    }
+
+    /// Gives what waits to a series; `claimed` says whether a transport claims the flow now.
+    pub(crate) fn settle(
+        &mut self,
+        claimed: bool,
+        table: &mut Table<Arc<str>, Connection>,
+        unclaimed: &mut Unclaimed,
+        now: &mut Now<'_>,
+    ) {
+        if let Some(id) = self.series {
+            match table.get_mut(id) {
+                // It was retired under this source, whose transport is gone.
+                None => self.series = None,
+                Some(series) if self.claimed && !claimed => {
+                    return series.values.take(&mut self.pending, now.room);
+                }
+                Some(series) if self.claimed == claimed && self.series_epoch == self.epoch => {
+                    if !self.ended {
+                        series.touch(now.tick);
+                    }
+                    return series.values.take(&mut self.pending, now.room);
+                }
+                Some(_) => return self.move_on(id, table, unclaimed, now),
+            }
+        }
+        let empty = self.pending.iter().flatten().all(|counter| counter.packets == 0);
+        let waits = !claimed && !self.ended && now.tick.saturating_sub(self.since) < now.hold;
+        if empty {
+            self.since = now.tick + 1;
+        } else if !waits {
+            self.open(claimed, table, unclaimed, now);
+        }
+    }
+
+    /// The series' labels are no longer right: another transport has the tuple, or one has claimed it.
+    fn move_on(
+        &mut self,
+        old: SeriesId,
+        table: &mut Table<Arc<str>, Connection>,
+        unclaimed: &mut Unclaimed,
+        now: &mut Now<'_>,
+    ) {
+        let was_claimed = self.claimed;
+        if !was_claimed
+            && table.get_mut(old).is_some_and(|series| !series.shared)
+            && let Some(values) = table.vacate(old, now.tick)
+        {
+            // Nobody else has counted there, so the bytes move to their owner. The old series goes
+            // in the same moment: at no time are they to be seen twice.
+            add_all(&mut self.pending, &values.counts);
+            values.leave(unclaimed, now.room);
+            self.series = None;
+        }
+        self.open(true, table, unclaimed, now);
+    }
+
+    fn open(
+        &mut self,
+        claimed: bool,
+        table: &mut Table<Arc<str>, Connection>,
+        unclaimed: &mut Unclaimed,
+        now: &mut Now<'_>,
+    ) {
+        let Some((labels, owner)) = self.labels(claimed, now) else { return };
+        let Some(id) = Connection::open(labels, owner, table, unclaimed, now) else { return };
+        (self.series, self.claimed, self.series_epoch) = (Some(id), claimed, self.epoch);
+        if let Some(series) = table.get_mut(id) {
+            series.touch(now.tick);
+            series.values.take(&mut self.pending, now.room);
+        }
+    }
+
+    /// The labels of the series that this flow belongs to, and who they name; `None` while the far
+    /// end's label is undecided.
+    pub(crate) fn labels(&mut self, claimed: bool, now: &mut Now<'_>) -> Option<(Arc<str>, Named)> {
+        let key = self.tuple.join_key();
+        if self.remote.is_none() {
+            self.remote = match self.ended {
+                // The last chance to show it.
+                true => Some(now.labels.remote_now(&key)),
+                false => now.labels.remote(&key),
+            };
+        }
+        let remote = self.remote.clone()?;
+        let transport = self.transport.as_ref().filter(|_| claimed);
+        let labels = connection_labels(&self.tuple, transport, &remote, &mut now.labels.text);
+        Some((labels, Named { owner: transport.map(|id| (id.clone(), key)), _remote: remote }))
+    }
+
+    /// Whether the series that it counts into, or would count into, names a transport.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.claimed
+    }
+}
+
+/// Who a connection's labels name.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    /// Whose it is, so that it stays while its transport lives though the flow is silent.
+    pub(crate) owner: Option<(TransportId, JoinKey)>,
+    /// Held so that the connection's label is not decided anew.
+    pub(crate) _remote: Arc<str>,
+}
+
+impl Connection {
+    /// The series of these labels; `None` when there is no room for another, or not yet.
+    pub(crate) fn open(
+        labels: Arc<str>,
+        named: Named,
+        table: &mut Table<Arc<str>, Self>,
+        unclaimed: &mut Unclaimed,
+        now: &mut Now<'_>,
+    ) -> Option<SeriesId> {
+        if let Some(id) = table.join(&labels) {
+            return Some(id);
+        }
+        if table.rests(&labels) {
+            return None;
+        }
+        if named.owner.is_none() && !unclaimed.take_connection() {
+            now.room.refuse(CLASS_SERIES);
+            return None;
+        }
+        let (counts, classes) = Default::default();
+        Some(table.open(labels, Self { counts, classes, named }, now.tick))
+    }
+
+    /// Its transport, while that has this tuple.
+    pub(crate) fn owner(&self) -> Option<&(TransportId, JoinKey)> {
+        self.named.owner.as_ref()
+    }
+
+    /// Takes what is pending of each class that is exposed, or that there is room for.
+    pub(crate) fn take(&mut self, pending: &mut Counts, room: &mut Room) {
+        for class in 0..5 {
+            let bit = 1 << class;
+            let grown = pending[0][class].packets + pending[1][class].packets > 0;
+            if self.classes & bit == 0 {
+                if !grown || !room.take(CLASS_SERIES) {
+                    continue;
+                }
+                self.classes |= bit;
+            }
+            for direction in 0..2 {
+                let pending = std::mem::take(&mut pending[direction][class]);
+                add(&mut self.counts[direction][class], pending);
+            }
+        }
+    }
+
+    pub(crate) fn leave(self, unclaimed: &mut Unclaimed, room: &mut Room) {
+        room.give_back(u64::from(self.classes.count_ones()) * CLASS_SERIES);
+        unclaimed.connections -= usize::from(self.named.owner.is_none());
+    }
+}
+
+/// All labels but the class, whose value and closing quote the writer adds.
+fn connection_labels(
+    tuple: &Tuple,
+    transport: Option<&TransportId>,
+    remote: &str,
+    counts: &mut text::TextCounts,
+) -> Arc<str> {
+    let transport = transport.map_or("", TransportId::as_str);
+    Block::open()
+        .label("transport_id", &text::clean(transport, limit::ID, counts))
+        .label("proto", tuple.proto.as_str())
+        .label("local_addr", &tuple.local.to_string())
+        .label("remote_addr", remote)
+        .finish()
+}

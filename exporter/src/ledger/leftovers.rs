@@ -1,0 +1,110 @@
+//! What ended before it had a series: its labels rest for a moment, or there was no room.
+//!
+//! Few and short-lived as they are, they must not be lost: each is offered again with every update,
+//! and the list is bounded. What the bound cuts has been counted as refused.
+
+use std::sync::Arc;
+
+use crate::ledger::flows::{Connection, FlowSource, Named};
+use crate::ledger::packets::{Now, Unclaimed};
+use crate::ledger::series::Table;
+use crate::ledger::streams::{Claim, Level, StreamSeries, StreamSource};
+use crate::ledger::totals::{Counts, StreamTotals};
+use crate::model::Stream;
+
+/// Leftovers of each kind at most.
+const MAX: usize = 4096;
+
+/// Bytes of ended sources that wait for a series.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    streams: Vec<StreamLeftover>,
+    connections: Vec<ConnectionLeftover>,
+}
+
+#[derive(Debug)]
+struct StreamLeftover {
+    direction: usize,
+    labels: Arc<str>,
+    nobodys: bool,
+    totals: StreamTotals,
+}
+
+#[derive(Debug)]
+struct ConnectionLeftover {
+    labels: Arc<str>,
+    named: Named,
+    counts: Counts,
+}
+
+impl Leftovers {
+    /// Keeps what an ended stream still holds.
+    pub(crate) fn leave_stream(
+        &mut self,
+        source: StreamSource,
+        claim: &Claim<'_>,
+        stream: &Stream,
+        now: &mut Now<'_>,
+    ) {
+        let Some(totals) = source.pending.filter(|_| self.streams.len() < MAX) else { return };
+        self.streams.push(StreamLeftover {
+            direction: stream.direction as usize,
+            labels: claim.labels(stream.ssrc, &mut now.labels.text),
+            nobodys: claim.level == Level::Nobody,
+            totals: *totals,
+        });
+    }
+
+    /// Keeps what an ended flow still holds.
+    pub(crate) fn leave_flow(&mut self, mut source: FlowSource, now: &mut Now<'_>) {
+        if is_empty(&source.pending) || self.connections.len() >= MAX {
+            return;
+        }
+        if let Some((labels, named)) = source.labels(source.is_claimed(), now) {
+            self.connections.push(ConnectionLeftover { labels, named, counts: source.pending });
+        }
+    }
+
+    /// Offers everything again.
+    pub(crate) fn settle(
+        &mut self,
+        connections: &mut Table<Arc<str>, Connection>,
+        streams: &mut [Table<Arc<str>, StreamSeries>; 2],
+        unclaimed: &mut Unclaimed,
+        now: &mut Now<'_>,
+    ) {
+        self.streams.retain(|left| {
+            let table = &mut streams[left.direction];
+            let labels = left.labels.clone();
+            let id = StreamSeries::open(labels, None, left.nobodys, table, unclaimed, now);
+            if let Some(series) = id.and_then(|id| table.get_mut(id)) {
+                series.touch(now.tick);
+                series.values.totals.add(left.totals);
+            }
+            id.is_none()
+        });
+        self.connections.retain_mut(|left| {
+            let (labels, named) = (left.labels.clone(), left.named.clone());
+            let id = Connection::open(labels, named, connections, unclaimed, now);
+            if let Some(series) = id.and_then(|id| connections.get_mut(id)) {
+                series.touch(now.tick);
+                series.values.take(&mut left.counts, now.room);
+            }
+            !is_empty(&left.counts)
+        });
+    }
+
+    #[cfg(test)]
+    pub(crate) fn add_to(&self, flows: &mut Counts, streams: &mut StreamTotals) {
+        for left in &self.connections {
+            crate::ledger::totals::add_all(flows, &left.counts);
+        }
+        for left in &self.streams {
+            streams.add(left.totals);
+        }
+    }
+}
+
+fn is_empty(counts: &Counts) -> bool {
+    counts.iter().flatten().all(|counter| counter.packets == 0)
+}
