@@ -60,8 +60,9 @@ pub struct SourceReport {
 pub const COUNTING_SOURCES: [&str; 3] = ["ebpf", "capture", "none"];
 
 /// Things that are counted elsewhere in the exporter, by name; each has its meaning.
-const COUNTED: [(&str, &str); 15] = [
+const COUNTED: [(&str, &str); 16] = [
     ("attach_failures", "failed attempts to count on an interface"),
+    ("capture_lost", "packets that packet capture was too slow for"),
     ("observer_attempts", "attempts to reach observed servers"),
     ("observer_meetings", "attempts that met the script in a server"),
     ("observer_bytes", "bytes that observed servers sent"),

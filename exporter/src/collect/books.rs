@@ -122,6 +122,7 @@ impl Ledgers {
             let status = counting.status();
             telemetry.interfaces(&status.interfaces, status.failing.keys());
             telemetry.total("attach_failures", status.failures);
+            telemetry.total("capture_lost", status.capture_lost.unwrap_or_default());
         }
         reports.push(self.sockets.report("sockets"));
         let statuses = observer.statuses();
