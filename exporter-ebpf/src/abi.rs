@@ -4,6 +4,9 @@
 //! keys as bytes. All integers are in host order, addresses in network order. A value's counters
 //! never decrease; userspace reads them word by word, so a packet in flight may show in one word of
 //! a value and not yet in the next.
+//!
+//! Keys are aligned to words and written as words: a processor that hashes a word which was stored
+//! in pieces waits for the pieces.
 
 /// Changes whenever a table's layout or meaning does.
 pub const LAYOUT_VERSION: u32 = 1;
@@ -50,7 +53,7 @@ pub struct Counter {
 }
 
 /// One UDP or TCP conversation over IPv4, or, in the streams' key, one direction of it.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKeyV4 {
     /// The far side's address.
@@ -70,7 +73,7 @@ pub struct FlowKeyV4 {
 }
 
 /// As [`FlowKeyV4`], over IPv6.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKeyV6 {
     /// The far side's address.
@@ -87,6 +90,52 @@ pub struct FlowKeyV6 {
     pub direction: u8,
     /// Zero.
     pub pad: [u8; 2],
+}
+
+macro_rules! words {
+    ($key:ty, $words:literal, $local:expr) => {
+        impl $key {
+            /// From words: remote and local address in network order, then what [`ends`] gives.
+            #[inline(always)]
+            pub const fn from_words(words: [u32; $words]) -> Self {
+                // SAFETY: integers on both sides, as many bytes, no padding.
+                unsafe { core::mem::transmute(words) }
+            }
+
+            /// The inverse of [`Self::from_words`].
+            #[inline(always)]
+            pub const fn words(self) -> [u32; $words] {
+                // SAFETY: as above.
+                unsafe { core::mem::transmute(self) }
+            }
+
+            /// As the flows' table has it.
+            #[inline(always)]
+            pub fn without_direction(self) -> Self {
+                let mut words = self.words();
+                words[$words - 1] &= u32::from_ne_bytes([0xff, 0, 0xff, 0xff]);
+                Self::from_words(words)
+            }
+
+            /// As the told flows' table has it.
+            #[inline(always)]
+            pub fn without_local(self) -> Self {
+                let mut words = self.words();
+                words[$local].fill(0);
+                Self::from_words(words)
+            }
+        }
+    };
+}
+
+words!(FlowKeyV4, 4, 1..2);
+words!(FlowKeyV6, 10, 4..8);
+
+/// Ports, protocol and direction, as the two words that end a flow's key.
+#[inline(always)]
+pub const fn ends(remote_port: u16, local_port: u16, proto: u8, direction: u8) -> [u32; 2] {
+    let ([a, b], [c, d]) = (remote_port.to_ne_bytes(), local_port.to_ne_bytes());
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([proto, direction, 0, 0])]
 }
 
 /// The key of a flow that the observer told, in the table `TOLD_V4`: a flow's key with `local` zero,
@@ -257,8 +306,8 @@ pub struct Tend {
 
 const _: () = {
     use core::mem::{align_of, size_of};
-    assert!(size_of::<FlowKeyV4>() == 16 && align_of::<FlowKeyV4>() == 2);
-    assert!(size_of::<FlowKeyV6>() == 40 && align_of::<FlowKeyV6>() == 2);
+    assert!(size_of::<FlowKeyV4>() == 16 && align_of::<FlowKeyV4>() == 4);
+    assert!(size_of::<FlowKeyV6>() == 40 && align_of::<FlowKeyV6>() == 4);
     assert!(size_of::<StreamKeyV4>() == 20 && align_of::<StreamKeyV4>() == 4);
     assert!(size_of::<StreamKeyV6>() == 44 && align_of::<StreamKeyV6>() == 4);
     assert!(size_of::<Counter>() == 16);

@@ -7,8 +7,10 @@
 use core::marker::PhantomData;
 use core::mem::size_of;
 
-use crate::abi::{Event, FlowKeyV4, FlowKeyV6, RECEIVE, TCP, UDP};
+use crate::abi::{Event, FlowKeyV4, FlowKeyV6, RECEIVE, TCP, UDP, ends};
 
+/// No header that is looked at begins behind this.
+const MAX_HEADERS: usize = 0x3fff;
 /// IPv6 extension headers that are looked through.
 pub const MAX_EXTENSIONS: usize = 6;
 
@@ -286,6 +288,10 @@ pub fn ipv6(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Packet<4>, S
     };
     if chain.next != UDP && chain.next != TCP {
         chain.follow(bytes, view)?;
+        chain.forget();
+        if chain.offset > MAX_HEADERS {
+            return Err(Skip::Elsewhere);
+        }
     }
     let room = view.frame.wrapping_sub((offset + size_of::<Ipv6>()) as u32);
     let extensions = (chain.offset - offset - size_of::<Ipv6>()) as u32;
@@ -354,6 +360,36 @@ impl Chain {
             0 | 43 | 60 | 44 | 51 => Err(Skip::Event(Event::TooManyExtensions, view.frame)),
             _ => Err(Skip::Elsewhere),
         }
+    }
+}
+
+impl Chain {
+    /// Changes nothing, but makes the verifier forget what it has learned on the way: else it would
+    /// go through all that follows once for every chain that there could be. A word that is stored
+    /// in bytes is unknown to it when it is loaded again.
+    #[inline(always)]
+    fn forget(&mut self) {
+        let known = [
+            self.offset as u8,
+            (self.offset >> 8) as u8,
+            self.next,
+            self.is_fragment as u8 | (self.is_later_fragment as u8) << 1,
+        ];
+        let mut slot = 0u32;
+        let bytes = (&raw mut slot).cast::<u8>();
+        // SAFETY: the four bytes of `slot`.
+        let forgotten = unsafe {
+            bytes.write_volatile(known[0]);
+            bytes.add(1).write_volatile(known[1]);
+            bytes.add(2).write_volatile(known[2]);
+            bytes.add(3).write_volatile(known[3]);
+            (&raw const slot).read_volatile()
+        };
+        let [low, high, next, flags] = forgotten.to_ne_bytes();
+        self.offset = u16::from_le_bytes([low, high]) as usize;
+        self.next = next;
+        self.is_fragment = flags & 1 != 0;
+        self.is_later_fragment = flags & 2 != 0;
     }
 }
 
@@ -439,15 +475,8 @@ impl Packet<1> {
     /// Key of the packet's flow; a stream's key has the direction set.
     #[inline(always)]
     pub fn flow(&self, direction: u8) -> FlowKeyV4 {
-        FlowKeyV4 {
-            remote: self.remote[0].to_ne_bytes(),
-            local: self.local[0].to_ne_bytes(),
-            remote_port: self.remote_port,
-            local_port: self.local_port,
-            proto: self.proto,
-            direction,
-            pad: [0; 2],
-        }
+        let [ports, rest] = ends(self.remote_port, self.local_port, self.proto, direction);
+        FlowKeyV4::from_words([self.remote[0], self.local[0], ports, rest])
     }
 }
 
@@ -455,22 +484,10 @@ impl Packet<4> {
     /// Key of the packet's flow; a stream's key has the direction set.
     #[inline(always)]
     pub fn flow(&self, direction: u8) -> FlowKeyV6 {
-        FlowKeyV6 {
-            remote: octets(self.remote),
-            local: octets(self.local),
-            remote_port: self.remote_port,
-            local_port: self.local_port,
-            proto: self.proto,
-            direction,
-            pad: [0; 2],
-        }
+        let [ports, rest] = ends(self.remote_port, self.local_port, self.proto, direction);
+        let ([a, b, c, d], [e, f, g, h]) = (self.remote, self.local);
+        FlowKeyV6::from_words([a, b, c, d, e, f, g, h, ports, rest])
     }
-}
-
-#[inline(always)]
-fn octets(words: [u32; 4]) -> [u8; 16] {
-    // SAFETY: both are sixteen bytes without padding, and any bytes are octets.
-    unsafe { core::mem::transmute(words) }
 }
 
 #[cfg(test)]

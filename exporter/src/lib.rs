@@ -2,20 +2,32 @@
 //! knows of rooms and peers, to Prometheus.
 //!
 //! The modules stand in reading order. `model` lies below all others; `state`, `join`, `labels`,
-//! `ledger` and `exposition` are pure: values in, values out. `kernel`, `observer`, `sockets`, `web`
-//! and `config` do I/O and do not know each other; only `main` knows them all.
+//! `ledger` and `exposition` are pure: values in, values out. `kernel`, `observer`, `sockets`, `web`,
+//! `resolver` and `config` do I/O and do not know each other; only `startup`, `collect` and `main`
+//! know them all.
 
 pub mod model;
 
+pub mod exposition;
+pub mod join;
 pub mod labels;
+pub mod ledger;
 pub mod state;
 
-pub mod config;
 pub mod kernel;
 pub mod netlink;
+pub mod observer;
+pub mod sockets;
+pub mod workers;
+
+pub mod config;
 pub mod privileges;
 pub mod resolver;
-pub mod sockets;
 pub mod telemetry;
 pub mod web;
-pub mod workers;
+
+pub mod collect;
+pub mod startup;
+
+#[cfg(test)]
+mod fixture;

@@ -1,2 +1,271 @@
 //! Parse, attach, drop privileges, serve.
-fn main() {}
+
+use std::future::Future;
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use mediasoup_exporter::collect::{self, Board, Ledgers, Orders, Pace, Parts, Site};
+use mediasoup_exporter::config::{Command, Config};
+use mediasoup_exporter::exposition::{Scrape, reference};
+use mediasoup_exporter::kernel::Counting;
+use mediasoup_exporter::observer::{AGENT_SCRIPT, Observer};
+use mediasoup_exporter::privileges::{self, Needs};
+use mediasoup_exporter::resolver::{self, Questions, Work};
+use mediasoup_exporter::startup::{self, Prepared};
+use mediasoup_exporter::state::{Event, Gone, SourceId, State};
+use mediasoup_exporter::telemetry::{self, Telemetry, VERSION};
+use mediasoup_exporter::web;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+/// Changes of what servers tell reach the kernel after so long, all that came meanwhile together.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// For tasks to end by themselves after the signal; together with what follows, less than a second.
+const PATIENCE: Duration = Duration::from_millis(600);
+/// For what then still runs on the runtime's threads.
+const LAST_PATIENCE: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let command = match Command::from_process(&VERSION) {
+        Ok(command) => command,
+        Err(invalid) => {
+            eprintln!("mediasoup-exporter: {invalid}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = match command {
+        Command::Run(config) => run(&config),
+        Command::Print(text) => print(&text),
+        Command::PrintAgent => print(AGENT_SCRIPT),
+        Command::PrintMetricsReference => {
+            print(&format!("{}\n## `self`\n\n{}", reference::markdown(), telemetry::reference()))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mediasoup-exporter: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A reader that has had enough (`| head`) is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn run(config: &Config) -> anyhow::Result<()> {
+    startup::begin_logging(&config.log);
+    let prepared = startup::prepare(config)?;
+    if config.check {
+        return print(&startup::describe(config, &prepared));
+    }
+    let counting = Arc::new(Counting::start(&prepared.counting)?);
+    let listener = web::bind(config.listen, config.listen_is_default)?;
+    // Before the runtime has threads: capabilities belong to threads.
+    let needs = Needs { source: counting.source(), observers: true };
+    let kept = privileges::drop_all_but(needs).context("drop privileges")?;
+    tracing::debug!("privileges kept: {kept:?}");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let exporter = Exporter::assemble(counting, listener, prepared)?;
+    let result = runtime.block_on(exporter.serve());
+    runtime.shutdown_timeout(LAST_PATIENCE);
+    result
+}
+
+/// All parts, connected but not running.
+struct Exporter {
+    counting: Arc<Counting>,
+    observer: Arc<Observer>,
+    state: Arc<Mutex<State>>,
+    books: Ledgers,
+    names: Option<Work>,
+    listener: TcpListener,
+    access: web::Access,
+    telemetry: Arc<Telemetry>,
+    board: Arc<Board>,
+}
+
+impl Exporter {
+    fn assemble(
+        counting: Arc<Counting>,
+        listener: TcpListener,
+        prepared: Prepared,
+    ) -> anyhow::Result<Self> {
+        let Prepared { access, policy, geo, counting: options, observer, ledger } = prepared;
+        let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
+        let (observer, state) = (Observer::new(observer), Arc::<Mutex<State>>::default());
+        let (questions, names): (Option<Questions>, Option<Work>) =
+            policy.names.then(resolver::questions).unzip();
+        let books = Ledgers::new(Parts {
+            counting: counting.clone(),
+            observer: observer.clone(),
+            state: state.clone(),
+            max_series: ledger.max_series,
+            scrape: Scrape::new(ledger, policy, geo),
+            questions,
+            ports: options.ports,
+            telemetry: telemetry.clone(),
+            board: board.clone(),
+        });
+        Ok(Self { counting, observer, state, books, names, listener, access, telemetry, board })
+    }
+
+    /// Until a signal asks to end.
+    async fn serve(self) -> anyhow::Result<()> {
+        let Self { counting, observer, state, books, names, listener, access, telemetry, board } =
+            self;
+        let mut signals = Signals::new()?;
+        let listener = tokio::net::TcpListener::from_std(listener).context("listen")?;
+        let address = listener.local_addr().context("listen")?;
+        let (orders, thread) =
+            collect::start(books, Pace::default()).context("start the scrape thread")?;
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+
+        tasks.spawn(counting.clone().follow(stop_of(&stopped)));
+        let changed = Arc::new(Notify::new());
+        tasks.spawn(observer.clone().run(sink(state.clone(), changed.clone()), stopped.clone()));
+        tasks.spawn(tell(counting.clone(), state, changed, stop_of(&stopped)));
+        if let Some(work) = names {
+            tasks.spawn(resolve(work, orders.clone(), stop_of(&stopped)));
+        }
+        let site = Site { orders, board, counting, observer, telemetry };
+        let limits = web::Limits::default();
+        tasks.spawn(web::serve(listener, Arc::new(site), access, limits, stop_of(&stopped)));
+
+        tracing::info!("serving http://{address}/metrics");
+        // Nothing but a fault of its own ends a task or the scrape thread before the signal.
+        let fault = loop {
+            tokio::select! {
+                () = signals.received() => break None,
+                Some(ended) = tasks.join_next() => if let Err(error) = ended {
+                    break Some(anyhow::anyhow!("a task failed: {error}"));
+                },
+                () = tokio::time::sleep(Duration::from_secs(1)) => if thread.is_finished() {
+                    break Some(anyhow::anyhow!("the scrape thread failed"));
+                },
+            }
+        };
+        let _ = stop.send(true);
+        let all_ended = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(PATIENCE, all_ended).await.is_err() {
+            tasks.shutdown().await;
+        }
+        // All orders are gone, so the thread ends; its copy of the counting goes with it.
+        let _ = thread.join();
+        fault.map_or(Ok(()), Err)
+    }
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn stop_of(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + use<> {
+    let mut stopped = stopped.clone();
+    async move {
+        // An error means that the sender is gone, which is the end, too.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// Takes what servers tell into the state, and says when connections changed.
+fn sink(
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+) -> impl Fn(SourceId, Vec<Event>) + Send + Sync + 'static {
+    move |source, events| {
+        let connections = events.iter().any(concerns_connections);
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        events.into_iter().for_each(|event| state.apply(source, event));
+        drop(state);
+        if connections {
+            changed.notify_one();
+        }
+    }
+}
+
+fn concerns_connections(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Transport(_)
+            | Event::TransportState { .. }
+            | Event::Gone(Gone::Transport(_) | Gone::Router(_) | Gone::Worker(_))
+            | Event::Synced
+            | Event::Forget
+    )
+}
+
+/// Tells the kernel which connections the servers know, soon after that changed.
+async fn tell(
+    counting: Arc<Counting>,
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+    stop: impl Future<Output = ()>,
+) {
+    let mut stop = std::pin::pin!(stop);
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            () = changed.notified() => {}
+        }
+        tokio::time::sleep(DEBOUNCE).await;
+        let (counting, state) = (counting.clone(), state.clone());
+        let told = tokio::task::spawn_blocking(move || {
+            let told = state.lock().unwrap_or_else(PoisonError::into_inner).told();
+            counting.tell(&told)
+        });
+        match told.await {
+            Ok(Ok(())) => failing = false,
+            Ok(Err(error)) if !failing => {
+                failing = true;
+                tracing::warn!("tell the kernel which connections are known: {error:#}");
+            }
+            Ok(Err(_)) => {}
+            Err(error) => tracing::error!("tell the kernel which connections are known: {error}"),
+        }
+    }
+}
+
+async fn resolve(work: Work, orders: Orders, stop: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop => {}
+        result = resolver::run(work, |ip, name| orders.name(ip, name)) => {
+            if let Err(error) = result {
+                tracing::warn!("reverse names are not looked up: {error:#}");
+            }
+        }
+    }
+}

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use exporter_ebpf::abi::{DIRECTIONS, EVENTS, Event, LAYOUT_VERSION};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::MetricType;
-use prometheus::{Gauge, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::proto::MetricFamily;
+use prometheus::{Gauge, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::model::Reading;
 
@@ -31,6 +31,7 @@ pub struct Telemetry {
     source_last_success: GaugeVec,
     source_duration: GaugeVec,
     counting: IntGaugeVec,
+    interface_up: IntGaugeVec,
     table_entries: IntGaugeVec,
     table_capacity: IntGaugeVec,
     events: IntCounterVec,
@@ -38,7 +39,21 @@ pub struct Telemetry {
     counted: IntCounterVec,
     http_requests: IntCounterVec,
     http_ended: IntCounterVec,
+    series_missing: IntGauge,
     scrape_duration: Gauge,
+}
+
+/// How one source of numbers is.
+#[derive(Clone, Debug)]
+pub struct SourceReport {
+    /// `ebpf`, `capture`, `sockets`, `observer:/tmp/….sock`.
+    pub name: String,
+    /// It works.
+    pub up: bool,
+    /// How long its last reading took.
+    pub took: Option<Duration>,
+    /// When it was last read with success.
+    pub last_success: Option<SystemTime>,
 }
 
 /// What counts packets, as the label of `mediasoup_exporter_counting_source`.
@@ -46,21 +61,21 @@ pub const COUNTING_SOURCES: [&str; 3] = ["ebpf", "capture", "none"];
 
 /// Things that are counted elsewhere in the exporter, by name; each has its meaning.
 const COUNTED: [(&str, &str); 15] = [
-    ("capture_drops", "packets that the capture fallback's socket had no room for"),
-    ("capture_frames", "frames that the capture fallback was given"),
-    ("observer_lines", "lines that observed servers sent"),
-    ("observer_bad_lines", "lines that could not be read"),
-    ("observer_long_lines", "lines that were cut for being too long"),
-    ("observer_failures", "failures inside an observed server's script"),
-    ("observer_connects", "connections made to observed servers"),
-    ("state_dropped", "objects told by servers that the state had no room for"),
-    ("series_dropped", "series left out of a scrape by --max-series"),
-    ("labels_shortened", "label texts cut at their length limit"),
-    ("labels_cleaned", "label texts from which control characters were taken"),
+    ("attach_failures", "failed attempts to count on an interface"),
+    ("observer_attempts", "attempts to reach observed servers"),
+    ("observer_meetings", "attempts that met the script in a server"),
+    ("observer_bytes", "bytes that observed servers sent"),
+    ("observer_lines", "lines of theirs that were understood"),
+    ("observer_bad_lines", "lines that were not"),
+    ("observer_long_lines", "lines beyond the bound on their length"),
+    ("state_dropped", "objects told by servers that there was no room for"),
+    ("series_refused", "series that there was no room for (--max-series), at each reading"),
+    ("labels_shortened", "label texts cut at their limit"),
+    ("labels_cleaned", "label texts in which control characters were replaced"),
     ("names_refused", "reverse names not asked for, for want of room"),
     ("name_lookups", "reverse look-ups made"),
-    ("name_failures", "reverse look-ups that found no name, in time or at all"),
-    ("scrapes_shared", "scrapes that were given another's reading or text"),
+    ("name_failures", "reverse look-ups that found no name in time, or at all"),
+    ("scrapes_shared", "scrapes that were given another's reading"),
 ];
 
 impl Telemetry {
@@ -101,6 +116,12 @@ impl Telemetry {
                 "What counts packets: 1 for the source that does.",
                 &["source"],
             ),
+            interface_up: ints(
+                &registry,
+                "interface_up",
+                "Whether packets are counted on an interface that was chosen.",
+                &["interface"],
+            ),
             table_entries: ints(&registry, "table_entries", "Entries of a table now.", &["table"]),
             table_capacity: ints(
                 &registry,
@@ -138,10 +159,17 @@ impl Telemetry {
                 "Connections ended by the exporter, by reason.",
                 &["reason"],
             ),
+            series_missing: {
+                let help = "Series that the last reading had no room for (--max-series).";
+                let gauge = IntGauge::with_opts(opts("series_missing", help));
+                let gauge = gauge.expect("a constant's name is valid");
+                register(&registry, gauge.clone());
+                gauge
+            },
             scrape_duration: {
-                let name = "scrape_duration_seconds";
-                let help = "Time from the start of the last reading to its last sample.";
-                let gauge = Gauge::with_opts(opts(name, help)).expect("a constant's name is valid");
+                let help = "Time that the last reading took, and what waited before its text.";
+                let gauge = Gauge::with_opts(opts("scrape_duration_seconds", help));
+                let gauge = gauge.expect("a constant's name is valid");
                 register(&registry, gauge.clone());
                 gauge
             },
@@ -153,12 +181,30 @@ impl Telemetry {
         own
     }
 
-    /// A source was read, or could not be.
-    pub fn source(&self, name: &str, up: bool, took: Duration, last_success: Option<SystemTime>) {
-        self.source_up.with_label_values(&[name]).set(up.into());
-        self.source_duration.with_label_values(&[name]).set(took.as_secs_f64());
-        if let Some(since) = last_success.and_then(|time| time.duration_since(UNIX_EPOCH).ok()) {
-            self.source_last_success.with_label_values(&[name]).set(since.as_secs_f64());
+    /// How all sources are now; those that are not named are gone.
+    pub fn sources(&self, reports: &[SourceReport]) {
+        self.source_up.reset();
+        self.source_last_success.reset();
+        self.source_duration.reset();
+        for SourceReport { name, up, took, last_success } in reports {
+            self.source_up.with_label_values(&[name]).set((*up).into());
+            if let Some(took) = took {
+                self.source_duration.with_label_values(&[name]).set(took.as_secs_f64());
+            }
+            if let Some(time) = last_success.and_then(|it| it.duration_since(UNIX_EPOCH).ok()) {
+                self.source_last_success.with_label_values(&[name]).set(time.as_secs_f64());
+            }
+        }
+    }
+
+    /// Interfaces that are counted on, and those that should be.
+    pub fn interfaces(&self, counting: &[String], failing: impl Iterator<Item = impl AsRef<str>>) {
+        self.interface_up.reset();
+        for name in counting {
+            self.interface_up.with_label_values(&[name]).set(1);
+        }
+        for name in failing {
+            self.interface_up.with_label_values(&[name.as_ref()]).set(0);
         }
     }
 
@@ -205,26 +251,19 @@ impl Telemetry {
         self.http_ended.with_label_values(&[reason]).inc();
     }
 
+    /// Series that the last reading had no room for.
+    pub fn series_missing(&self, series: u64) {
+        self.series_missing.set(signed(series));
+    }
+
     /// How long the last scrape took.
     pub fn scraped(&self, took: Duration) {
         self.scrape_duration.set(took.as_secs_f64());
     }
 
-    /// All families as text; for OpenMetrics without the final `# EOF`.
-    pub fn text(&self, open_metrics: bool) -> String {
-        let mut text = String::new();
-        for family in self.registry.gather() {
-            let start = text.len();
-            let family = std::slice::from_ref(&family);
-            // Names and labels are checked at registration, so encoding cannot fail; if it does,
-            // the family is left out and the others stay.
-            if TextEncoder::new().encode_utf8(family, &mut text).is_err() {
-                text.truncate(start);
-            } else if open_metrics && family[0].get_field_type() == MetricType::COUNTER {
-                rename_counter(&mut text, start, family[0].name());
-            }
-        }
-        text
+    /// All families, for [`crate::exposition::foreign`] to write.
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
     }
 }
 
@@ -234,25 +273,13 @@ impl Default for Telemetry {
     }
 }
 
-/// In OpenMetrics a counter's family has its name without the `_total` of its samples.
-fn rename_counter(text: &mut String, start: usize, name: &str) {
-    let Some(short) = name.strip_suffix("_total") else { return };
-    let lines = text.split_off(start);
-    for line in lines.split_inclusive('\n') {
-        match line.strip_prefix("# ").and_then(|line| line.split_once(' ')) {
-            Some((keyword, rest)) if rest.starts_with(name) => {
-                text.push_str(&format!("# {keyword} {short}{}", &rest[name.len()..]));
-            }
-            _ => text.push_str(line),
-        }
-    }
-}
-
 /// The own families and what their events mean, in Markdown.
 pub fn reference() -> String {
     let telemetry = Telemetry::new();
     telemetry.counting("none");
-    telemetry.source("kernel", true, Duration::ZERO, Some(UNIX_EPOCH));
+    let (took, last_success) = (Some(Duration::ZERO), Some(UNIX_EPOCH));
+    telemetry.sources(&[SourceReport { name: "ebpf".into(), up: true, took, last_success }]);
+    telemetry.interfaces(&["eth0".into()], std::iter::empty::<&str>());
     telemetry.reading(&Reading { events: vec![Default::default(); EVENTS], ..Reading::default() });
     telemetry.table("flows", 0, 0);
     telemetry.answered("metrics", 200);
@@ -388,10 +415,22 @@ mod tests {
     use super::*;
     use crate::model::{Counter, TableFill};
 
+    fn text(telemetry: &Telemetry) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&telemetry.gather()).unwrap()
+    }
+
     fn sample() -> Telemetry {
         let telemetry = Telemetry::new();
         telemetry.counting("ebpf");
-        telemetry.source("observer:/tmp/a.sock", false, Duration::from_millis(5), None);
+        let report = |name: &str, up| SourceReport {
+            name: name.into(),
+            up,
+            took: Some(Duration::from_millis(5)),
+            last_success: None,
+        };
+        telemetry.sources(&[report("observer:/tmp/gone.sock", true)]);
+        telemetry.sources(&[report("observer:/tmp/a.sock", false)]);
+        telemetry.interfaces(&["eth0".into()], ["wg0"].iter());
         let mut reading = Reading {
             tables: vec![TableFill { table: "flows", entries: 3, capacity: 10 }],
             events: vec![[Counter::default(); 2]; EVENTS],
@@ -400,23 +439,25 @@ mod tests {
         reading.events[Event::SsrcsFull as usize][1] = Counter { packets: 7, bytes: 700 };
         telemetry.reading(&reading);
         telemetry.reading(&reading);
-        telemetry.total("series_dropped", 4);
+        telemetry.total("series_refused", 4);
         telemetry.answered("metrics", 200);
         telemetry
     }
 
     #[test]
     fn text_holds_what_was_set() {
-        let text = sample().text(false);
+        let text = text(&sample());
         for line in [
             "mediasoup_exporter_counting_source{source=\"ebpf\"} 1\n",
             "mediasoup_exporter_counting_source{source=\"none\"} 0\n",
             "mediasoup_exporter_source_up{source=\"observer:/tmp/a.sock\"} 0\n",
+            "mediasoup_exporter_source_scrape_duration_seconds{source=\"observer:/tmp/a.sock\"} 0.005\n",
+            "mediasoup_exporter_interface_up{interface=\"wg0\"} 0\n",
             "mediasoup_exporter_table_entries{table=\"flows\"} 3\n",
             "mediasoup_exporter_table_capacity{table=\"flows\"} 10\n",
             "mediasoup_exporter_events_total{direction=\"send\",event=\"ssrcs_full\"} 7\n",
             "mediasoup_exporter_event_bytes_total{direction=\"send\",event=\"ssrcs_full\"} 700\n",
-            "mediasoup_exporter_internal_events_total{event=\"series_dropped\"} 4\n",
+            "mediasoup_exporter_internal_events_total{event=\"series_refused\"} 4\n",
             "mediasoup_exporter_http_requests_total{code=\"200\",page=\"metrics\"} 1\n",
             "# TYPE mediasoup_exporter_events_total counter\n",
             "# TYPE process_resident_memory_bytes gauge\n",
@@ -426,17 +467,8 @@ mod tests {
     }
 
     #[test]
-    fn open_metrics_names_counters_without_total() {
-        let text = sample().text(true);
-        assert!(text.contains("# TYPE mediasoup_exporter_events counter\n"), "{text}");
-        assert!(text.contains("# HELP mediasoup_exporter_events Packets"), "{text}");
-        assert!(text.contains("\nmediasoup_exporter_events_total{"), "{text}");
-        assert!(text.contains("# TYPE process_cpu_seconds counter\n"), "{text}");
-        for line in text.lines().filter(|line| line.starts_with('#')) {
-            // OpenMetrics escapes quotes in HELP, the text format does not: there are none.
-            assert!(!line.contains("_total ") || line.contains("HELP"), "{line}");
-            assert!(!line.contains('"') && !line.contains('\\'), "{line}");
-        }
+    fn a_source_that_is_gone_is_gone() {
+        assert!(!text(&sample()).contains("gone.sock"));
     }
 
     #[test]
@@ -453,19 +485,19 @@ mod tests {
     fn totals_follow_a_reset() {
         let telemetry = Telemetry::new();
         for value in [5, 9, 2] {
-            telemetry.total("series_dropped", value);
-            let line = format!("{{event=\"series_dropped\"}} {value}\n");
-            assert!(telemetry.text(false).contains(&line));
+            telemetry.total("series_refused", value);
+            let line = format!("{{event=\"series_refused\"}} {value}\n");
+            assert!(text(&telemetry).contains(&line));
         }
     }
 
     #[test]
     fn the_reference_names_every_family_and_event() {
         let page = reference();
-        for line in sample().text(false).lines().filter(|line| line.starts_with("# TYPE")) {
+        for line in text(&sample()).lines().filter(|line| line.starts_with("# TYPE")) {
             let name = line.split(' ').nth(2).unwrap();
             assert!(page.contains(&format!("`{name}`")), "{name}");
         }
-        assert!(page.contains("`too_many_extensions`") && page.contains("`capture_drops`"));
+        assert!(page.contains("`too_many_extensions`") && page.contains("`observer_lines`"));
     }
 }

@@ -3,6 +3,7 @@
 // WebRTC would offer. What comes in is one request's fields; what goes out is what the client needs.
 
 const { rooms, peers, pids, find } = require('./rooms');
+const { bindingRequest } = require('./stun');
 
 const AUDIO = 111;
 const VIDEO = 96;
@@ -33,14 +34,15 @@ async function plain({ peer: peerId, ip, comedia = false, rtcpMux = true, router
   return { ...describe(made), pid: pids.get(home) };
 }
 
-async function webrtc({ peer: peerId, ip, announced, tcp = false }) {
+async function webrtc({ peer: peerId, ip }) {
   const peer = find(peers, peerId, 'peer');
-  const made = await find(rooms, peer.roomId, 'room').router().createWebRtcTransport({
-    listenIps: [{ ip, announcedIp: announced }], enableUdp: true, enableTcp: tcp });
+  const home = find(rooms, peer.roomId, 'room').router();
+  const made = await home.createWebRtcTransport({ listenIps: [{ ip }], enableUdp: true });
   peer.transports.set(made.id, made);
   made.observer.on('close', () => peer.transports.delete(made.id));
-  const { id, iceParameters, iceCandidates, dtlsParameters } = made;
-  return { id, iceParameters, iceCandidates, dtlsParameters };
+  const [{ port }] = made.iceCandidates;
+  const check = bindingRequest(made.iceParameters).toString('hex');
+  return { id: made.id, ip, port, pid: pids.get(home), check };
 }
 
 async function connect({ peer, transport, ip, port, rtcpPort }) {

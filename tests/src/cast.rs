@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::endpoint::{Count, Habits};
@@ -29,6 +29,12 @@ pub fn ready(version: &str) -> Option<Build> {
         skip(&format!("mediasoup {version} is not built: run `cargo xtask setup`"));
     }
     build
+}
+
+/// The newest mediasoup build there is, or a word about why there is none.
+pub fn newest() -> Option<Build> {
+    let newest = ["3.15.8", "3.12.16"].into_iter().find(|version| Build::find(version).is_some());
+    ready(newest.unwrap_or("3.15.8"))
 }
 
 /// The SFU with its rooms and everybody in them.
@@ -113,8 +119,20 @@ fn role(room: &str, peer: &str, change: impl FnOnce(&mut Role)) -> Role {
     role
 }
 
+/// Everybody sends so many ticks of media; then waits until nothing is under way any more, and makes
+/// sure that nothing was dropped.
+pub fn play(scene: &mut Scene, ticks: u64) -> Result<()> {
+    scene.play(ticks)?;
+    repair(scene)?;
+    let limit = wait::LONG;
+    wait::until_equal("producers to count what was sent", limit, || producers(scene))?;
+    wait::until_equal("consumers to count what arrived", limit, || consumers(scene))?;
+    ensure!(scene.dropped()? == 0, "a socket dropped datagrams");
+    Ok(())
+}
+
 /// Answers the SFU until it has asked for every packet that can be repeated.
-pub fn repair(scene: &mut Scene) -> Result<()> {
+fn repair(scene: &mut Scene) -> Result<()> {
     wait::until("the SFU to ask for what was lost", wait::LONG, || {
         let mut missing = 0;
         for person in scene.people.values_mut() {

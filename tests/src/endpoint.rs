@@ -56,20 +56,23 @@ pub struct Counts {
     pub rtp: BTreeMap<u32, Count>,
     /// RTCP.
     pub rtcp: Count,
-    /// Neither.
+    /// STUN.
+    pub stun: Count,
+    /// None of these.
     pub other: Count,
 }
 
 impl Counts {
     /// Everything.
     pub fn total(&self) -> Count {
-        self.rtp.values().copied().sum::<Count>() + self.rtcp + self.other
+        self.rtp.values().copied().sum::<Count>() + self.rtcp + self.stun + self.other
     }
 
     fn add(&mut self, datagram: &[u8], seen: &Seen) {
         match seen {
             Seen::Rtp { ssrc, .. } => self.rtp.entry(*ssrc).or_default().add(datagram.len()),
             Seen::Rtcp(_) => self.rtcp.add(datagram.len()),
+            Seen::Stun => self.stun.add(datagram.len()),
             Seen::Other => self.other.add(datagram.len()),
         }
     }
@@ -225,7 +228,7 @@ fn receive(socket: &UdpSocket, inner: &Mutex<Inner>, habits: Habits) {
         Seen::Rtcp(reports) => {
             reports.into_iter().for_each(|report| heed(socket, &mut inner, report))
         }
-        Seen::Other => {}
+        Seen::Stun | Seen::Other => {}
     }
 }
 

@@ -69,6 +69,48 @@ pub fn streams(
     (expected, scraped_streams(scene, scrape))
 }
 
+/// What went through each pipe between routers, by mediasoup's own count of what it sent, once as
+/// sent and once as received; and the stream families.
+pub fn pipes(
+    scene: &Scene,
+    stats: &Value,
+    scrape: &Scrape,
+) -> (BTreeMap<StreamId, Count>, BTreeMap<StreamId, Count>) {
+    let (mut expected, mut scraped) = (BTreeMap::new(), BTreeMap::new());
+    for pipe in &scene.pipes {
+        let entries = stats["consumers"][&pipe.consumer]["stats"].as_array();
+        let sent = entries.into_iter().flatten().filter(|it| it["type"] == "outbound-rtp");
+        for entry in sent {
+            let number = |name: &str| entry[name].as_u64().unwrap_or_default();
+            let count = Count { packets: number("packetCount"), bytes: number("byteCount") };
+            if count == Count::default() {
+                continue;
+            }
+            for (direction, id) in [("receive", &pipe.producer), ("send", &pipe.consumer)] {
+                let ssrc = number("ssrc").to_string();
+                expected.insert((direction, id.clone(), ssrc, "media".to_owned()), count);
+            }
+        }
+        let peers: BTreeSet<&str> = channels(scene).map(|it| it.transport.id.as_str()).collect();
+        for (direction, id) in [("receive", &pipe.producer), ("send", &pipe.consumer)] {
+            for (what, packets) in [("packets", 1), ("bytes", 0)] {
+                let family = format!("mediasoup_stream_{direction}_{what}_total");
+                let labels = [("id", id.as_str()), ("role", "media")];
+                // The piped producer has the id of its original.
+                let of_pipe = scrape.find(&family, &labels);
+                for it in of_pipe.filter(|it| !peers.contains(it.label("transport_id"))) {
+                    let ssrc = it.label("ssrc").to_owned();
+                    let key = (direction, id.clone(), ssrc, "media".to_owned());
+                    let count: &mut Count = scraped.entry(key).or_default();
+                    count.packets += packets * it.whole();
+                    count.bytes += (1 - packets) * it.whole();
+                }
+            }
+        }
+    }
+    (expected, scraped)
+}
+
 fn scraped_streams(scene: &Scene, scrape: &Scrape) -> BTreeMap<StreamId, Count> {
     let mut streams = BTreeMap::<StreamId, Count>::new();
     for direction in DIRECTIONS {
@@ -96,7 +138,8 @@ pub fn connections(
         let ends = [channel.endpoint.sent(), channel.endpoint.received()];
         for (direction, counts) in DIRECTIONS.into_iter().zip(ends) {
             let rtp = counts.rtp.values().copied().sum();
-            for (class, count) in [("rtp", rtp), ("rtcp", counts.rtcp), ("other", counts.other)] {
+            let Counts { rtcp, stun, other, .. } = counts;
+            for (class, count) in [("rtp", rtp), ("rtcp", rtcp), ("stun", stun), ("other", other)] {
                 if count != Count::default() {
                     let id = (direction, channel.transport.id.clone(), class.to_owned());
                     expected.insert(id, count);

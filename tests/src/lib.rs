@@ -11,6 +11,8 @@ pub mod http;
 pub mod netns;
 pub mod nft;
 pub mod pair;
+pub mod observer_fixture;
+pub mod observer_watch;
 pub mod peer;
 pub mod process;
 pub mod prog;

@@ -124,6 +124,16 @@ impl Program {
         Ok(Self { ebpf })
     }
 
+    /// Instructions that the verifier went through, by program; `None` below Linux 5.16.
+    pub fn verified(&self) -> Result<BTreeMap<String, Option<u32>>> {
+        self.ebpf
+            .programs()
+            .map(|(name, program)| {
+                Ok((name.to_owned(), program.info()?.verified_instruction_count()))
+            })
+            .collect()
+    }
+
     /// Runs a program once on a frame. `None`: the kernel does not run such a frame (it wants at
     /// least an Ethernet header's length).
     pub fn run(&self, name: &str, frame: Frame<'_>) -> Result<Option<i32>> {

@@ -71,7 +71,9 @@ pub enum Seen {
     },
     /// A compound RTCP packet.
     Rtcp(Vec<Report>),
-    /// Neither.
+    /// A STUN message (RFC 8489 §5).
+    Stun,
+    /// None of these.
     Other,
 }
 
@@ -108,6 +110,7 @@ pub fn read(bytes: &[u8]) -> Seen {
         [first, ..] if first >> 6 == 2 && bytes.len() >= 12 => {
             Seen::Rtp { ssrc: word(bytes, 8), sequence: word(bytes, 0) as u16 }
         }
+        [0..=3, ..] if bytes.len() >= 20 && word(bytes, 4) == 0x2112_a442 => Seen::Stun,
         _ => Seen::Other,
     }
 }

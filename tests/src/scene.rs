@@ -16,6 +16,7 @@ use crate::netns::{Netns, veth};
 use crate::peer::{Media, Pace, Queues, Sender, Track};
 use crate::process::TempDir;
 use crate::sfu::{Build, Consumer, Plain, Sfu, Transport};
+use crate::wait;
 
 /// The SFU's bridge.
 pub const BRIDGE: &str = "br0";
@@ -65,6 +66,15 @@ pub struct Consumed {
     pub producer: String,
     /// `audio` or `video`.
     pub kind: &'static str,
+}
+
+/// What brings a producer to another router of its room.
+#[derive(Clone, Debug)]
+pub struct Piped {
+    /// Id of the consumer that sends it.
+    pub consumer: String,
+    /// Id of the producer that receives it: the original's.
+    pub producer: String,
 }
 
 /// A transport with the peer's end of it.
@@ -125,9 +135,12 @@ pub struct Scene {
     pub host: Arc<Netns>,
     /// For sockets and files of this scene.
     pub dir: TempDir,
+    /// Producers that were brought to another router.
+    pub pipes: Vec<Piped>,
     rooms: BTreeSet<String>,
     piped: BTreeSet<(String, usize)>,
     entered: u8,
+    hosts: Vec<Netns>,
 }
 
 impl Scene {
@@ -140,8 +153,8 @@ impl Scene {
         host.address(BRIDGE, IPV6.into(), 64)?;
         let dir = TempDir::new("scene")?;
         let sfu = Sfu::start(build, &host, dir.path(), workers)?;
-        let (people, rooms, piped) = Default::default();
-        Ok(Self { people, sfu, host, dir, rooms, piped, entered: 0 })
+        let (people, pipes, rooms, piped, hosts) = Default::default();
+        Ok(Self { people, sfu, host, dir, pipes, rooms, piped, entered: 0, hosts })
     }
 
     /// The SFU's address.
@@ -203,9 +216,25 @@ impl Scene {
         Ok(())
     }
 
+    /// A peer without producers comes in through a WebRTC transport, whose tuple it selects by an ICE
+    /// connectivity check; it gets no further than that. Its host goes with the scene.
+    pub fn ice(&mut self, peer: &str, room: &str) -> Result<Channel> {
+        let (host, ip) = self.new_host(false)?;
+        self.sfu.join(room, peer, peer, "")?;
+        let (transport, check) = self.sfu.webrtc(peer, self.address(false))?;
+        let mut endpoint = Endpoint::open(&host, ip)?;
+        endpoint.talk_to(transport.address, Habits::default())?;
+        endpoint.send(&check)?;
+        self.hosts.push(host);
+        wait::until("the answer to an ICE check", wait::LONG, || {
+            Ok((endpoint.received().stun.packets > 0).then_some(()))
+        })?;
+        Ok(Channel { endpoint, transport })
+    }
+
     /// Everybody consumes what all others in the same room produce, unless they do already.
     pub fn introduce(&mut self) -> Result<()> {
-        let Self { people, sfu, piped, .. } = self;
+        let Self { people, sfu, pipes, piped, .. } = self;
         let offers: Vec<(Role, Produced)> = people
             .values()
             .flat_map(|it| it.produced.iter().map(|made| (it.role.clone(), made.clone())))
@@ -220,7 +249,9 @@ impl Scene {
                 if router != from.router && piped.insert((made.id.clone(), router)) {
                     let fields = json!({ "room": from.room, "producer": made.id,
                         "from": from.router, "to": router });
-                    sfu.call("pipe", fields)?;
+                    let made = sfu.call("pipe", fields)?;
+                    let id = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
+                    pipes.push(Piped { consumer: id("consumer"), producer: id("producer") });
                 }
                 let transport = &person.receiving.as_ref().unwrap_or(&person.sending).transport;
                 let consumer = sfu.consume(transport, &made.id, &json!({ "router": router }))?;

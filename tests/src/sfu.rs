@@ -33,6 +33,11 @@ impl Build {
         let worker = "node_modules/mediasoup/worker/out/Release/mediasoup-worker";
         dir.join(worker).is_file().then_some(Self { dir })
     }
+
+    /// The folder that holds its `node_modules`.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
 }
 
 fn cache() -> Option<PathBuf> {
@@ -175,14 +180,17 @@ impl Sfu {
         let Plain { ip, comedia, router } = plain;
         let fields = json!({ "peer": peer, "ip": ip, "comedia": comedia, "router": router });
         let made = self.call("plain", fields)?;
-        let port = |name: &str| made[name].as_u64().and_then(|port| u16::try_from(port).ok());
-        Ok(Transport {
-            peer: peer.to_owned(),
-            id: text(&made["id"])?,
-            address: SocketAddr::new(ip, port("port").context("a transport without a port")?),
-            rtcp: port("rtcpPort").map(|port| SocketAddr::new(ip, port)),
-            pid: made["pid"].as_u64().context("a transport without a worker")?,
-        })
+        transport(peer, ip, &made)
+    }
+
+    /// A WebRTC transport for a peer, and a connectivity check that makes it select the tuple that
+    /// it comes from.
+    pub fn webrtc(&mut self, peer: &str, ip: IpAddr) -> Result<(Transport, Vec<u8>)> {
+        let made = self.call("webrtc", json!({ "peer": peer, "ip": ip }))?;
+        let check = text(&made["check"])?;
+        let byte = |at| u8::from_str_radix(&check[at..at + 2], 16);
+        let check = (0..check.len()).step_by(2).map(byte).collect::<Result<_, _>>()?;
+        Ok((transport(peer, ip, &made)?, check))
     }
 
     /// Tells a plain transport where its far end is.
@@ -238,6 +246,17 @@ impl Sfu {
             anyhow!("no answer from the SFU within {ANSWER_WITHIN:?}:\n{}", self.process.log())
         })
     }
+}
+
+fn transport(peer: &str, ip: IpAddr, made: &Value) -> Result<Transport> {
+    let port = |name: &str| made[name].as_u64().and_then(|port| u16::try_from(port).ok());
+    Ok(Transport {
+        peer: peer.to_owned(),
+        id: text(&made["id"])?,
+        address: SocketAddr::new(ip, port("port").context("a transport without a port")?),
+        rtcp: port("rtcpPort").map(|port| SocketAddr::new(ip, port)),
+        pid: made["pid"].as_u64().context("a transport without a worker")?,
+    })
 }
 
 fn text(value: &Value) -> Result<String> {

@@ -17,6 +17,13 @@ mod test;
 
 mod dist;
 
+mod demo;
+
+#[cfg(test)]
+mod floors;
+
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Builds, checks and runs mediasoup-exporter.
@@ -37,14 +44,27 @@ enum Command {
     Test(test::Args),
     /// Build a release into target/dist: binary, systemd unit, shell completions.
     Dist(dist::Args),
+    /// Show the exporter at work: a real mediasoup with rooms of peers that talk (root).
+    Demo(demo::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     process::end_children_with_us();
-    match Cli::parse().command {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Setup(args) => setup::run(&args),
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Dist(args) => dist::run(&args),
+        Command::Demo(args) => demo::run(&args),
     }
 }

@@ -174,11 +174,11 @@ fn received(lines: mpsc::Receiver<String>) -> String {
     text
 }
 
-/// The command as one would type it, with the variables that it sets.
+/// The command as one would type it, with the variables that it sets; PATH is long and says little.
 fn display(command: &Command) -> String {
     let mut text = String::new();
     for (name, value) in command.get_envs() {
-        if let Some(value) = value {
+        if let (Some(value), true) = (value, name != "PATH") {
             let _infallible = write!(text, "{}={} ", name.display(), quoted(value));
         }
     }

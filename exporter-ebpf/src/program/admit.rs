@@ -26,7 +26,7 @@ pub fn plain<F: Family>(
     if kind == Kind::BadRtp {
         arrival.event(Event::BadRtp);
     }
-    match flow::<F>(&F::flow_of(key), &arrival, speaks) {
+    match flow::<F>(key, &arrival, speaks) {
         Found::At(flow) => arrival.add_to(flow, kind.class()),
         Found::NoRoom => {}
         Found::NotLocal => return false,
@@ -39,7 +39,7 @@ pub fn plain<F: Family>(
 #[inline(never)]
 pub fn rtp<F: Family>(key: &F::Stream, packed: u64, bytes: u32) -> bool {
     let arrival = Arrival { direction: F::direction_of(key) as u32, packets: 1, bytes };
-    let flow = match flow::<F>(&F::flow_of(key), &arrival, true) {
+    let flow = match flow::<F>(key, &arrival, true) {
         Found::At(flow) => flow,
         Found::NoRoom => return true,
         Found::NotLocal => return false,
@@ -154,7 +154,7 @@ enum Found {
 
 /// Finds or makes the flow, and lets it become known when it has earned that.
 #[inline(always)]
-fn flow<F: Family>(key: &F::Flow, arrival: &Arrival, speaks: bool) -> Found {
+fn flow<F: Family>(key: &F::Stream, arrival: &Arrival, speaks: bool) -> Found {
     let flow = match F::find_flow(key) {
         Some(flow) => flow,
         None => match admit_flow::<F>(key) {
@@ -186,7 +186,7 @@ const fn empty_flow(flags: u32) -> FlowValue {
 }
 
 #[inline(always)]
-fn admit_flow<F: Family>(key: &F::Flow) -> Result<*mut FlowValue, Event> {
+fn admit_flow<F: Family>(key: &F::Stream) -> Result<*mut FlowValue, Event> {
     if CHECK_LOCAL.load() != 0 && !F::is_local(key) {
         return Err(Event::NotLocal);
     }
@@ -205,7 +205,7 @@ fn admit_flow<F: Family>(key: &F::Flow) -> Result<*mut FlowValue, Event> {
 /// A stranger becomes known when both sides have spoken, or when the observer has told it since.
 #[inline(always)]
 fn introduce<F: Family>(
-    key: &F::Flow,
+    key: &F::Stream,
     flow: *mut FlowValue,
     flags: u32,
     arrival: &Arrival,

@@ -4,42 +4,39 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_map_update_elem;
 use aya_ebpf::maps::HashMap;
 use exporter_ebpf::abi::{
-    DIRECTIONS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, Occupancy, StreamKeyV4, StreamKeyV6,
-    StreamValue,
+    DIRECTIONS, FlowValue, KNOWN, Occupancy, StreamKeyV4, StreamKeyV6, StreamValue,
 };
 use exporter_ebpf::packet::Packet;
 
 use super::atomic::{add, fetch_add, fetch_or};
 use super::*;
 
-/// Keys and tables of one address family.
+/// Keys and tables of one address family. A flow is named by the key of one of its streams, and its
+/// own key is made anew at each use: kept, it would take the stack that a walk along an aggregate
+/// needs.
 pub trait Family: Copy {
-    /// Key of the flows' table and of the told flows' table.
-    type Flow: Copy;
     /// Key of the streams' table.
     type Stream: Copy;
 
     /// The stream's key, which also names its flow and its direction.
     fn key(&self, direction: u8, ssrc: u32) -> Self::Stream;
-    /// The flow of a stream.
-    fn flow_of(key: &Self::Stream) -> Self::Flow;
     /// The direction of a stream.
     fn direction_of(key: &Self::Stream) -> u8;
     /// Makes it the key of another stream of its flow.
     fn set_ssrc(key: &mut Self::Stream, ssrc: u32);
 
     /// The flow's value.
-    fn find_flow(key: &Self::Flow) -> Option<*mut FlowValue>;
+    fn find_flow(key: &Self::Stream) -> Option<*mut FlowValue>;
     /// The stream's value.
     fn find_stream(key: &Self::Stream) -> Option<*mut StreamValue>;
-    /// Puts a value that begins like `value`, if there is none. False: no room, or no memory.
-    fn insert_flow(key: &Self::Flow, value: &'static FlowValue) -> Inserted;
+    /// Puts a value that begins like `value`, if there is none.
+    fn insert_flow(key: &Self::Stream, value: &'static FlowValue) -> Inserted;
     /// As [`Family::insert_flow`].
     fn insert_stream(key: &Self::Stream, value: &'static StreamValue) -> Inserted;
     /// The observer told this flow.
-    fn is_told(key: &Self::Flow) -> bool;
+    fn is_told(key: &Self::Stream) -> bool;
     /// The flow's local address is this host's.
-    fn is_local(key: &Self::Flow) -> bool;
+    fn is_local(key: &Self::Stream) -> bool;
 }
 
 /// How an insertion ended.
@@ -67,20 +64,14 @@ fn insert<K, V>(map: &HashMap<K, V>, key: &K, value: &'static V) -> Inserted {
 }
 
 macro_rules! family {
-    ($words:literal, $flow:ident, $stream:ident, $flows:ident, $streams:ident, $told:ident,
-     $locals:ident, $zero:expr) => {
+    ($words:literal, $stream:ident, $flows:ident, $streams:ident, $told:ident,
+     $locals:ident) => {
         impl Family for Packet<$words> {
-            type Flow = $flow;
             type Stream = $stream;
 
             #[inline(always)]
             fn key(&self, direction: u8, ssrc: u32) -> $stream {
                 $stream { flow: self.flow(direction), ssrc }
-            }
-
-            #[inline(always)]
-            fn flow_of(key: &$stream) -> $flow {
-                $flow { direction: 0, ..key.flow }
             }
 
             #[inline(always)]
@@ -94,8 +85,8 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            fn find_flow(key: &$flow) -> Option<*mut FlowValue> {
-                $flows.get_ptr_mut(key)
+            fn find_flow(key: &$stream) -> Option<*mut FlowValue> {
+                $flows.get_ptr_mut(key.flow.without_direction())
             }
 
             #[inline(always)]
@@ -104,8 +95,8 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            fn insert_flow(key: &$flow, value: &'static FlowValue) -> Inserted {
-                insert(&$flows, key, value)
+            fn insert_flow(key: &$stream, value: &'static FlowValue) -> Inserted {
+                insert(&$flows, &key.flow.without_direction(), value)
             }
 
             #[inline(always)]
@@ -114,20 +105,20 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            fn is_told(key: &$flow) -> bool {
-                $told.get_ptr($flow { local: $zero, ..*key }).is_some()
+            fn is_told(key: &$stream) -> bool {
+                $told.get_ptr(key.flow.without_direction().without_local()).is_some()
             }
 
             #[inline(always)]
-            fn is_local(key: &$flow) -> bool {
-                $locals.get_ptr(key.local).is_some()
+            fn is_local(key: &$stream) -> bool {
+                $locals.get_ptr(key.flow.local).is_some()
             }
         }
     };
 }
 
-family!(1, FlowKeyV4, StreamKeyV4, FLOWS_V4, STREAMS_V4, TOLD_V4, LOCAL_V4, [0; 4]);
-family!(4, FlowKeyV6, StreamKeyV6, FLOWS_V6, STREAMS_V6, TOLD_V6, LOCAL_V6, [0; 16]);
+family!(1, StreamKeyV4, FLOWS_V4, STREAMS_V4, TOLD_V4, LOCAL_V4);
+family!(4, StreamKeyV6, FLOWS_V6, STREAMS_V6, TOLD_V6, LOCAL_V6);
 
 /// What has a bound.
 #[derive(Clone, Copy)]

@@ -28,7 +28,7 @@ pub(super) struct Flags {
     #[arg(long = "auth.token-file", value_name = "FILE", help_heading = "Serving")]
     pub(super) token_file: Option<PathBuf>,
     /// Most series that one scrape can hold; what is cut is counted
-    #[arg(long, value_name = "N", default_value = "1000000", help_heading = "Serving")]
+    #[arg(long, value_name = "N", default_value = "4000000", help_heading = "Serving")]
     pub(super) max_series: Size,
 
     /// Interface to count on, a name or a pattern such as ens*; repeatable [default: those with a
@@ -83,7 +83,7 @@ pub(super) struct Flags {
     #[arg(
         long = "observer.max-requests-per-second",
         value_name = "N",
-        default_value = "500",
+        default_value = "200",
         help_heading = "Observing"
     )]
     pub(super) max_requests_per_second: Size,

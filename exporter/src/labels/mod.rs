@@ -4,6 +4,7 @@
 //! shown, so that its label stays the same for all its life, whatever the resolver learns later.
 
 pub mod address;
+pub mod block;
 pub mod geo;
 pub mod names;
 #[cfg(test)]
@@ -111,6 +112,15 @@ impl Labels {
                 None
             }
         }
+    }
+
+    /// As [`Labels::remote`], for a connection that cannot wait: it has ended.
+    pub fn remote_now(&mut self, key: &JoinKey) -> Arc<str> {
+        self.remote(key).unwrap_or_else(|| {
+            let text: Arc<str> = self.policy.address.show(key.remote).into();
+            self.connections.insert(*key, Connection::Shown(text.clone()));
+            text
+        })
     }
 
     fn decide(&mut self, remote: SocketAddr, first: Tick) -> Option<String> {

@@ -368,7 +368,7 @@ function install(socket, need, roots) {
     const score = consumer.score || {};
     const layers = consumer.currentLayers;
     return { score: score.score, pscore: score.producerScore,
-      layers: layers ? [layers.spatialLayer, layers.temporalLayer || 0] : undefined,
+      layers: layers ? [layers.spatialLayer || 0, layers.temporalLayer || 0] : undefined,
       paused: !!consumer.paused, ppaused: !!consumer.producerPaused };
   }
 
@@ -443,23 +443,33 @@ function install(socket, need, roots) {
   }
 
   async function walkStreams() {
-    let orphans = 0;
-    for (const producer of values(root('producers'))) {
-      const transport = parentOf(producer, 'transportId');
-      if (transport) addProducer(producer, transport);
-      // pipeToRouter gives the copy the same id, so the Map holds only one of the two.
-      if (!transport || !roots && producer.type === 'pipe') orphans++;
+    const transports = Array.from(records.values()).filter((rec) => rec.what === 'transport');
+    let asking = false;
+    for (const rec of transports) {
+      // Private Maps up to 3.8; agent mode has kept the parents itself.
+      if (roots || rec.object._producers) {
+        for (const producer of values(rec.object._producers)) addProducer(producer, rec.id);
+        for (const consumer of values(rec.object._consumers)) addConsumer(consumer, rec.id);
+      } else {
+        asking = true;
+      }
       await breathe();
     }
-    for (const consumer of values(root('consumers'))) {
-      const transport = parentOf(consumer, 'transportId');
-      if (transport) addConsumer(consumer, transport); else orphans++;
-      await breathe();
+    if (roots) {
+      for (const producer of values(roots.producers)) {
+        addProducer(producer, roots.parents.get(producer));
+        await breathe();
+      }
+      for (const consumer of values(roots.consumers)) {
+        addConsumer(consumer, roots.parents.get(consumer));
+        await breathe();
+      }
     }
-    if (!orphans) return;
-    const queue = Array.from(records.values()).filter((rec) => rec.what === 'transport');
+    if (!asking) return;
     const adopt = async () => {
-      for (let rec = queue.shift(); rec && !stopped; rec = queue.shift()) await adoptStreams(rec);
+      for (let rec = transports.shift(); rec && !stopped; rec = transports.shift()) {
+        await adoptStreams(rec);
+      }
     };
     await Promise.all(Array.from({ length: OUTSTANDING }, adopt));
   }
@@ -471,7 +481,7 @@ function install(socket, need, roots) {
     if (!dump || rec.gone || stopped) return;
     const pipe = transportKind(rec.object) === 'pipe';
     for (const id of dump.producerIds || []) {
-      const producer = findProducer(id, pipe);
+      const producer = findProducer(id, ssrcsOf(dump, id), pipe);
       if (producer) addProducer(producer, rec.id); else addShadow(id, rec, dump);
       await breathe();
     }
@@ -482,8 +492,14 @@ function install(socket, need, roots) {
     }
   }
 
-  function findProducer(id, pipe) {
-    const fits = (producer) => producer && (producer.type === 'pipe') === pipe;
+  // pipeToRouter gives the copy the same id, so a Map by id holds only one of the two: the one
+  // whose SSRCs the transport listens to is meant. A copy always has SSRCs.
+  function findProducer(id, heard, pipe) {
+    const fits = (producer) => {
+      if (!producer) return false;
+      const ssrcs = encodings(producer).map((encoding) => encoding.ssrc).filter(Boolean);
+      return ssrcs.length ? ssrcs.every((ssrc) => heard.indexOf(ssrc) >= 0) : !pipe;
+    };
     const known = root('producers').get(id);
     if (fits(known)) return known;
     for (const peer of values(root('peers'))) {
@@ -504,12 +520,15 @@ function install(socket, need, roots) {
   function addShadow(id, transport, dump) {
     const copy = root('producers').get(id);
     if (!copy) return;
-    const stand = { id: id, kind: copy.kind, appData: copy.appData, score: [], paused: copy.paused,
+    // pipeToRouter pauses the copy with its original.
+    const stand = { id: id, kind: copy.kind, appData: copy.appData, score: [],
+      get paused() { return copy.paused; },
       rtpParameters: { codecs: copy.rtpParameters && copy.rtpParameters.codecs,
         encodings: ssrcsOf(dump, id).map((ssrc) => ({ ssrc: ssrc })) } };
     const rec = record('producer', id, stand, transport.id,
       () => producerFacts(stand, transport.id), producerState);
     if (!rec) return;
+    ['pause', 'resume'].forEach((event) => listen(rec, copy.observer, event, rec.touch));
     listen(rec, copy.observer, 'close', () => drop(rec));
     listen(rec, transport.object.observer, 'close', () => drop(rec));
     announce(rec);
@@ -658,6 +677,8 @@ function install(socket, need, roots) {
     }
   }
 
+  const demoRouters = new Map();
+
   // The room of a router is that of any peer that produces in it.
   async function readDemo(rooms, peers) {
     for (const room of values(root('rooms'))) {
@@ -674,15 +695,17 @@ function install(socket, need, roots) {
       await breathe();
     }
     for (const rec of records.values()) {
-      if (rec.what !== 'producer') continue;
-      const peer = peers.get(appText(rec.object, 'peerId'));
-      const transport = records.get('transport ' + rec.parent);
-      const room = peer && rooms.get(peer.room);
-      if (room && transport && room.routers.indexOf(transport.parent) < 0) {
-        room.routers.push(transport.parent);
-      }
+      const peer = rec.what === 'producer' && peers.get(appText(rec.object, 'peerId'));
+      const transport = peer && records.get('transport ' + rec.parent);
+      if (transport) demoRouters.set(transport.parent, peer.room);
       await breathe();
     }
+    // Once known it stays, also when that peer has left.
+    demoRouters.forEach((id, router) => {
+      const room = rooms.get(id);
+      if (!room || !records.has('router ' + router)) demoRouters.delete(router);
+      else room.routers.push(router);
+    });
   }
 
   // ---- Statistics -------------------------------------------------------------------------------

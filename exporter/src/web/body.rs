@@ -216,3 +216,22 @@ impl Drop for Answer {
 
 /// The service never fails; connections do.
 pub(super) type Never = Infallible;
+
+#[cfg(test)]
+impl Sink {
+    /// A sink without a server, and what waits for its text: `None` when it broke off.
+    pub(crate) fn alone() -> (Self, impl FnOnce() -> Option<String> + Send) {
+        let (sink, mut source) = channel(&Connection::alone(), false);
+        let wait = move || {
+            let mut text = Vec::new();
+            loop {
+                match source.receiver.blocking_recv() {
+                    Some(Part::Chunk(chunk)) => text.extend_from_slice(&chunk),
+                    Some(Part::End) => return String::from_utf8(text).ok(),
+                    None => return None,
+                }
+            }
+        };
+        (sink, wait)
+    }
+}

@@ -117,6 +117,11 @@ fn end(open: &mut HashMap<u64, Entry>, id: u64) {
 }
 
 impl Connection {
+    #[cfg(test)]
+    pub(super) fn alone() -> Arc<Self> {
+        Connections::new(Limits::default()).open()
+    }
+
     /// A request is there.
     pub(super) fn work(&self) {
         self.busy.store(true, Ordering::Relaxed);

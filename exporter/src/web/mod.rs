@@ -17,7 +17,7 @@ mod server;
 
 use std::time::Duration;
 
-pub use accept::{Format, Groups, Wanted};
+pub use accept::Wanted;
 pub use auth::Access;
 pub use bind::bind;
 pub use body::{CHUNK, Sink};

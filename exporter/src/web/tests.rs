@@ -155,11 +155,11 @@ async fn formats_and_groups_are_negotiated() {
     assert!(!head.contains("content-encoding"), "{head}");
     assert!(String::from_utf8(body).unwrap().contains("Text"));
     let (head, body) =
-        running.get("/metrics?collect[]=self", "Accept: application/openmetrics-text\r\n").await;
+        running.get("/metrics?families=self", "Accept: application/openmetrics-text\r\n").await;
     assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
     let body = String::from_utf8(body).unwrap();
-    assert!(body.contains("OpenMetrics") && body.contains("kernel: false"), "{body}");
-    let (head, _) = running.get("/metrics?collect[]=everything", "").await;
+    assert!(body.contains("OpenMetrics") && body.contains("own: true"), "{body}");
+    let (head, _) = running.get("/metrics?families=everything", "").await;
     assert!(head.starts_with("http/1.1 400"), "{head}");
     running.stop().await;
 }
@@ -209,7 +209,7 @@ async fn pages_and_methods() {
 async fn a_token_guards_everything_but_health() {
     let access = Access::token("s3cret").unwrap();
     let running = start(Scrape::Text(1), access, Limits::default()).await;
-    for path in ["/", "/metrics", "/metrics?collect[]=self", "/nowhere", "/-/", "//metrics"] {
+    for path in ["/", "/metrics", "/metrics?families=self", "/nowhere", "/-/", "//metrics"] {
         for method in ["GET", "HEAD", "POST"] {
             let request = format!("{method} {path} HTTP/1.0\r\n\r\n");
             let (head, _) = split(&running.send(&request).await);

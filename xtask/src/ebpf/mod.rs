@@ -26,7 +26,13 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    if args.check { check() } else { update() }
+    if !args.check {
+        return update();
+    }
+    if let Some(why) = check()? {
+        eprintln!("skipped: {why}");
+    }
+    Ok(())
 }
 
 fn update() -> anyhow::Result<()> {
@@ -52,8 +58,9 @@ fn update() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fails when the committed object is stale. Rebuilds it and compares bytes where that is possible.
-pub fn check() -> anyhow::Result<()> {
+/// Fails when the committed object is stale. Rebuilds it and compares bytes where that is possible;
+/// returns why, where it is not.
+pub fn check() -> anyhow::Result<Option<String>> {
     let object = cache::read(&prebuilt(OBJECT)).context(REMEDY)?;
     let recorded = String::from_utf8(cache::read(&prebuilt(DIGESTS))?)?;
     let differing = sources::differing(&recorded, &sources::list(&sources::digests()?, &object));
@@ -64,13 +71,10 @@ pub fn check() -> anyhow::Result<()> {
     match same_toolchain()? {
         Ok(toolchain) if build::object(&toolchain)? == object => {
             eprintln!("the kernel object was built again and came out the same");
-            Ok(())
+            Ok(None)
         }
         Ok(_) => bail!("the kernel object came out different when it was built again. {REMEDY}"),
-        Err(why) => {
-            eprintln!("skipped: building the kernel object again: {why}");
-            Ok(())
-        }
+        Err(why) => Ok(Some(format!("building the kernel object again: {why}"))),
     }
 }
 

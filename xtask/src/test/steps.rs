@@ -19,8 +19,8 @@ pub struct Step {
 
 /// What a step does.
 pub enum Action {
-    /// Runs here; the commands in it have limits of their own.
-    Own(Box<dyn FnOnce() -> anyhow::Result<()>>),
+    /// Runs here; the commands in it have limits of their own. May tell what it could not do.
+    Own(Box<dyn FnOnce() -> anyhow::Result<Option<String>>>),
     /// Runs a command that is ended after this time.
     Command(Command, Duration),
 }
@@ -34,7 +34,10 @@ const KERNEL_PROGRAM: &str = "exporter-ebpf/Cargo.toml";
 
 impl Step {
     /// A check that runs in this program.
-    pub fn own(name: &str, action: impl FnOnce() -> anyhow::Result<()> + 'static) -> Self {
+    pub fn own(
+        name: &str,
+        action: impl FnOnce() -> anyhow::Result<Option<String>> + 'static,
+    ) -> Self {
         Self { name: name.to_owned(), action: Action::Own(Box::new(action)), is_tests: false }
     }
 

@@ -1,0 +1,144 @@
+//! What the web server sees of the rest: where scrapes are ordered, and what pages show.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::collect::Orders;
+use crate::kernel::Counting;
+use crate::ledger::Fill;
+use crate::observer::Observer;
+use crate::state::State;
+use crate::telemetry::{Telemetry, VERSION};
+use crate::web::{App, Busy, Ended, Overview, Page, Sink, SourceStatus, Wanted};
+
+/// Figures of the last reading, written by the scrape thread and read by pages.
+#[derive(Debug, Default)]
+pub struct Board {
+    ready: AtomicBool,
+    figures: Mutex<Figures>,
+}
+
+/// Numbers only: nothing here tells of anybody.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Figures {
+    rooms: usize,
+    peers: usize,
+    transports: usize,
+    producers: usize,
+    consumers: usize,
+    flows: u64,
+    streams: u64,
+    series: u64,
+    pub(super) dropped: u64,
+}
+
+impl Figures {
+    pub(super) fn of(state: &State, fill: &Fill, dropped: u64) -> Self {
+        Self {
+            rooms: state.rooms().len(),
+            peers: state.peers.len(),
+            transports: state.transports.len(),
+            producers: state.producers.len(),
+            consumers: state.consumers.len(),
+            flows: fill.flows,
+            streams: fill.streams,
+            series: fill.series,
+            dropped,
+        }
+    }
+
+    fn lines(&self) -> Vec<(String, String)> {
+        let Self {
+            rooms,
+            peers,
+            transports,
+            producers,
+            consumers,
+            flows,
+            streams,
+            series,
+            dropped: _,
+        } = *self;
+        let told = [
+            ("Rooms", rooms as u64),
+            ("Peers", peers as u64),
+            ("Transports", transports as u64),
+            ("Producers", producers as u64),
+            ("Consumers", consumers as u64),
+        ];
+        let counted = [("Counted flows", flows), ("Counted streams", streams), ("Series", series)];
+        let lines = told.into_iter().chain(counted);
+        lines.map(|(name, value)| (name.into(), value.to_string())).collect()
+    }
+}
+
+impl Board {
+    pub(super) fn show(&self, figures: Figures) {
+        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
+        self.ready.store(true, Ordering::Release);
+    }
+}
+
+/// The [`App`] behind the web server.
+pub struct Site {
+    /// To the scrape thread.
+    pub orders: Orders,
+    /// From the scrape thread.
+    pub board: Arc<Board>,
+    /// For its status only.
+    pub counting: Arc<Counting>,
+    /// For its statuses only.
+    pub observer: Arc<Observer>,
+    /// Counts requests.
+    pub telemetry: Arc<Telemetry>,
+}
+
+impl App for Site {
+    fn scrape(&self, wanted: Wanted, sink: Sink) -> Result<(), Busy> {
+        self.orders.scrape(wanted, sink)
+    }
+
+    fn ready(&self) -> bool {
+        self.board.ready.load(Ordering::Acquire)
+    }
+
+    fn overview(&self) -> Overview {
+        let figures = *self.board.figures.lock().unwrap_or_else(PoisonError::into_inner);
+        Overview { version: VERSION.clone(), sources: self.sources(), facts: figures.lines() }
+    }
+
+    fn answered(&self, page: Page, status: u16) {
+        self.telemetry.answered(page.as_str(), status);
+    }
+
+    fn ended(&self, why: Ended) {
+        self.telemetry.ended(why.as_str());
+    }
+}
+
+impl Site {
+    fn sources(&self) -> Vec<SourceStatus> {
+        let status = self.counting.status();
+        let mut detail = match status.interfaces.is_empty() {
+            true => "on no interface".to_owned(),
+            false => format!("on {}", status.interfaces.join(", ")),
+        };
+        for step in self.counting.step_downs() {
+            detail = format!("{detail}; {}", step.why);
+        }
+        for (interface, why) in &status.failing {
+            detail = format!("{detail}; not on {interface}: {why}");
+        }
+        let mut sources = vec![SourceStatus {
+            name: format!("Counting: {}", self.counting.source()),
+            up: !status.interfaces.is_empty(),
+            detail,
+        }];
+        sources.extend(self.observer.statuses().into_iter().map(|status| SourceStatus {
+            name: format!("Observer {}", status.path.display()),
+            up: status.up,
+            detail: status.error.unwrap_or_default(),
+        }));
+        sources
+    }
+}

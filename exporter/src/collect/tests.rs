@@ -1,0 +1,156 @@
+//! The scrape thread with books that only take notes.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use super::*;
+use crate::exposition::{Format, Selection};
+
+/// A time that no test lasts.
+const NEVER: Duration = Duration::from_secs(3600);
+
+#[derive(Clone, Default)]
+struct Notes {
+    readings: Arc<AtomicUsize>,
+    texts: Arc<AtomicUsize>,
+    names: Arc<Mutex<Vec<IpAddr>>>,
+    shared: Arc<AtomicUsize>,
+    /// Writing waits for it.
+    gate: Arc<Mutex<Option<mpsc::Receiver<()>>>>,
+}
+
+impl Books for Notes {
+    fn refresh(&mut self, _: Occasion) {
+        self.readings.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn write(&mut self, wanted: Wanted, out: &mut dyn FnMut(Bytes) -> bool) {
+        self.texts.fetch_add(1, Ordering::SeqCst);
+        // Not within the `if let`, which would hold the lock while waiting.
+        let gate = self.gate.lock().unwrap().take();
+        if let Some(gate) = gate {
+            gate.recv().unwrap();
+        }
+        let reading = self.readings.load(Ordering::SeqCst);
+        let _ = out(Bytes::from(format!("{:?} ", wanted.format)))
+            && out(Bytes::from(format!("{reading}")));
+    }
+
+    fn learn(&mut self, ip: IpAddr, _: Option<Arc<str>>) {
+        self.names.lock().unwrap().push(ip);
+    }
+
+    fn shared(&mut self, scrapes: u64) {
+        self.shared.store(scrapes as usize, Ordering::SeqCst);
+    }
+}
+
+const TEXT: Wanted = Wanted { format: Format::Text, selection: Selection::ALL, own: true };
+const OPEN: Wanted = Wanted { format: Format::OpenMetrics, selection: Selection::ALL, own: true };
+
+fn scrape(orders: &Orders, wanted: Wanted) -> impl FnOnce() -> Option<String> + Send + use<> {
+    let (sink, wait) = Sink::alone();
+    orders.scrape(wanted, sink).unwrap();
+    wait
+}
+
+fn end(orders: Orders, thread: JoinHandle<()>) {
+    drop(orders);
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_young_reading_is_shared() {
+    let notes = Notes::default();
+    let pace = Pace { share: NEVER, idle: NEVER };
+    let (orders, thread) = start(notes.clone(), pace).unwrap();
+    assert_eq!(scrape(&orders, TEXT)().as_deref(), Some("Text 1"));
+    assert_eq!(scrape(&orders, OPEN)().as_deref(), Some("OpenMetrics 1"));
+    end(orders, thread);
+    assert_eq!(notes.shared.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn an_old_reading_is_taken_anew() {
+    let notes = Notes::default();
+    let pace = Pace { share: Duration::ZERO, idle: NEVER };
+    let (orders, thread) = start(notes.clone(), pace).unwrap();
+    assert_eq!(scrape(&orders, TEXT)().as_deref(), Some("Text 2"));
+    assert_eq!(scrape(&orders, TEXT)().as_deref(), Some("Text 3"));
+    end(orders, thread);
+    assert_eq!(notes.shared.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn scrapes_that_wait_together_share_reading_and_text() {
+    let notes = Notes::default();
+    let (open, gate) = mpsc::channel();
+    *notes.gate.lock().unwrap() = Some(gate);
+    let pace = Pace { share: Duration::ZERO, idle: NEVER };
+    let (orders, thread) = start(notes.clone(), pace).unwrap();
+    let first = scrape(&orders, TEXT);
+    while notes.gate.lock().unwrap().is_some() {
+        std::thread::yield_now();
+    }
+    let waiting: Vec<_> = [TEXT, OPEN, TEXT, TEXT].map(|wanted| scrape(&orders, wanted)).into();
+    open.send(()).unwrap();
+    assert_eq!(first().as_deref(), Some("Text 2"));
+    let texts: Vec<_> = waiting.into_iter().map(|wait| wait().unwrap()).collect();
+    assert_eq!(texts, ["Text 3", "OpenMetrics 3", "Text 3", "Text 3"]);
+    end(orders, thread);
+    assert_eq!(notes.readings.load(Ordering::SeqCst), 3);
+    assert_eq!(notes.texts.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn without_scrapes_readings_go_on() {
+    let notes = Notes::default();
+    let pace = Pace { share: NEVER, idle: Duration::from_millis(1) };
+    let (orders, thread) = start(notes.clone(), pace).unwrap();
+    while notes.readings.load(Ordering::SeqCst) < 5 {
+        std::thread::yield_now();
+    }
+    end(orders, thread);
+}
+
+#[test]
+fn nobody_listening_stops_the_text() {
+    let notes = Notes::default();
+    let (orders, thread) = start(notes.clone(), Pace { share: NEVER, idle: NEVER }).unwrap();
+    let (sink, wait) = Sink::alone();
+    drop(wait);
+    orders.scrape(TEXT, sink).unwrap();
+    assert_eq!(scrape(&orders, TEXT)().as_deref(), Some("Text 1"));
+    end(orders, thread);
+}
+
+#[test]
+fn names_reach_the_books_and_orders_are_bounded() {
+    let notes = Notes::default();
+    let (open, gate) = mpsc::channel();
+    *notes.gate.lock().unwrap() = Some(gate);
+    let pace = Pace { share: NEVER, idle: NEVER };
+    let (orders, thread) = start(notes.clone(), pace).unwrap();
+    let first = scrape(&orders, TEXT);
+    while notes.gate.lock().unwrap().is_some() {
+        std::thread::yield_now();
+    }
+    let ip = IpAddr::from([192, 0, 2, 1]);
+    orders.name(ip, None);
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let (sink, wait) = Sink::alone();
+        match orders.scrape(TEXT, sink) {
+            Ok(()) => waiting.push(wait),
+            Err(Busy) => break wait,
+        }
+    };
+    assert_eq!(waiting.len(), QUEUE - 1);
+    assert_eq!(refused(), None);
+    open.send(()).unwrap();
+    assert!(first().is_some());
+    assert!(waiting.into_iter().all(|wait| wait().is_some()));
+    assert_eq!(*notes.names.lock().unwrap(), [ip]);
+    end(orders, thread);
+}

@@ -1,0 +1,670 @@
+//! Every family that is exported: its name, its meaning, and where its samples are.
+//!
+//! The order here is the order in a scrape. `docs/metrics.md` is made from this.
+
+use crate::exposition::rows;
+use crate::exposition::text::Lines;
+use crate::ledger::Ledger;
+
+/// What a family's value means to Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Never falls but to begin again.
+    Counter,
+    /// Falls and rises.
+    Gauge,
+    /// Always 1; its labels are what it says.
+    Info,
+}
+
+/// Families that are switched on and off together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// The replaced exporter's families.
+    Contract,
+    /// What people read: rooms, peers, transports, producers, consumers.
+    Info,
+    /// What servers say of producers and consumers, beyond the contract.
+    Objects,
+    /// 5-tuples, as counted on the wire.
+    Connections,
+    /// SSRCs, as counted on the wire.
+    Streams,
+    /// Unknown far ends, in aggregate, and how much of the known traffic found its owner.
+    Strangers,
+    /// The SFU's sockets.
+    Sockets,
+}
+
+/// Where a family's values come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The servers' observer sockets: state that costs no worker request.
+    Observer,
+    /// mediasoup's `getStats`, asked for at the stats interval.
+    Stats,
+    /// Packets counted by the kernel, or by packet capture.
+    Packets,
+    /// The kernel's socket diagnosis.
+    Sockets,
+}
+
+/// One family.
+pub struct Family {
+    /// In the text format.
+    pub name: &'static str,
+    /// What its value means.
+    pub kind: Kind,
+    /// Base unit; empty where there is none.
+    pub unit: &'static str,
+    /// One sentence for the HELP line.
+    pub help: &'static str,
+    /// Labels in their order.
+    pub labels: &'static [&'static str],
+    /// What it is switched on and off with.
+    pub group: Group,
+    /// Where its values come from.
+    pub origin: Origin,
+    /// Writes samples from a place on; `Some` is the place to go on from when the buffer was full.
+    pub(crate) rows: fn(&Ledger, usize, &mut Lines<'_>) -> Option<usize>,
+}
+
+impl Group {
+    /// All, in the order of their first family.
+    pub const ALL: [Self; 7] = [
+        Self::Contract,
+        Self::Info,
+        Self::Objects,
+        Self::Connections,
+        Self::Streams,
+        Self::Strangers,
+        Self::Sockets,
+    ];
+
+    /// As a request names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Contract => "contract",
+            Self::Info => "info",
+            Self::Objects => "objects",
+            Self::Connections => "connections",
+            Self::Streams => "streams",
+            Self::Strangers => "strangers",
+            Self::Sockets => "sockets",
+        }
+    }
+}
+
+const CONTRACT: &[&str] = &[
+    "pid",
+    "room_id",
+    "peer_id",
+    "display_name",
+    "user_agent",
+    "transport_id",
+    "proto",
+    "local_addr",
+    "remote_addr",
+    "id",
+    "kind",
+    "codec",
+    "type",
+];
+const OBJECT: &[&str] = &["transport_id", "id"];
+const CONNECTION: &[&str] = &["transport_id", "proto", "local_addr", "remote_addr", "class"];
+const STREAM: &[&str] = &["transport_id", "id", "ssrc", "role"];
+const SOCKET: &[&str] = &["proto", "local_addr", "remote_addr"];
+
+/// All families.
+pub static FAMILIES: &[Family] = &[
+    Family {
+        name: "edumeet_rooms",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "Rooms that the servers have open.",
+        labels: &[],
+        group: Group::Contract,
+        origin: Origin::Observer,
+        rows: rows::rooms,
+    },
+    Family {
+        name: "edumeet_peers",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "Peers in a room.",
+        labels: &["room_id"],
+        group: Group::Contract,
+        origin: Origin::Observer,
+        rows: rows::peers,
+    },
+    Family {
+        name: "mediasoup_producer_byte_count_bytes",
+        kind: Kind::Counter,
+        unit: "bytes",
+        help: "RTP header and payload bytes that mediasoup received for a producer, without SRTP tags, \
+               repaired RTX included; sum of its encodings.",
+        labels: CONTRACT,
+        group: Group::Contract,
+        origin: Origin::Stats,
+        rows: |ledger, start, lines| rows::byte_count(ledger, 0, start, lines),
+    },
+    Family {
+        name: "mediasoup_consumer_byte_count_bytes",
+        kind: Kind::Counter,
+        unit: "bytes",
+        help: "RTP header and payload bytes that mediasoup sent for a consumer, without SRTP tags, RTX \
+               and bandwidth probation; sum of its encodings.",
+        labels: CONTRACT,
+        group: Group::Contract,
+        origin: Origin::Stats,
+        rows: |ledger, start, lines| rows::byte_count(ledger, 1, start, lines),
+    },
+    Family {
+        name: "mediasoup_producer_score",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "mediasoup's score of a producer, 0 to 10; the highest of its encodings, and of the \
+               producers whose labels are equal.",
+        labels: CONTRACT,
+        group: Group::Contract,
+        origin: Origin::Observer,
+        rows: |ledger, start, lines| rows::score(ledger, 0, start, lines),
+    },
+    Family {
+        name: "mediasoup_consumer_score",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "mediasoup's score of a consumer, 0 to 10; the highest of the consumers whose labels are \
+               equal.",
+        labels: CONTRACT,
+        group: Group::Contract,
+        origin: Origin::Observer,
+        rows: |ledger, start, lines| rows::score(ledger, 1, start, lines),
+    },
+    Family {
+        name: "mediasoup_peer_info",
+        kind: Kind::Info,
+        unit: "",
+        help: "A participant, as it calls itself.",
+        labels: &["peer_id", "room_id", "display_name", "user_agent"],
+        group: Group::Info,
+        origin: Origin::Observer,
+        rows: rows::peer_info,
+    },
+    Family {
+        name: "mediasoup_transport_info",
+        kind: Kind::Info,
+        unit: "",
+        help: "A transport and its RTP tuple as the server tells it: the local address may be an \
+               announced one. country, city, asn and as_org are there when a database was given.",
+        labels: &[
+            "transport_id",
+            "kind",
+            "pid",
+            "room_id",
+            "peer_id",
+            "proto",
+            "local_addr",
+            "remote_addr",
+            "ice_state",
+            "dtls_state",
+            "country",
+            "city",
+            "asn",
+            "as_org",
+        ],
+        group: Group::Info,
+        origin: Origin::Observer,
+        rows: rows::transport_info,
+    },
+    Family {
+        name: "mediasoup_producer_info",
+        kind: Kind::Info,
+        unit: "",
+        help: "A producer: whose it is and what it sends.",
+        labels: &["transport_id", "id", "peer_id", "room_id", "kind", "codec"],
+        group: Group::Info,
+        origin: Origin::Observer,
+        rows: rows::producer_info,
+    },
+    Family {
+        name: "mediasoup_consumer_info",
+        kind: Kind::Info,
+        unit: "",
+        help: "A consumer: whose it is and what it receives.",
+        labels: &["transport_id", "id", "peer_id", "room_id", "kind", "codec", "producer_id"],
+        group: Group::Info,
+        origin: Origin::Observer,
+        rows: rows::consumer_info,
+    },
+    Family {
+        name: "mediasoup_producer_paused",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "1 while the producer is paused.",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Observer,
+        rows: |ledger, start, lines| {
+            rows::producers(ledger, start, lines, |gauges| Some(gauges.paused))
+        },
+    },
+    Family {
+        name: "mediasoup_producer_packets_lost",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "Packets that mediasoup missed of a producer (RFC 3550 A.3); negative when duplicates \
+               outnumber losses.",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |ledger, start, lines| {
+            rows::producers(ledger, start, lines, |gauges| gauges.packets_lost)
+        },
+    },
+    Family {
+        name: "mediasoup_consumer_paused",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "1 while the consumer or its producer is paused.",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Observer,
+        rows: |ledger, start, lines| {
+            rows::consumers(ledger, start, lines, |gauges| Some(gauges.paused))
+        },
+    },
+    Family {
+        name: "mediasoup_consumer_spatial_layer",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "Spatial layer that is sent to a consumer.",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Observer,
+        rows: |ledger, start, lines| {
+            rows::consumers(ledger, start, lines, |gauges| gauges.spatial_layer)
+        },
+    },
+    Family {
+        name: "mediasoup_consumer_temporal_layer",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "Temporal layer that is sent to a consumer.",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Observer,
+        rows: |ledger, start, lines| {
+            rows::consumers(ledger, start, lines, |gauges| gauges.temporal_layer)
+        },
+    },
+    Family {
+        name: "mediasoup_consumer_round_trip_time_seconds",
+        kind: Kind::Gauge,
+        unit: "seconds",
+        help: "Round trip time to the far side, from its receiver reports; the longest of the \
+               consumer's encodings.",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |ledger, start, lines| {
+            rows::consumers(ledger, start, lines, |gauges| {
+                gauges.round_trip_time.map(crate::exposition::text::Micros)
+            })
+        },
+    },
+    Family {
+        name: "mediasoup_consumer_fraction_lost_ratio",
+        kind: Kind::Gauge,
+        unit: "ratio",
+        help: "Share of packets that the far side missed between its last two receiver reports \
+               (RFC 3550 6.4.1); the highest of the consumer's encodings.",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |ledger, start, lines| {
+            rows::consumers(ledger, start, lines, |gauges| {
+                gauges.fraction_lost.map(crate::exposition::text::Fraction256)
+            })
+        },
+    },
+    Family {
+        name: "mediasoup_consumer_packets_lost",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "Packets that the far side missed of a consumer, from its receiver reports; negative \
+               when duplicates outnumber losses.",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |ledger, start, lines| {
+            rows::consumers(ledger, start, lines, |gauges| gauges.packets_lost)
+        },
+    },
+    Family {
+        name: "mediasoup_connection_receive_bytes_total",
+        kind: Kind::Counter,
+        unit: "bytes",
+        help: "Bytes above UDP or TCP that the far side sent: datagram payload, SRTP tags included, \
+               by what it carries (RFC 7983). IP, UDP and TCP headers are not counted.",
+        labels: CONNECTION,
+        group: Group::Connections,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| {
+            rows::connections(ledger, start, lines, |counts, class| counts[0][class].bytes)
+        },
+    },
+    Family {
+        name: "mediasoup_connection_receive_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Packets that the far side sent; an aggregate counts as the packets that it stands for, \
+               TCP as segments.",
+        labels: CONNECTION,
+        group: Group::Connections,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| {
+            rows::connections(ledger, start, lines, |counts, class| counts[0][class].packets)
+        },
+    },
+    Family {
+        name: "mediasoup_connection_send_bytes_total",
+        kind: Kind::Counter,
+        unit: "bytes",
+        help: "Bytes above UDP or TCP that the SFU sent: datagram payload, SRTP tags included, by what \
+               it carries (RFC 7983). IP, UDP and TCP headers are not counted.",
+        labels: CONNECTION,
+        group: Group::Connections,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| {
+            rows::connections(ledger, start, lines, |counts, class| counts[1][class].bytes)
+        },
+    },
+    Family {
+        name: "mediasoup_connection_send_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Packets that the SFU sent; an aggregate counts as the packets that it stands for, TCP \
+               as segments.",
+        labels: CONNECTION,
+        group: Group::Connections,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| {
+            rows::connections(ledger, start, lines, |counts, class| counts[1][class].packets)
+        },
+    },
+    Family {
+        name: "mediasoup_stream_receive_bytes_total",
+        kind: Kind::Counter,
+        unit: "bytes",
+        help: "RTP bytes that arrived with this SSRC: header, CSRCs, extensions, payload and padding, \
+               and the SRTP tag where there is one.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.total.bytes),
+    },
+    Family {
+        name: "mediasoup_stream_receive_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "RTP packets that arrived with this SSRC.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.total.packets),
+    },
+    Family {
+        name: "mediasoup_stream_receive_packets_expected_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "RTP packets that the sequence numbers announced (RFC 3550 A.3).",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.expected),
+    },
+    Family {
+        name: "mediasoup_stream_receive_packets_lost",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "Expected packets that did not arrive here (RFC 3550 A.3); negative when duplicates \
+               outnumber losses.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.lost()),
+    },
+    Family {
+        name: "mediasoup_stream_receive_out_of_order_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "RTP packets that arrived after one with a higher sequence number.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.out_of_order),
+    },
+    Family {
+        name: "mediasoup_stream_receive_duplicate_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "RTP packets whose sequence number had arrived within the last 64.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.duplicates),
+    },
+    Family {
+        name: "mediasoup_stream_receive_sequence_restarts_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Times that the source began a new sequence (RFC 3550 A.1).",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.restarts),
+    },
+    Family {
+        name: "mediasoup_stream_send_bytes_total",
+        kind: Kind::Counter,
+        unit: "bytes",
+        help: "RTP bytes that left with this SSRC: header, CSRCs, extensions, payload and padding, and \
+               the SRTP tag where there is one.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.total.bytes),
+    },
+    Family {
+        name: "mediasoup_stream_send_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "RTP packets that left with this SSRC.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.total.packets),
+    },
+    Family {
+        name: "mediasoup_stream_send_packets_expected_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "RTP packets that the sequence numbers of what left announced (RFC 3550 A.3).",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.expected),
+    },
+    Family {
+        name: "mediasoup_stream_send_packets_lost",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "Gaps in the sequence numbers of what left (RFC 3550 A.3): what the SFU itself did not \
+               send; negative when duplicates outnumber gaps.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.lost()),
+    },
+    Family {
+        name: "mediasoup_stream_send_out_of_order_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "RTP packets that left after one with a higher sequence number.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.out_of_order),
+    },
+    Family {
+        name: "mediasoup_stream_send_duplicate_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "RTP packets whose sequence number had left within the last 64.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.duplicates),
+    },
+    Family {
+        name: "mediasoup_stream_send_sequence_restarts_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Times that the SFU began a new sequence (RFC 3550 A.1).",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.restarts),
+    },
+    Family {
+        name: "mediasoup_join_coverage_ratio",
+        kind: Kind::Gauge,
+        unit: "ratio",
+        help: "Of the bytes of known flows that the tables hold now, the share of those that a \
+               transport claims.",
+        labels: &[],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: rows::coverage,
+    },
+    Family {
+        name: "mediasoup_stranger_receive_bytes_total",
+        kind: Kind::Counter,
+        unit: "bytes",
+        help: "Bytes above UDP or TCP from far ends that nobody told and no traffic proved; counted \
+               when their flow has ended.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |ledger, _, lines| rows::strangers(ledger, lines, |counts, c| counts[0][c].bytes),
+    },
+    Family {
+        name: "mediasoup_stranger_receive_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Packets from far ends that nobody told and no traffic proved; counted when their flow \
+               has ended.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |ledger, _, lines| rows::strangers(ledger, lines, |counts, c| counts[0][c].packets),
+    },
+    Family {
+        name: "mediasoup_stranger_send_bytes_total",
+        kind: Kind::Counter,
+        unit: "bytes",
+        help: "Bytes above UDP or TCP to far ends that nobody told and no traffic proved; counted when \
+               their flow has ended.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |ledger, _, lines| rows::strangers(ledger, lines, |counts, c| counts[1][c].bytes),
+    },
+    Family {
+        name: "mediasoup_stranger_send_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Packets to far ends that nobody told and no traffic proved; counted when their flow has \
+               ended.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |ledger, _, lines| rows::strangers(ledger, lines, |counts, c| counts[1][c].packets),
+    },
+    Family {
+        name: "mediasoup_stranger_pending_bytes",
+        kind: Kind::Gauge,
+        unit: "bytes",
+        help: "Bytes of strangers' flows that have not ended: they count for their owner if the flow \
+               becomes known, and else for the strangers.",
+        labels: &[],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: rows::pending,
+    },
+    Family {
+        name: "mediasoup_stranger_flows",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "Strangers' flows that have not ended.",
+        labels: &[],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: rows::stranger_flows,
+    },
+    Family {
+        name: "mediasoup_socket_receive_drops_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Packets that the kernel threw away because the SFU's socket was full.",
+        labels: SOCKET,
+        group: Group::Sockets,
+        origin: Origin::Sockets,
+        rows: |ledger, start, lines| rows::sockets(ledger, start, lines, |s| Some(s.drops)),
+    },
+    Family {
+        name: "mediasoup_socket_receive_queue_bytes",
+        kind: Kind::Gauge,
+        unit: "bytes",
+        help: "Memory that waits for the SFU to read it, the kernel's overhead included.",
+        labels: SOCKET,
+        group: Group::Sockets,
+        origin: Origin::Sockets,
+        rows: |ledger, start, lines| rows::sockets(ledger, start, lines, |s| Some(s.receive_queue)),
+    },
+    Family {
+        name: "mediasoup_socket_send_queue_bytes",
+        kind: Kind::Gauge,
+        unit: "bytes",
+        help: "Memory that waits to leave the SFU's socket, the kernel's overhead included.",
+        labels: SOCKET,
+        group: Group::Sockets,
+        origin: Origin::Sockets,
+        rows: |ledger, start, lines| rows::sockets(ledger, start, lines, |s| Some(s.send_queue)),
+    },
+    Family {
+        name: "mediasoup_socket_tcp_retransmits_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "TCP segments that were sent again.",
+        labels: SOCKET,
+        group: Group::Sockets,
+        origin: Origin::Sockets,
+        rows: |ledger, start, lines| rows::sockets(ledger, start, lines, |s| s.retransmits),
+    },
+    Family {
+        name: "mediasoup_socket_tcp_round_trip_time_seconds",
+        kind: Kind::Gauge,
+        unit: "seconds",
+        help: "TCP's smoothed round trip time; the longest of the connections whose labels are equal.",
+        labels: SOCKET,
+        group: Group::Sockets,
+        origin: Origin::Sockets,
+        rows: |ledger, start, lines| {
+            rows::sockets(ledger, start, lines, |s| {
+                s.round_trip_time.map(crate::exposition::text::Micros)
+            })
+        },
+    },
+];

@@ -1,0 +1,214 @@
+//! A ledger comes in, the text of a scrape goes out, in pieces.
+//!
+//! [`Scrape`] is what the rest of the program holds: labels and ledger together, changed by one update
+//! for each reading, and written as often as anyone asks. A [`Cursor`] says how far a writer has come,
+//! so that a scrape can be sent while it is written, and its text never lies in memory as a whole. The
+//! scrape must not be updated while a cursor is under way: hold a read lock from its first piece to
+//! its last.
+
+pub mod families;
+pub mod foreign;
+pub mod reference;
+mod rows;
+#[cfg(test)]
+mod tests;
+pub mod text;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::exposition::families::{FAMILIES, Group};
+use crate::exposition::text::Lines;
+use crate::labels::{Geo, Labels, Policy, TextCounts};
+use crate::ledger::{Fill, Ledger, Settings, Update};
+use crate::model::JoinKey;
+
+pub use text::Format;
+
+/// Bytes of a piece at most.
+pub const PIECE: usize = 64 * 1024;
+/// A piece ends with the line that passes this mark. What is between the two is more than the longest
+/// line: label values are limited to fewer characters than that (`labels::text::limit`).
+const MARK: usize = PIECE - 16 * 1024;
+
+/// Everything that a scrape is made of.
+pub struct Scrape {
+    labels: Labels,
+    ledger: Ledger,
+}
+
+/// Which families are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Selection(u8);
+
+/// How far a writer has come.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    format: Format,
+    selection: Selection,
+    family: usize,
+    place: usize,
+    tail: Bytes,
+    done: bool,
+}
+
+impl Scrape {
+    /// Nothing is known yet.
+    pub fn new(settings: Settings, policy: Policy, geo: Geo) -> Self {
+        Self { labels: Labels::new(policy, geo), ledger: Ledger::new(settings) }
+    }
+
+    /// Takes in what is new.
+    pub fn update(&mut self, update: Update<'_>) {
+        self.ledger.update(update, &mut self.labels);
+    }
+
+    /// The next piece of a scrape, at most [`PIECE`] bytes; `None` after the last.
+    pub fn next_piece(&self, cursor: &mut Cursor) -> Option<Bytes> {
+        if cursor.done {
+            return None;
+        }
+        let mut out = Vec::with_capacity(PIECE);
+        while let Some(family) = FAMILIES.get(cursor.family) {
+            if !cursor.selection.has(family.group) {
+                cursor.family += 1;
+                continue;
+            }
+            let before = out.len();
+            if cursor.place == 0 {
+                cursor.format.header(family, &mut out);
+            }
+            let headed = out.len();
+            let (_, name) = cursor.format.names(family.name, family.kind);
+            let mut lines = Lines::new(&mut out, &name, MARK);
+            match (family.rows)(&self.ledger, cursor.place, &mut lines) {
+                // Before its first row the family has not begun: the header is written again then.
+                Some(0) => {
+                    out.truncate(before);
+                    return Some(out.into());
+                }
+                Some(place) => {
+                    cursor.place = place;
+                    return Some(out.into());
+                }
+                None => {
+                    if out.len() == headed {
+                        out.truncate(before);
+                    }
+                    (cursor.family, cursor.place) = (cursor.family + 1, 0);
+                }
+            }
+        }
+        self.finish(cursor, out)
+    }
+
+    /// What others had to say, and the end.
+    fn finish(&self, cursor: &mut Cursor, mut out: Vec<u8>) -> Option<Bytes> {
+        if !out.is_empty() {
+            // The tail has pieces of its own.
+            return Some(out.into());
+        }
+        if !cursor.tail.is_empty() {
+            let length = cursor.tail.len().min(PIECE);
+            return Some(cursor.tail.split_to(length));
+        }
+        cursor.done = true;
+        out.extend_from_slice(cursor.format.end().as_bytes());
+        (!out.is_empty()).then(|| out.into())
+    }
+
+    /// Writes a whole scrape.
+    pub fn write(&self, mut cursor: Cursor, mut sink: impl FnMut(Bytes)) {
+        while let Some(piece) = self.next_piece(&mut cursor) {
+            sink(piece);
+        }
+    }
+
+    /// How full the ledger is.
+    pub fn fill(&self) -> Fill {
+        self.ledger.fill()
+    }
+
+    /// How often text had to be changed to become a label.
+    pub fn text_counts(&self) -> TextCounts {
+        self.labels.text
+    }
+
+    /// Reverse names that are held, and how often there was no room for one.
+    pub fn name_fill(&self) -> (usize, u64) {
+        self.labels.name_fill()
+    }
+
+    /// Asks for the names of a connection that is about to be shown.
+    pub fn expect(&mut self, connection: &JoinKey) {
+        self.labels.expect(connection);
+    }
+
+    /// Addresses whose names are to be looked up, at most `count`, each once.
+    pub fn wanted_names(&mut self, count: usize) -> Vec<IpAddr> {
+        self.labels.wanted_names(count)
+    }
+
+    /// The answer of a look-up.
+    pub fn put_name(&mut self, ip: IpAddr, name: Option<Arc<str>>) {
+        self.labels.put_name(ip, name);
+    }
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scrape").field("fill", &self.fill()).finish_non_exhaustive()
+    }
+}
+
+impl Cursor {
+    /// At the beginning.
+    pub fn new(format: Format, selection: Selection) -> Self {
+        Self { format, selection, family: 0, place: 0, tail: Bytes::new(), done: false }
+    }
+
+    /// With families that others wrote, in the same format and without an end mark; their names must
+    /// not be among [`FAMILIES`].
+    pub fn with_tail(self, tail: impl Into<Bytes>) -> Self {
+        Self { tail: tail.into(), ..self }
+    }
+}
+
+impl Selection {
+    /// Every family.
+    pub const ALL: Self = Self(u8::MAX);
+
+    /// What was counted on the wire.
+    pub fn kernel() -> Self {
+        [Group::Connections, Group::Streams, Group::Strangers].into_iter().collect()
+    }
+
+    /// Names of groups, `kernel` and `all` among them, separated by commas; the error is the name
+    /// that means nothing.
+    pub fn parse(names: &str) -> Result<Self, &str> {
+        let mut selection = Self(0);
+        for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            let group = Group::ALL.into_iter().find(|group| group.name() == name);
+            selection.0 |= match (name, group) {
+                ("all", _) => Self::ALL.0,
+                ("kernel", _) => Self::kernel().0,
+                (_, Some(group)) => 1 << group as u8,
+                (_, None) => return Err(name),
+            };
+        }
+        Ok(if selection.0 == 0 { Self::ALL } else { selection })
+    }
+
+    fn has(self, group: Group) -> bool {
+        self.0 & 1 << group as u8 != 0
+    }
+}
+
+impl FromIterator<Group> for Selection {
+    fn from_iter<I: IntoIterator<Item = Group>>(groups: I) -> Self {
+        Self(groups.into_iter().fold(0, |bits, group| bits | 1 << group as u8))
+    }
+}

@@ -1,0 +1,89 @@
+//! The reference of all families, as Markdown, from their definitions.
+
+use std::fmt::Write as _;
+
+use crate::exposition::families::{FAMILIES, Family, Group, Kind, Origin};
+
+/// The text of `docs/metrics.md`.
+pub fn markdown() -> String {
+    let mut text = String::from(INTRODUCTION);
+    for group in Group::ALL {
+        let _ = write!(text, "\n## {}\n\n{}\n", title(group), about(group));
+        for family in FAMILIES.iter().filter(|family| family.group == group) {
+            describe(family, &mut text);
+        }
+    }
+    text
+}
+
+const INTRODUCTION: &str = "\
+# Metrics
+
+<!-- Made from exporter/src/exposition/families.rs: change it there, then run
+     BLESS=1 cargo test -p mediasoup-exporter exposition -->
+
+All families of `/metrics` but the exporter's own (`mediasoup_exporter_…`, `process_…`). The names are
+those of the text format 0.0.4. OpenMetrics, when it is asked for, names the samples of every counter
+`…_total`, the contract's among them, and types `…_info` as info.
+
+`?families=` takes the names of groups, separated by commas (`kernel` is `connections,streams,strangers`),
+and writes only those.
+
+*Receive* is what the far side sent to the SFU, *send* what the SFU sent. Series whose labels are equal,
+because a privacy setting made them so, are one series: counters are summed and never fall, of scores
+the highest is shown. A series stays for two scrapes after its object closed.
+";
+
+fn title(group: Group) -> String {
+    format!("`{}`", group.name())
+}
+
+fn about(group: Group) -> &'static str {
+    match group {
+        Group::Contract => {
+            "Names and labels of the exporter that this one replaces. `PROM_QUIET` empties \
+             `transport_id` and `id`. A byte count appears with the first `getStats` answer."
+        }
+        Group::Info => {
+            "Always 1. What people read, to be joined on `transport_id`, `id` or `peer_id`."
+        }
+        Group::Objects => "What the servers say of producers and consumers.",
+        Group::Connections => {
+            "One connection is one 5-tuple; `transport_id` is empty while no server claims it. \
+             `class` is `rtp`, `rtcp`, `stun`, `dtls` or `other` (RFC 7983, RFC 5761); a class is \
+             there from its first packet in either direction. TCP is `other`."
+        }
+        Group::Streams => {
+            "One stream is one SSRC in one direction of a connection. `id` is the producer (receive) \
+             or consumer (send), `role` is `media`, `rtx` or `probation`; `id` and `role` are empty \
+             while no server claims the SSRC, `transport_id` too while none claims the connection."
+        }
+        Group::Strangers => {
+            "Anyone can send to an open port. Who is neither told by a server nor proven by traffic \
+             in both directions is shown in aggregate only."
+        }
+        Group::Sockets => "`remote_addr` is empty for UDP and for listening sockets.",
+    }
+}
+
+fn describe(family: &Family, text: &mut String) {
+    let Family { name, kind, unit, help, labels, group: _, origin, rows: _ } = family;
+    let kind = match kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Info => "info",
+    };
+    let unit = if unit.is_empty() { String::new() } else { format!(", {unit}") };
+    let origin = match origin {
+        Origin::Observer => "observer socket, no worker request",
+        Origin::Stats => "observer socket, mediasoup's `getStats` at the stats interval",
+        Origin::Packets => "packets, counted by the kernel (or by packet capture)",
+        Origin::Sockets => "the kernel's socket diagnosis",
+    };
+    let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+    let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(" ") };
+    let _ = write!(
+        text,
+        "\n### `{name}`\n\n{help}\n\n- {kind}{unit}\n- labels: {labels}\n- source: {origin}\n"
+    );
+}

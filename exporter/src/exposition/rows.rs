@@ -1,0 +1,215 @@
+//! Writes each family's samples out of the ledger's tables.
+//!
+//! Every function starts at a place in its table and returns the place to go on from when the buffer
+//! is full. A table is walked once for each of its families: the label text is shared between them,
+//! the numbers lie side by side.
+
+use std::hash::Hash;
+
+use crate::exposition::text::{Lines, Value};
+use crate::join::CLASSES;
+use crate::ledger::{Counts, Gauges, Ledger, Object, Series, SocketSeries, StreamTotals, Table};
+
+/// Writes each series of a table.
+fn walk<L: Clone + Eq + Hash, T>(
+    table: &Table<L, T>,
+    start: usize,
+    lines: &mut Lines<'_>,
+    mut row: impl FnMut(&Series<L, T>, &mut Lines<'_>),
+) -> Option<usize> {
+    for (place, series) in table.from(start) {
+        if lines.is_full() {
+            return Some(place);
+        }
+        row(series, lines);
+    }
+    None
+}
+
+pub(crate) fn rooms(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    lines.put(&[" "], ledger.objects.rooms.len() as u64);
+    None
+}
+
+pub(crate) fn peers(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    walk(&ledger.objects.rooms, start, lines, |room, lines| {
+        lines.put(&[&room.values.labels], room.values.peers);
+    })
+}
+
+pub(crate) fn byte_count(
+    ledger: &Ledger,
+    side: usize,
+    start: usize,
+    lines: &mut Lines<'_>,
+) -> Option<usize> {
+    walk(&ledger.objects.contract[side], start, lines, |series, lines| {
+        if let Some(bytes) = series.values.bytes {
+            let [prefix, id, media, kind] = series.labels.parts();
+            lines.put(&[prefix, ",", id, ",", media, ",", kind], bytes);
+        }
+    })
+}
+
+pub(crate) fn score(
+    ledger: &Ledger,
+    side: usize,
+    start: usize,
+    lines: &mut Lines<'_>,
+) -> Option<usize> {
+    walk(&ledger.objects.contract[side], start, lines, |series, lines| {
+        if let Some(score) = series.values.score {
+            let [prefix, id, media, kind] = series.labels.parts();
+            lines.put(&[prefix, ",", id, ",", media, ",", kind], score);
+        }
+    })
+}
+
+pub(crate) fn peer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    walk(&ledger.objects.peers, start, lines, |peer, lines| {
+        if let Some(labels) = &peer.values.labels {
+            lines.put(&[labels], 1_u8);
+        }
+    })
+}
+
+pub(crate) fn transport_info(
+    ledger: &Ledger,
+    start: usize,
+    lines: &mut Lines<'_>,
+) -> Option<usize> {
+    walk(&ledger.objects.transports, start, lines, |transport, lines| {
+        if let Some(labels) = &transport.values.labels {
+            lines.put(&[labels], 1_u8);
+        }
+    })
+}
+
+pub(crate) fn producer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    walk(&ledger.objects.producers, start, lines, |producer, lines| {
+        let Object { ids, who, media, .. } = &producer.values;
+        if !who.is_empty() {
+            lines.put(&[ids, ",", who, ",", media, "} "], 1_u8);
+        }
+    })
+}
+
+pub(crate) fn consumer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    walk(&ledger.objects.consumers, start, lines, |consumer, lines| {
+        let Object { ids, who, media, source, .. } = &consumer.values;
+        if !who.is_empty() {
+            lines.put(&[ids, ",", who, ",", media, ",producer_id=\"", source, "\"} "], 1_u8);
+        }
+    })
+}
+
+pub(crate) fn producers<V: Value>(
+    ledger: &Ledger,
+    start: usize,
+    lines: &mut Lines<'_>,
+    value: impl Fn(&Gauges) -> Option<V>,
+) -> Option<usize> {
+    objects(&ledger.objects.producers, start, lines, value)
+}
+
+pub(crate) fn consumers<V: Value>(
+    ledger: &Ledger,
+    start: usize,
+    lines: &mut Lines<'_>,
+    value: impl Fn(&Gauges) -> Option<V>,
+) -> Option<usize> {
+    objects(&ledger.objects.consumers, start, lines, value)
+}
+
+fn objects<K: Clone + Eq + Hash, V: Value>(
+    table: &Table<K, Object>,
+    start: usize,
+    lines: &mut Lines<'_>,
+    value: impl Fn(&Gauges) -> Option<V>,
+) -> Option<usize> {
+    walk(table, start, lines, |object, lines| {
+        if let Some(value) = value(&object.values.gauges) {
+            lines.put(&[&object.values.ids, "} "], value);
+        }
+    })
+}
+
+/// A class is shown from its first packet on, in both directions: most connections have no `other`.
+pub(crate) fn connections(
+    ledger: &Ledger,
+    start: usize,
+    lines: &mut Lines<'_>,
+    value: impl Fn(&Counts, usize) -> u64,
+) -> Option<usize> {
+    walk(&ledger.packets.connections, start, lines, |connection, lines| {
+        for (class, text) in CLASS_LABELS.iter().enumerate() {
+            if connection.values.classes & 1 << class != 0 {
+                let value = value(&connection.values.counts, class);
+                lines.put(&[&connection.labels, text], value);
+            }
+        }
+    })
+}
+
+/// In the order of [`CLASSES`].
+const CLASS_LABELS: [&str; 5] = [
+    r#",class="rtp"} "#,
+    r#",class="rtcp"} "#,
+    r#",class="stun"} "#,
+    r#",class="dtls"} "#,
+    r#",class="other"} "#,
+];
+
+pub(crate) fn streams<V: Value>(
+    ledger: &Ledger,
+    direction: usize,
+    start: usize,
+    lines: &mut Lines<'_>,
+    value: impl Fn(&StreamTotals) -> V,
+) -> Option<usize> {
+    walk(&ledger.packets.stream_series[direction], start, lines, |stream, lines| {
+        lines.put(&[&stream.labels], value(&stream.values.totals));
+    })
+}
+
+pub(crate) fn coverage(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    if let Some(ratio) = ledger.coverage.ratio() {
+        lines.put(&[" "], ratio);
+    }
+    None
+}
+
+pub(crate) fn strangers(
+    ledger: &Ledger,
+    lines: &mut Lines<'_>,
+    value: impl Fn(&Counts, usize) -> u64,
+) -> Option<usize> {
+    for (class, text) in CLASSES {
+        let value = value(&ledger.packets.strangers.resolved, class as usize);
+        lines.put(&["{class=\"", text, "\"} "], value);
+    }
+    None
+}
+
+pub(crate) fn pending(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    lines.put(&[" "], ledger.packets.strangers.pending_bytes);
+    None
+}
+
+pub(crate) fn stranger_flows(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    lines.put(&[" "], ledger.packets.strangers.flows);
+    None
+}
+
+pub(crate) fn sockets<V: Value>(
+    ledger: &Ledger,
+    start: usize,
+    lines: &mut Lines<'_>,
+    value: impl Fn(&SocketSeries) -> Option<V>,
+) -> Option<usize> {
+    walk(&ledger.sockets.series, start, lines, |socket, lines| {
+        if let Some(value) = value(&socket.values) {
+            lines.put(&[&socket.labels], value);
+        }
+    })
+}

@@ -1,0 +1,181 @@
+//! Turns totals that vanish, begin again and change their owner into series whose totals never fall.
+//!
+//! Joined readings and states come in; a table of series comes out, each with its label text made
+//! once. No clock: time is the number of the scrape, which the caller counts.
+//!
+//! # What is exact
+//!
+//! A *source* is what gives a total: an entry of a kernel table, an encoding's statistics, a socket.
+//! The ledger remembers each source's last total, and gives what it grew by to exactly one series.
+//! Hence what all series together hold is what all sources counted: nothing twice, nothing lost. A
+//! source that *ended* gave its last total, and what comes under its key after that begins from zero.
+//! A total that fell without having ended began from zero, too (a table was made anew).
+//!
+//! A connection's RTP is its flow's own plus that of the flow's streams. A stream hence gives what it
+//! grew by twice, to its own series and to its connection's; these are different families.
+//!
+//! Several scrapers see the same totals: a reading changes the ledger once, however often the ledger
+//! is written out after that.
+//!
+//! # Whose bytes
+//!
+//! The kernel sees packets before the server tells whose they are. So traffic that nobody claims is
+//! held back for `hold` ticks, in which the ledger counts it but opens no series. When the claim comes
+//! in time, all of it goes to the owner's series. When it does not, the series is opened with empty
+//! ids; and when the claim comes still later, then
+//! - the bytes follow their owner as long as the nameless series had this one source only: the series
+//!   is renamed, that is, its total goes to the owner's series and it disappears in the same scrape;
+//! - they stay where they were counted when the nameless series is shared (two flows that read the
+//!   same because of a privacy policy, one SSRC on two unclaimed flows): its total must not fall, and
+//!   they must not be seen twice. What comes from then on goes to the owner.
+//!
+//! What still arrives after an owner closed is counted as its own until its series is retired; from
+//! then on it is nobody's, and treated like any traffic that nobody claims. Where one owner follows
+//! another (an SSRC used again by the next producer), each keeps what came in its time.
+//!
+//! A stranger's traffic is no source: it is added to the strangers' totals when its entry ends. While
+//! it lives it is only a gauge, so that a stranger who becomes known takes all of it along.
+//!
+//! # How long a series stays
+//!
+//! As long as its object lives, even when the kernel let go of a silent stream. After that two
+//! scrapes, in which it shows its last values, and then it goes. Traffic under the same labels within
+//! these two scrapes goes on from the old total; later, it begins from zero, as Prometheus expects of
+//! a counter that begins again.
+//!
+//! # What does not fit
+//!
+//! Series are admitted one object at a time, up to a bound on all series of a scrape, and up to
+//! another on those that nobody claims. Who is in keeps his place. Who is not is counted, asks again
+//! with each update, and keeps what he has counted until then.
+
+mod contract;
+mod objects;
+mod packets;
+mod series;
+mod sockets;
+#[cfg(test)]
+mod tests;
+mod totals;
+
+use crate::join::{Coverage, join};
+use crate::labels::{Labels, Tick};
+use crate::model::{Reading, SocketStats};
+use crate::state::State;
+
+pub(crate) use objects::{Gauges, Object, Objects};
+pub(crate) use packets::Packets;
+pub(crate) use series::{Room, Series, Table};
+pub(crate) use sockets::{SocketSeries, Sockets};
+pub(crate) use totals::{Counts, StreamTotals};
+
+/// Bounds and habits of the ledger.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Series that a scrape holds at most.
+    pub max_series: u64,
+    /// Connections that nobody claims, at most.
+    pub max_unclaimed_connections: usize,
+    /// Streams that nobody claims, in each direction and both together, at most.
+    pub max_unclaimed_streams: usize,
+    /// Ticks that traffic which nobody claims is held back. Zero where no server is there to claim it.
+    pub hold: Tick,
+    /// Blank `transport_id` and `id` in the contract's families.
+    pub quiet: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_series: 4_000_000,
+            max_unclaimed_connections: 16_384,
+            max_unclaimed_streams: 65_536,
+            hold: 2,
+            quiet: false,
+        }
+    }
+}
+
+/// What is new at one tick.
+#[derive(Clone, Copy, Debug)]
+pub struct Update<'a> {
+    /// The scrape's number; it may stand still and jump, but never goes back.
+    pub tick: Tick,
+    /// What was counted; `None` when it could not be read, so that its series stay as they are.
+    pub reading: Option<&'a Reading>,
+    /// What the servers told.
+    pub state: &'a State,
+    /// What the kernel tells of the sockets; `None` as for the reading.
+    pub sockets: Option<&'a [SocketStats]>,
+}
+
+/// How full the ledger is, for the exporter's own metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Series that have been admitted.
+    pub series: u64,
+    /// Series that were wanted in the last update and had no room.
+    pub refused: u64,
+    /// The same, of all updates together.
+    pub refused_total: u64,
+    /// Flows that are followed.
+    pub flows: u64,
+    /// Streams that are followed.
+    pub streams: u64,
+}
+
+/// All series.
+#[derive(Debug)]
+pub struct Ledger {
+    pub(crate) packets: Packets,
+    pub(crate) objects: Objects,
+    pub(crate) sockets: Sockets,
+    pub(crate) coverage: Coverage,
+    room: Room,
+    settings: Settings,
+}
+
+impl Ledger {
+    /// An empty ledger.
+    pub fn new(settings: Settings) -> Self {
+        let packets =
+            Packets::new(settings.max_unclaimed_connections, settings.max_unclaimed_streams);
+        Self {
+            packets,
+            objects: Objects::default(),
+            sockets: Sockets::default(),
+            coverage: Coverage::default(),
+            room: Room::new(settings.max_series),
+            settings,
+        }
+    }
+
+    /// Takes in what is new.
+    pub fn update(&mut self, update: Update<'_>, labels: &mut Labels) {
+        let Update { tick, reading, state, sockets } = update;
+        labels.advance(tick);
+        let Self { packets, objects, sockets: socket_ledger, coverage, room, settings } = self;
+        room.begin();
+        objects.update(state, &mut objects::Now { tick, quiet: settings.quiet, labels, room });
+        if let Some(reading) = reading {
+            let joined = join(reading, state);
+            *coverage = joined.coverage;
+            packets.update(
+                &joined,
+                state,
+                &mut packets::Now { tick, hold: settings.hold, labels, room },
+            );
+        }
+        if let Some(sockets) = sockets {
+            socket_ledger.update(sockets, tick, labels, room);
+        }
+    }
+
+    /// How full it is.
+    pub fn fill(&self) -> Fill {
+        let (flows, streams) = self.packets.sources();
+        let (refused, refused_total) = self.room.refused();
+        let (flows, streams) = (flows as u64, streams as u64);
+        Fill { series: self.room.used(), refused, refused_total, flows, streams }
+    }
+}

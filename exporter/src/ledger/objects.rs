@@ -1,0 +1,648 @@
+//! The ledger of what the servers told: rooms, peers, transports, producers and consumers.
+//!
+//! A state comes in; the label text of each object, its gauges, and its monotonic byte count go out.
+//! Text is made when an object is new or what it says changes, and kept. Gauges are those of the last
+//! update: a closed object has none. Byte counts stay for the grace.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use crate::labels::block::{self, Block};
+use crate::labels::text::{clean, limit};
+use crate::labels::{Labels, Tick};
+use crate::ledger::contract::{ContractLabels, ContractSeries, Totals};
+use crate::ledger::series::{GRACE, Room, SeriesId, Table};
+use crate::model::{
+    Consumer, ConsumerId, Encoding, MediaKind, Peer, PeerId, Producer, RoomId, ServerTuple,
+    Transport, TransportId, TransportKind,
+};
+use crate::state::{ProducerKey, State};
+
+/// Families that one producer has a series in, the contract's apart.
+const PRODUCER_SERIES: u64 = 3;
+/// Families that one consumer has a series in, the contract's apart.
+const CONSUMER_SERIES: u64 = 7;
+/// Kinds and codecs whose text is shared; more than any server has.
+const MEDIA: usize = 256;
+
+/// The ledger of the servers' objects.
+#[derive(Debug, Default)]
+pub(crate) struct Objects {
+    pub(crate) rooms: Table<RoomId, RoomText>,
+    pub(crate) peers: Table<PeerId, PeerText>,
+    pub(crate) transports: Table<TransportId, TransportText>,
+    pub(crate) producers: Table<ProducerKey, Object>,
+    pub(crate) consumers: Table<ConsumerId, Object>,
+    /// The contract's series: producers', then consumers'.
+    pub(crate) contract: [Table<ContractLabels, ContractSeries>; 2],
+    stamps: u64,
+    media: HashMap<(MediaKind, Arc<str>), Arc<str>>,
+}
+
+/// A room's label and how many peers it has.
+#[derive(Debug)]
+pub(crate) struct RoomText {
+    pub(crate) labels: Arc<str>,
+    pub(crate) peers: u64,
+}
+
+/// A peer's labels.
+#[derive(Debug)]
+pub(crate) struct PeerText {
+    /// Of the info family; `None` when there was no room for it.
+    pub(crate) labels: Option<Arc<str>>,
+    peer: Peer,
+    /// `display_name` and `user_agent`.
+    names: Arc<str>,
+    stamp: u64,
+}
+
+/// A transport's labels.
+#[derive(Debug)]
+pub(crate) struct TransportText {
+    /// Of the info family; `None` while its far end's label is undecided or there is no room for it.
+    pub(crate) labels: Option<Arc<str>>,
+    has_room: bool,
+    /// Its far end's label is undecided. What was shown before stays until it is.
+    waits: bool,
+    peer_stamp: u64,
+    transport: Transport,
+    remote: Option<Arc<str>>,
+    /// From `transport_id` to `remote_addr`; `None` while the far end's label is undecided.
+    ends: Option<Arc<str>>,
+    /// For the objects that name no other room and peer than the transport.
+    who: Who,
+    stamp: u64,
+}
+
+/// What the contract's labels and the info families say of an object's owner.
+#[derive(Clone, Debug, PartialEq)]
+struct Who {
+    /// From the opening brace to `remote_addr`; `None` while that is undecided.
+    prefix: Option<Arc<str>>,
+    /// `peer_id` and `room_id`.
+    info: Arc<str>,
+}
+
+/// A producer or a consumer.
+#[derive(Debug)]
+pub(crate) struct Object {
+    /// `{transport_id="…",id="…"`
+    pub(crate) ids: Arc<str>,
+    /// `peer_id` and `room_id`.
+    pub(crate) who: Arc<str>,
+    /// `kind` and `codec`.
+    pub(crate) media: Arc<str>,
+    /// The id of the producer that is consumed, escaped; empty for a producer.
+    pub(crate) source: Arc<str>,
+    pub(crate) gauges: Gauges,
+    room: Option<RoomId>,
+    peer: Option<PeerId>,
+    stamps: [u64; 2],
+    prefix: Option<Arc<str>>,
+    series: Option<SeriesId>,
+    totals: Totals,
+}
+
+/// What is true of an object now.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Gauges {
+    pub(crate) paused: bool,
+    pub(crate) score: Option<u8>,
+    pub(crate) spatial_layer: Option<u8>,
+    pub(crate) temporal_layer: Option<u8>,
+    /// Of all encodings together.
+    pub(crate) packets_lost: Option<i64>,
+    /// The worst of its encodings, 256ths.
+    pub(crate) fraction_lost: Option<u8>,
+    /// The worst of its encodings, microseconds.
+    pub(crate) round_trip_time: Option<u64>,
+}
+
+/// What an update works with.
+pub(crate) struct Now<'a> {
+    pub(crate) tick: Tick,
+    /// Blank `transport_id` and `id` in the contract's families.
+    pub(crate) quiet: bool,
+    pub(crate) labels: &'a mut Labels,
+    pub(crate) room: &'a mut Room,
+}
+
+/// What an update needs to know of a producer or consumer.
+struct Told<'a> {
+    transport: &'a TransportId,
+    id: &'a Arc<str>,
+    room: &'a Option<RoomId>,
+    peer: &'a Option<PeerId>,
+    media: Arc<str>,
+    source: Option<&'a Arc<str>>,
+    encodings: &'a [Encoding],
+    gauges: Gauges,
+    side: usize,
+}
+
+impl Objects {
+    /// Takes the servers' state in.
+    pub(crate) fn update(&mut self, state: &State, now: &mut Now<'_>) {
+        // What is not for this ledger: workers are only their transports' process ids.
+        let State { peers, transports, producers, consumers, .. } = state;
+        self.count_rooms(state, now);
+        for peer in peers.values() {
+            self.take_peer(peer, now);
+        }
+        for transport in transports.values() {
+            self.take_transport(transport, now);
+        }
+        for series in self.contract.iter_mut().flat_map(Table::iter_mut) {
+            series.values.score = None;
+        }
+        for (key, producer) in producers {
+            self.take_producer(key, producer, now);
+        }
+        for (id, consumer) in consumers {
+            self.take_consumer(id, consumer, now);
+        }
+        self.retire(now);
+    }
+
+    fn count_rooms(&mut self, state: &State, now: &mut Now<'_>) {
+        for room in self.rooms.iter_mut() {
+            room.values.peers = 0;
+        }
+        let mut counted = foldhash::HashSet::default();
+        for peer in state.peers.values() {
+            if let Some(room) = &peer.room {
+                self.touch_room(room, 1, now);
+                counted.insert((room, &peer.id));
+            }
+        }
+        // Servers that do not tell peers may still tell whose a transport is.
+        for Transport { room, peer, .. } in state.transports.values() {
+            if let Some(room) = room {
+                let new = peer.as_ref().is_some_and(|peer| counted.insert((room, peer)));
+                self.touch_room(room, u64::from(new), now);
+            }
+        }
+        for room in state.producers.values().filter_map(|producer| producer.room.as_ref()) {
+            self.touch_room(room, 0, now);
+        }
+    }
+
+    fn touch_room(&mut self, room: &RoomId, peers: u64, now: &mut Now<'_>) {
+        let id = self.rooms.find(room).or_else(|| {
+            now.room.take(1).then(|| {
+                let text = clean(room.as_str(), limit::ROOM, &mut now.labels.text);
+                let labels = Block::open().label("room_id", &text).close();
+                self.rooms.open(room.clone(), RoomText { labels, peers: 0 }, now.tick)
+            })
+        });
+        if let Some(room) = id.and_then(|id| self.rooms.get_mut(id)) {
+            room.touch(now.tick);
+            room.values.peers += peers;
+        }
+    }
+
+    fn take_peer(&mut self, peer: &Peer, now: &mut Now<'_>) {
+        if let Some(id) = self.peers.find(&peer.id)
+            && let Some(known) = self.peers.get_mut(id)
+        {
+            known.touch(now.tick);
+            let exposed = known.values.labels.is_some();
+            if known.values.peer != *peer || !exposed && now.room.take(1) {
+                self.stamps += 1;
+                let exposed = exposed || known.values.peer == *peer;
+                known.values = PeerText::new(peer, exposed, self.stamps, now);
+            }
+            return;
+        }
+        self.stamps += 1;
+        let exposed = now.room.take(1);
+        let text = PeerText::new(peer, exposed, self.stamps, now);
+        self.peers.open(peer.id.clone(), text, now.tick);
+    }
+
+    fn take_transport(&mut self, transport: &Transport, now: &mut Now<'_>) {
+        let peer = transport.peer.as_ref().and_then(|peer| self.peers.find(peer));
+        let peer = peer.and_then(|id| self.peers.get(id)).map(|peer| &peer.values);
+        if let Some(id) = self.transports.find(&transport.id)
+            && let Some(known) = self.transports.get_mut(id)
+        {
+            known.touch(now.tick);
+            known.values.update(transport, peer, &mut self.stamps, now);
+            return;
+        }
+        let mut text = TransportText::new(transport, now.room.take(1));
+        text.rebuild(peer, &mut self.stamps, now);
+        self.transports.open(transport.id.clone(), text, now.tick);
+    }
+
+    fn take_producer(&mut self, key: &ProducerKey, producer: &Producer, now: &mut Now<'_>) {
+        let Producer { id, transport, room, peer, kind, codec, encodings, paused } = producer;
+        let gauges = Gauges {
+            paused: *paused,
+            // One encoding may be switched off by the sender: the best one says how well it sends.
+            score: encodings.iter().filter_map(|encoding| encoding.score).max(),
+            ..Gauges::of(encodings)
+        };
+        let media = self.media(*kind, codec, now);
+        let (id, source, side) = (&id.0, None, 0);
+        let told = Told { transport, id, room, peer, media, source, encodings, gauges, side };
+        let known = self.producers.find(key);
+        let Some(known) = known.or_else(|| {
+            now.room
+                .take(PRODUCER_SERIES)
+                .then(|| self.producers.open(key.clone(), Object::new(&told, now), now.tick))
+        }) else {
+            return;
+        };
+        let Self { transports, peers, contract, producers, .. } = self;
+        if let Some(object) = producers.get_mut(known) {
+            object.touch(now.tick);
+            object.values.update(&told, transports, peers, &mut contract[0], now);
+        }
+    }
+
+    fn take_consumer(&mut self, key: &ConsumerId, consumer: &Consumer, now: &mut Now<'_>) {
+        let Consumer {
+            id,
+            producer,
+            transport,
+            room,
+            peer,
+            kind,
+            codec,
+            encodings,
+            score,
+            // The producer has a score of its own.
+            producer_score: _,
+            spatial_layer,
+            temporal_layer,
+            paused,
+            producer_paused,
+        } = consumer;
+        let gauges = Gauges {
+            paused: *paused || *producer_paused,
+            score: *score,
+            spatial_layer: *spatial_layer,
+            temporal_layer: *temporal_layer,
+            ..Gauges::of(encodings)
+        };
+        let media = self.media(*kind, codec, now);
+        let (id, source, side) = (&id.0, Some(&producer.0), 1);
+        let told = Told { transport, id, room, peer, media, source, encodings, gauges, side };
+        let known = self.consumers.find(key);
+        let Some(known) = known.or_else(|| {
+            now.room
+                .take(CONSUMER_SERIES)
+                .then(|| self.consumers.open(key.clone(), Object::new(&told, now), now.tick))
+        }) else {
+            return;
+        };
+        let Self { transports, peers, contract, consumers, .. } = self;
+        if let Some(object) = consumers.get_mut(known) {
+            object.touch(now.tick);
+            object.values.update(&told, transports, peers, &mut contract[1], now);
+        }
+    }
+
+    /// `kind` and `codec`; most objects share theirs with many others.
+    fn media(&mut self, kind: MediaKind, codec: &Arc<str>, now: &mut Now<'_>) -> Arc<str> {
+        if let Some(text) = self.media.get(&(kind, codec.clone())) {
+            return text.clone();
+        }
+        let clean = clean(codec, limit::WORD, &mut now.labels.text);
+        let text = Block::middle().label("kind", kind.as_str()).label("codec", &clean).finish();
+        if self.media.len() < MEDIA {
+            self.media.insert((kind, codec.clone()), text.clone());
+        }
+        text
+    }
+
+    fn retire(&mut self, now: &mut Now<'_>) {
+        let Self { rooms, peers, transports, producers, consumers, contract, .. } = self;
+        let (tick, room) = (now.tick, &mut *now.room);
+        rooms.retire(tick, 0, |_| false, |_| room.give_back(1));
+        peers.retire(
+            tick,
+            0,
+            |_| false,
+            |peer| {
+                room.give_back(u64::from(peer.labels.is_some()));
+            },
+        );
+        transports.retire(
+            tick,
+            0,
+            |_| false,
+            |transport| {
+                room.give_back(u64::from(transport.has_room));
+            },
+        );
+        producers.retire(tick, 0, |_| false, |_| room.give_back(PRODUCER_SERIES));
+        consumers.retire(tick, 0, |_| false, |_| room.give_back(CONSUMER_SERIES));
+        for table in contract {
+            table.retire(tick, GRACE, |_| false, |_| room.give_back(ContractSeries::FAMILIES));
+        }
+    }
+}
+
+impl PeerText {
+    fn new(peer: &Peer, exposed: bool, stamp: u64, now: &mut Now<'_>) -> Self {
+        let Peer { id, room, display_name, user_agent } = peer;
+        let counts = &mut now.labels.text;
+        let room = room.as_ref().map_or("", RoomId::as_str);
+        let display_name = clean(display_name, limit::DISPLAY_NAME, counts);
+        let user_agent = clean(user_agent, limit::USER_AGENT, counts);
+        let labels = exposed.then(|| {
+            Block::open()
+                .label("peer_id", &clean(id.as_str(), limit::ID, counts))
+                .label("room_id", &clean(room, limit::ROOM, counts))
+                .label("display_name", &display_name)
+                .label("user_agent", &user_agent)
+                .close()
+        });
+        let names = Block::middle()
+            .label("display_name", &display_name)
+            .label("user_agent", &user_agent)
+            .finish();
+        Self { labels, peer: peer.clone(), names, stamp }
+    }
+}
+
+impl TransportText {
+    fn new(transport: &Transport, has_room: bool) -> Self {
+        Self {
+            labels: None,
+            has_room,
+            waits: false,
+            peer_stamp: 0,
+            transport: transport.clone(),
+            remote: None,
+            ends: None,
+            who: Who { prefix: None, info: "".into() },
+            stamp: 0,
+        }
+    }
+
+    fn update(
+        &mut self,
+        transport: &Transport,
+        peer: Option<&PeerText>,
+        stamps: &mut u64,
+        now: &mut Now<'_>,
+    ) {
+        let changed = self.transport != *transport;
+        if self.remote_end() != remote_end(transport) {
+            self.remote = None;
+        }
+        if changed {
+            self.transport = transport.clone();
+        }
+        let renamed = self.peer_stamp != stamp(peer);
+        let admitted = !self.has_room && now.room.take(1);
+        self.has_room |= admitted;
+        if self.waits || changed || renamed || admitted {
+            self.rebuild(peer, stamps, now);
+        }
+    }
+
+    fn remote_end(&self) -> Option<&ServerTuple> {
+        remote_end(&self.transport)
+    }
+
+    fn rebuild(&mut self, peer: Option<&PeerText>, stamps: &mut u64, now: &mut Now<'_>) {
+        let key = self.remote_end().and_then(ServerTuple::join_key);
+        if let (None, Some(key)) = (&self.remote, &key) {
+            self.remote = now.labels.remote(key);
+        }
+        self.waits = key.is_some() && self.remote.is_none();
+        if !self.waits {
+            self.ends = Some(self.ends(now));
+            self.labels = self.has_room.then(|| self.info(peer, now));
+        }
+        let Transport { room, peer: peer_id, .. } = &self.transport;
+        self.who = self.who(room.as_ref(), peer_id.as_ref(), peer, now);
+        self.peer_stamp = stamp(peer);
+        *stamps += 1;
+        self.stamp = *stamps;
+    }
+
+    fn ends(&self, now: &mut Now<'_>) -> Arc<str> {
+        let id = if now.quiet { "" } else { self.transport.id.as_str() };
+        let (proto, local) = self.local();
+        Block::middle()
+            .label("transport_id", &clean(id, limit::ID, &mut now.labels.text))
+            .label("proto", proto)
+            .label("local_addr", &clean(&local, limit::HOST_NAME, &mut now.labels.text))
+            .label("remote_addr", self.remote.as_deref().unwrap_or(""))
+            .finish()
+    }
+
+    fn local(&self) -> (&'static str, String) {
+        let Some(tuple) = self.transport.tuples.first() else { return ("", String::new()) };
+        let ServerTuple { proto, local_address, local_port, remote: _ } = tuple;
+        let local = match local_address.contains(':') {
+            true => format!("[{local_address}]:{local_port}"),
+            false => format!("{local_address}:{local_port}"),
+        };
+        (proto.as_str(), local)
+    }
+
+    fn info(&self, owner: Option<&PeerText>, now: &mut Now<'_>) -> Arc<str> {
+        let Transport { id, kind, pid, room, peer, tuples: _, ice_state, dtls_state } =
+            &self.transport;
+        let place = now.labels.place(self.remote_end().and_then(|tuple| tuple.remote));
+        let counts = &mut now.labels.text;
+        let (proto, local) = self.local();
+        let room = room.as_ref().or_else(|| owner.and_then(|owner| owner.peer.room.as_ref()));
+        let block = Block::open()
+            .label("transport_id", &clean(id.as_str(), limit::ID, counts))
+            .label("kind", kind_text(*kind))
+            .label("pid", itoa::Buffer::new().format(*pid))
+            .label("room_id", &clean(room.map_or("", RoomId::as_str), limit::ROOM, counts))
+            .label("peer_id", &clean(peer.as_ref().map_or("", PeerId::as_str), limit::ID, counts))
+            .label("proto", proto)
+            .label("local_addr", &clean(&local, limit::HOST_NAME, counts))
+            .label("remote_addr", self.remote.as_deref().unwrap_or(""))
+            .label("ice_state", &clean(ice_state.as_deref().unwrap_or(""), limit::WORD, counts))
+            .label("dtls_state", &clean(dtls_state.as_deref().unwrap_or(""), limit::WORD, counts));
+        match place {
+            None => block,
+            Some(place) => block
+                .label("country", &clean(&place.country, limit::WORD, counts))
+                .label("city", &clean(&place.city, limit::WORD, counts))
+                .label("asn", &place.asn)
+                .label("as_org", &clean(&place.as_org, limit::WORD, counts)),
+        }
+        .close()
+    }
+
+    /// The labels of an owner's things on this transport.
+    fn who(
+        &self,
+        room: Option<&RoomId>,
+        peer: Option<&PeerId>,
+        text: Option<&PeerText>,
+        now: &mut Now<'_>,
+    ) -> Who {
+        let counts = &mut now.labels.text;
+        let room = room.or_else(|| text.and_then(|text| text.peer.room.as_ref()));
+        let room = clean(room.map_or("", RoomId::as_str), limit::ROOM, counts);
+        let peer = clean(peer.map_or("", PeerId::as_str), limit::ID, counts);
+        let info = Block::middle().label("peer_id", &peer).label("room_id", &room).finish();
+        let prefix = self.ends.as_ref().map(|ends| {
+            let names = text.map_or(NO_NAMES, |text| &text.names);
+            let who = Block::open()
+                .label("pid", itoa::Buffer::new().format(self.transport.pid))
+                .label("room_id", &room)
+                .label("peer_id", &peer)
+                .finish();
+            format!("{who},{names},{ends}").into()
+        });
+        Who { prefix, info }
+    }
+}
+
+/// Of a peer that nobody told.
+const NO_NAMES: &str = r#"display_name="",user_agent="""#;
+
+fn stamp(peer: Option<&PeerText>) -> u64 {
+    peer.map_or(0, |peer| peer.stamp)
+}
+
+/// RTP's tuple: the first one. (RTCP's, where it is another, comes second.)
+fn remote_end(transport: &Transport) -> Option<&ServerTuple> {
+    transport.tuples.first()
+}
+
+fn kind_text(kind: TransportKind) -> &'static str {
+    match kind {
+        TransportKind::WebRtc => "webrtc",
+        TransportKind::Plain => "plain",
+        TransportKind::Pipe => "pipe",
+        TransportKind::Direct => "direct",
+    }
+}
+
+impl Object {
+    fn new(told: &Told<'_>, now: &mut Now<'_>) -> Self {
+        let counts = &mut now.labels.text;
+        let ids = Block::open()
+            .label("transport_id", &clean(told.transport.as_str(), limit::ID, counts))
+            .label("id", &clean(told.id, limit::ID, counts))
+            .finish();
+        let source = told.source.map(|source| block::value(source, limit::ID, counts));
+        Self {
+            ids,
+            who: "".into(),
+            media: told.media.clone(),
+            source: source.unwrap_or_else(|| "".into()),
+            gauges: Gauges::default(),
+            room: None,
+            peer: None,
+            stamps: [u64::MAX; 2],
+            prefix: None,
+            series: None,
+            totals: Totals::default(),
+        }
+    }
+
+    fn update(
+        &mut self,
+        told: &Told<'_>,
+        transports: &Table<TransportId, TransportText>,
+        peers: &Table<PeerId, PeerText>,
+        contract: &mut Table<ContractLabels, ContractSeries>,
+        now: &mut Now<'_>,
+    ) {
+        self.gauges = told.gauges;
+        self.totals.take(told.encodings);
+        let transport = transports.find(told.transport);
+        let transport = transport.and_then(|id| transports.get(id)).map(|text| &text.values);
+        // The transport's stamp speaks for its own peer.
+        let owner = transport.and_then(|text| text.transport.peer.as_ref());
+        let peer = told.peer.as_ref().filter(|peer| Some(*peer) != owner);
+        let peer = peer.and_then(|peer| peers.find(peer));
+        let peer = peer.and_then(|id| peers.get(id)).map(|text| &text.values);
+        let stamps = [transport.map_or(0, |text| text.stamp), stamp(peer)];
+        if stamps != self.stamps || self.room != *told.room || self.peer != *told.peer {
+            self.stamps = stamps;
+            (self.room, self.peer) = (told.room.clone(), told.peer.clone());
+            let old = self.prefix.clone();
+            self.name(told, transport, peers, now);
+            if old != self.prefix {
+                self.unname(contract, now);
+            }
+        }
+        self.count(told, contract, now);
+    }
+
+    fn name(
+        &mut self,
+        told: &Told<'_>,
+        transport: Option<&TransportText>,
+        peers: &Table<PeerId, PeerText>,
+        now: &mut Now<'_>,
+    ) {
+        // An object of a transport that is not (yet) told has no ends to show.
+        let Some(transport) = transport else { return self.prefix = None };
+        let Transport { room, peer, .. } = &transport.transport;
+        let same = (told.room.is_none() || told.room == room)
+            && (told.peer.is_none() || told.peer == peer);
+        let who = if same {
+            transport.who.clone()
+        } else {
+            let room = told.room.as_ref().or(room.as_ref());
+            let peer = told.peer.as_ref().or(peer.as_ref());
+            let text = peer.and_then(|peer| peers.find(peer)).and_then(|id| peers.get(id));
+            transport.who(room, peer, text.map(|text| &text.values), now)
+        };
+        (self.prefix, self.who) = (who.prefix, who.info);
+    }
+
+    /// The contract's labels changed. When nobody else counts under the old ones, the bytes go along.
+    fn unname(&mut self, contract: &mut Table<ContractLabels, ContractSeries>, now: &mut Now<'_>) {
+        let Some(id) = self.series.take() else { return };
+        if contract.get_mut(id).is_some_and(|series| !series.shared)
+            && let Some(old) = contract.remove(id)
+        {
+            now.room.give_back(ContractSeries::FAMILIES);
+            self.totals.put_back(&old);
+        }
+    }
+
+    fn count(
+        &mut self,
+        told: &Told<'_>,
+        contract: &mut Table<ContractLabels, ContractSeries>,
+        now: &mut Now<'_>,
+    ) {
+        if self.series.is_none() {
+            let Some(prefix) = &self.prefix else { return };
+            let labels = ContractLabels::new(prefix, &self.ids, &self.media, told.side, now.quiet);
+            self.series = contract.join(&labels).or_else(|| {
+                let has_room = now.room.take(ContractSeries::FAMILIES);
+                has_room.then(|| contract.open(labels, ContractSeries::default(), now.tick))
+            });
+        }
+        if let Some(series) = self.series.and_then(|id| contract.get_mut(id)) {
+            series.touch(now.tick);
+            series.values.take(&mut self.totals, told.gauges.score);
+        }
+    }
+}
+
+impl Gauges {
+    fn of(encodings: &[Encoding]) -> Self {
+        let mut gauges = Self::default();
+        for stats in encodings.iter().filter_map(|encoding| encoding.stats.as_ref()) {
+            *gauges.packets_lost.get_or_insert(0) += stats.packets_lost;
+            gauges.fraction_lost = gauges.fraction_lost.max(Some(stats.fraction_lost));
+            let micros = stats.round_trip_time.filter(|time| *time >= 0.0);
+            let micros = micros.map(|milliseconds| (milliseconds * 1000.0) as u64);
+            gauges.round_trip_time = gauges.round_trip_time.max(micros);
+        }
+        gauges
+    }
+}

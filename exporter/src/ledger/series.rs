@@ -1,0 +1,245 @@
+//! A bounded table of series, each known by its labels.
+//!
+//! Labels that are equal are one series: Prometheus refuses a scrape that has a series twice, so two
+//! objects whose labels a policy made equal must share one. A series that nothing touches any more
+//! stays for [`GRACE`] ticks, so that every scraper sees its last values, and is then removed.
+
+use std::hash::Hash;
+
+use foldhash::HashMap;
+
+use crate::labels::Tick;
+
+/// Ticks that a series stays after its object closed: two scrapes.
+pub(crate) const GRACE: Tick = 2;
+
+/// Names a series; one that was removed is never found again under an old name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SeriesId {
+    index: u32,
+    generation: u32,
+}
+
+/// One series, or one group of series that share their labels.
+#[derive(Debug)]
+pub(crate) struct Series<L, T> {
+    pub(crate) labels: L,
+    pub(crate) values: T,
+    /// More than one source has counted into it.
+    pub(crate) shared: bool,
+    seen: Tick,
+}
+
+impl<L, T> Series<L, T> {
+    /// Something still stands behind this series.
+    pub(crate) fn touch(&mut self, now: Tick) {
+        self.seen = now;
+    }
+}
+
+#[derive(Debug)]
+struct Slot<L, T> {
+    generation: u32,
+    series: Option<Series<L, T>>,
+}
+
+/// All series that have one kind of labels and values.
+#[derive(Debug)]
+pub(crate) struct Table<L, T> {
+    slots: Vec<Slot<L, T>>,
+    free: Vec<u32>,
+    by_labels: HashMap<L, u32>,
+}
+
+impl<L, T> Default for Table<L, T> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), by_labels: HashMap::default() }
+    }
+}
+
+impl<L: Clone + Eq + Hash, T> Table<L, T> {
+    /// The series of these labels.
+    pub(crate) fn find(&self, labels: &L) -> Option<SeriesId> {
+        let index = *self.by_labels.get(labels)?;
+        Some(SeriesId { index, generation: self.slots[index as usize].generation })
+    }
+
+    /// The series of these labels, which from now on is shared.
+    pub(crate) fn join(&mut self, labels: &L) -> Option<SeriesId> {
+        let id = self.find(labels)?;
+        self.get_mut(id)?.shared = true;
+        Some(id)
+    }
+
+    /// A new series; these labels must have none.
+    pub(crate) fn open(&mut self, labels: L, values: T, now: Tick) -> SeriesId {
+        let series = Some(Series { labels: labels.clone(), values, shared: false, seen: now });
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.slots[index as usize].series = series;
+                index
+            }
+            None => {
+                self.slots.push(Slot { generation: 0, series });
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.by_labels.insert(labels, index);
+        SeriesId { index, generation: self.slots[index as usize].generation }
+    }
+
+    pub(crate) fn get(&self, id: SeriesId) -> Option<&Series<L, T>> {
+        let slot = &self.slots[id.index as usize];
+        slot.series.as_ref().filter(|_| slot.generation == id.generation)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: SeriesId) -> Option<&mut Series<L, T>> {
+        let slot = &mut self.slots[id.index as usize];
+        slot.series.as_mut().filter(|_| slot.generation == id.generation)
+    }
+
+    /// Removes a series at once.
+    pub(crate) fn remove(&mut self, id: SeriesId) -> Option<T> {
+        self.get_mut(id)?;
+        self.take(id.index)
+    }
+
+    /// Removes the series that nothing has touched for longer than `grace`, unless `keep` says that
+    /// their object lives. Each that goes is handed to `gone`.
+    pub(crate) fn retire(
+        &mut self,
+        now: Tick,
+        grace: Tick,
+        keep: impl Fn(&T) -> bool,
+        mut gone: impl FnMut(T),
+    ) {
+        for index in 0..self.slots.len() {
+            let Some(series) = &mut self.slots[index].series else { continue };
+            if now.saturating_sub(series.seen) <= grace {
+                continue;
+            }
+            if keep(&series.values) {
+                series.seen = now;
+            } else if let Some(values) = self.take(index as u32) {
+                gone(values);
+            }
+        }
+    }
+
+    /// From a place in the table on, with the places: a reader can stop and go on.
+    pub(crate) fn from(&self, start: usize) -> impl Iterator<Item = (usize, &Series<L, T>)> {
+        self.slots
+            .iter()
+            .enumerate()
+            .skip(start)
+            .filter_map(|(index, slot)| slot.series.as_ref().map(|series| (index, series)))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Series<L, T>> {
+        self.slots.iter_mut().filter_map(|slot| slot.series.as_mut())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_labels.len()
+    }
+
+    fn take(&mut self, index: u32) -> Option<T> {
+        let slot = &mut self.slots[index as usize];
+        let series = slot.series.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(index);
+        self.by_labels.remove(&series.labels);
+        Some(series.values)
+    }
+}
+
+/// How many series a scrape may hold. Who is in keeps his place; a newcomer that does not fit is
+/// refused, counted, and asks again with the next reading.
+#[derive(Debug)]
+pub(crate) struct Room {
+    max: u64,
+    used: u64,
+    refused: u64,
+    refused_before: u64,
+}
+
+impl Room {
+    pub(crate) fn new(max: u64) -> Self {
+        Self { max, used: 0, refused: 0, refused_before: 0 }
+    }
+
+    /// A new update begins: refusals are counted anew.
+    pub(crate) fn begin(&mut self) {
+        self.refused_before += std::mem::take(&mut self.refused);
+    }
+
+    pub(crate) fn take(&mut self, series: u64) -> bool {
+        let fits = self.used + series <= self.max;
+        if fits {
+            self.used += series;
+        } else {
+            self.refused += series;
+        }
+        fits
+    }
+
+    /// Counts series that another bound kept out.
+    pub(crate) fn refuse(&mut self, series: u64) {
+        self.refused += series;
+    }
+
+    pub(crate) fn give_back(&mut self, series: u64) {
+        self.used -= series;
+    }
+
+    pub(crate) fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Series that had no room in this update, and in all updates together.
+    pub(crate) fn refused(&self) -> (u64, u64) {
+        (self.refused, self.refused_before + self.refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_that_nothing_touches_goes_after_its_grace() {
+        let mut table: Table<&str, u64> = Table::default();
+        let old = table.open("a", 1, 10);
+        let kept = table.open("b", 2, 10);
+        let live = table.open("c", 3, 10);
+        for now in 11..=12 {
+            table.get_mut(live).unwrap().touch(now);
+            table.retire(now, GRACE, |_| false, |_| panic!("too early"));
+        }
+        let mut gone = Vec::new();
+        table.get_mut(live).unwrap().touch(13);
+        table.retire(13, GRACE, |value| *value == 2, |value| gone.push(value));
+        assert_eq!(gone, [1]);
+        assert!(table.get_mut(old).is_none());
+        assert!(table.get_mut(kept).is_some());
+        let again = table.open("a", 9, 14);
+        assert_ne!(again, old, "an old name does not find the new series in the same place");
+        assert!(table.get_mut(old).is_none());
+        assert_eq!(table.join(&"a"), Some(again));
+        assert!(table.get_mut(again).unwrap().shared);
+        assert_eq!(table.from(0).map(|(_, s)| s.values).collect::<Vec<_>>(), [9, 2, 3]);
+    }
+
+    #[test]
+    fn who_is_in_keeps_his_place() {
+        let mut room = Room::new(10);
+        assert!(room.take(7));
+        assert!(!room.take(4));
+        assert!(room.take(3));
+        assert_eq!(room.refused(), (4, 4));
+        room.begin();
+        room.give_back(7);
+        assert!(room.take(4));
+        assert_eq!((room.used(), room.refused()), (7, (0, 4)));
+    }
+}

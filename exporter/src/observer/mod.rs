@@ -1,0 +1,291 @@
+//! Listens to mediasoup servers: finds their observer sockets, brings the script in or meets the one
+//! that is there, and passes on what they tell.
+//!
+//! Sockets come in, [`Event`]s go out. What the events mean is `state`'s business; nothing here
+//! keeps objects. A server that is away, hangs or talks nonsense costs its `up` and nothing else.
+
+mod backoff;
+mod console;
+mod lines;
+pub mod protocol;
+mod rendezvous;
+mod screen;
+mod session;
+mod status;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::state::{Event, SourceId};
+
+use self::status::Source;
+pub use self::status::{Status, Tally};
+
+/// The script: typed into consoles by this exporter, or loaded with `node --require`.
+pub const AGENT_SCRIPT: &str = include_str!("agent.js");
+
+/// Where unmodified servers have their consoles: edumeet 3, edumeet 4's media node and room server,
+/// mediasoup-demo.
+pub const KNOWN_SOCKETS: [&str; 4] = [
+    "/tmp/edumeet-server.sock",
+    "/tmp/edumeet-media-node.sock",
+    "/tmp/edumeet-room-server.sock",
+    "/tmp/mediasoup-demo.sock",
+];
+
+/// Folder and beginning of the names of agents' sockets.
+pub const AGENT_SOCKETS: (&str, &str) = ("/tmp", "mediasoup-exporter-agent-");
+
+/// Sockets that are followed at most.
+const MAX_SOURCES: usize = 64;
+
+/// What to listen to, and how patiently.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Sockets to listen to; none: the known ones, and agents' ones, as they appear.
+    pub sockets: Vec<PathBuf>,
+    /// How often each stream is asked for its statistics; zero: never.
+    pub stats_interval: Duration,
+    /// Requests a second that the script makes to workers at most.
+    pub stats_rate: u32,
+    /// How long what a server told outlives the connection to it.
+    pub grace: Duration,
+    /// How long a server may be silent before it counts as down. The script speaks every 5 s.
+    pub silence: Duration,
+    /// How long a console may take for each of its answers before its server counts as down.
+    pub patience: Duration,
+    /// How often to look whether a socket has appeared.
+    pub look: Duration,
+    /// First and longest wait between attempts.
+    pub retry: (Duration, Duration),
+    /// Folder for the sockets that consoles' scripts connect to; the server must see it, too.
+    pub meeting_folder: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            sockets: Vec::new(),
+            stats_interval: Duration::from_secs(15),
+            stats_rate: 200,
+            grace: Duration::from_secs(60),
+            silence: Duration::from_secs(16),
+            patience: Duration::from_secs(5),
+            look: Duration::from_secs(5),
+            retry: (Duration::from_millis(500), Duration::from_secs(30)),
+            meeting_folder: PathBuf::from("/tmp"),
+        }
+    }
+}
+
+/// All sources, for whoever reports on them.
+#[derive(Debug)]
+pub struct Observer {
+    options: Options,
+    /// Few entries, locked for the length of a copy; tasks hold their own `Arc`.
+    sources: Mutex<BTreeMap<PathBuf, Arc<Source>>>,
+}
+
+impl Observer {
+    /// An observer that does not listen yet.
+    pub fn new(options: Options) -> Arc<Self> {
+        Arc::new(Self { options, sources: Mutex::default() })
+    }
+
+    /// How each source is, in the order of their paths.
+    pub fn statuses(&self) -> Vec<Status> {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.iter().map(|(path, source)| source.status(path)).collect()
+    }
+
+    /// Listens until `shutdown` is true. The sink is called with what one reading of a socket
+    /// brought, in order.
+    pub async fn run<S>(self: Arc<Self>, sink: S, mut shutdown: watch::Receiver<bool>)
+    where
+        S: Fn(SourceId, Vec<Event>) + Send + Sync + 'static,
+    {
+        let sink: Sink = Arc::new(sink);
+        let mut tasks = JoinSet::new();
+        loop {
+            for path in self.new_sockets() {
+                let Some(source) = self.add(&path) else { continue };
+                let follower = Follower {
+                    path,
+                    options: self.options.clone(),
+                    source,
+                    sink: sink.clone(),
+                    shutdown: shutdown.clone(),
+                };
+                tasks.spawn(follower.follow());
+            }
+            tokio::select! {
+                () = sleep(self.options.look) => {}
+                _ = shutdown.wait_for(|shutdown| *shutdown) => break,
+            }
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// Given sockets at once, whether they exist or not; known ones when they exist.
+    fn new_sockets(&self) -> Vec<PathBuf> {
+        let wanted = if self.options.sockets.is_empty() {
+            existing_sockets()
+        } else {
+            self.options.sockets.clone()
+        };
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.into_iter().filter(|path| !sources.contains_key(path)).collect()
+    }
+
+    fn add(&self, path: &Path) -> Option<Arc<Source>> {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if sources.len() >= MAX_SOURCES {
+            // Agents' sockets carry process ids: those of ended processes make room.
+            sources.retain(|path, source| path.exists() || !source.ended());
+        }
+        if sources.len() >= MAX_SOURCES {
+            tracing::debug!(path = %path.display(), "too many observer sockets: not followed");
+            return None;
+        }
+        let source = Arc::new(Source::new());
+        sources.insert(path.to_owned(), source.clone());
+        Some(source)
+    }
+}
+
+type Sink = Arc<dyn Fn(SourceId, Vec<Event>) + Send + Sync>;
+
+fn existing_sockets() -> Vec<PathBuf> {
+    let known = KNOWN_SOCKETS.iter().map(PathBuf::from).filter(|path| path.exists());
+    let (folder, prefix) = AGENT_SOCKETS;
+    let agents = fs::read_dir(folder).into_iter().flatten().flatten().filter(|entry| {
+        let name = entry.file_name();
+        name.to_str().is_some_and(|name| name.starts_with(prefix) && name.ends_with(".sock"))
+    });
+    known.chain(agents.map(|entry| entry.path())).collect()
+}
+
+/// Follows one socket for as long as the exporter runs.
+struct Follower {
+    path: PathBuf,
+    options: Options,
+    source: Arc<Source>,
+    sink: Sink,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Follower {
+    async fn follow(mut self) {
+        let mut failures = 0;
+        // What was told goes after the grace, once, however long the server stays away.
+        let mut forget_at = None;
+        while !*self.shutdown.borrow() {
+            let met = self.source.meetings();
+            let error = self.attempt(&mut forget_at).await;
+            if *self.shutdown.borrow() {
+                break;
+            }
+            if self.source.meetings() > met {
+                failures = 0;
+                forget_at = Some(Instant::now() + self.options.grace);
+            }
+            self.source.down(&error);
+            let wait = if is_absent(&error) {
+                self.options.look
+            } else {
+                self.report(&error);
+                let wait = backoff::wait(self.options.retry, failures, backoff::jitter());
+                failures += 1;
+                wait
+            };
+            self.pause(wait, &mut forget_at).await;
+            if forget_at.is_none() && is_absent(&error) && self.is_agents() {
+                // The process is gone for good: another one has another name.
+                self.source.end();
+                return;
+            }
+        }
+    }
+
+    /// One attempt from connecting to losing the connection.
+    async fn attempt(&self, forget_at: &mut Option<Instant>) -> anyhow::Error {
+        let mut shutdown = self.shutdown.clone();
+        let attempt =
+            session::run(&self.path, &self.options, &self.source, &self.sink, &self.shutdown);
+        tokio::pin!(attempt);
+        let met = self.source.meetings();
+        loop {
+            let forget = *forget_at;
+            tokio::select! {
+                ended = &mut attempt => return ended,
+                () = sleep_until(forget.unwrap_or_else(Instant::now)), if forget.is_some() => {
+                    *forget_at = None;
+                    if self.source.meetings() == met {
+                        self.forget();
+                    }
+                }
+                // A console is left properly within the attempt; nothing else needs longer.
+                () = ended_long(&mut shutdown) => return anyhow::anyhow!("the exporter ends"),
+            }
+        }
+    }
+
+    async fn pause(&mut self, wait: Duration, forget_at: &mut Option<Instant>) {
+        let until = Instant::now() + wait;
+        loop {
+            let forget = forget_at.filter(|at| *at < until);
+            tokio::select! {
+                () = sleep_until(forget.unwrap_or(until)) => {}
+                _ = self.shutdown.wait_for(|shutdown| *shutdown) => return,
+            }
+            if forget.is_none() {
+                return;
+            }
+            *forget_at = None;
+            self.forget();
+        }
+    }
+
+    fn forget(&self) {
+        (self.sink)(self.source.id(), vec![Event::Forget]);
+    }
+
+    /// Each new reason once at warning level, so that a long outage does not fill the log.
+    fn report(&self, error: &anyhow::Error) {
+        let path = self.path.display();
+        if self.source.is_new_error(error) {
+            tracing::warn!("observer {path}: {error:#}");
+        } else {
+            tracing::debug!("observer {path}: {error:#}");
+        }
+    }
+
+    fn is_agents(&self) -> bool {
+        let (folder, prefix) = AGENT_SOCKETS;
+        let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        self.options.sockets.is_empty()
+            && self.path.parent() == Some(Path::new(folder))
+            && name.starts_with(prefix)
+    }
+}
+
+/// Completes a while after shutdown has become true.
+async fn ended_long(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|shutdown| *shutdown).await;
+    sleep(Duration::from_millis(800)).await;
+}
+
+/// No socket there, or nobody behind it: a server that is not running.
+fn is_absent(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    error
+        .downcast_ref::<session::Unreachable>()
+        .is_some_and(|error| matches!(error.0.kind(), ConnectionRefused | NotFound))
+}

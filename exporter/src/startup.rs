@@ -1,0 +1,285 @@
+//! From a configuration to what the parts want: files are read, rules are made, logging begins.
+//!
+//! Everything here happens before anything is attached or served, while the process may still read
+//! what only root may.
+
+use std::fs;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::config::{self, Config, Deidentify, Log, Privacy};
+use crate::labels::address::KEY_BYTES;
+use crate::labels::{AddressPolicy, Geo, Policy};
+use crate::web::Access;
+use crate::{kernel, ledger, observer, workers};
+
+/// Files that are read at most: a geographic database has 60 to 120 MB.
+const MOST_BYTES: u64 = 1 << 30;
+/// Ticks that a new connection waits for its name.
+const PATIENCE: u64 = 1;
+
+/// What the parts want.
+pub struct Prepared {
+    /// Who may read pages.
+    pub access: Access,
+    /// How labels are made.
+    pub policy: Policy,
+    /// Where addresses are.
+    pub geo: Geo,
+    /// How packets are counted.
+    pub counting: kernel::Options,
+    /// Which servers are listened to.
+    pub observer: observer::Options,
+    /// How series are kept.
+    pub ledger: ledger::Settings,
+}
+
+/// Reads the files that the configuration names, and finds the SFU's ports where it names none.
+pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
+    Ok(Prepared {
+        access: access(config)?,
+        policy: policy(config)?,
+        geo: geo(config)?,
+        counting: counting(config),
+        observer: observer(config),
+        ledger: ledger::Settings {
+            max_series: config.max_series as u64,
+            quiet: config.quiet,
+            ..ledger::Settings::default()
+        },
+    })
+}
+
+fn access(config: &Config) -> anyhow::Result<Access> {
+    let Some(path) = &config.token_file else { return Ok(Access::open()) };
+    let content = read(path).and_then(|bytes| Ok(String::from_utf8(bytes)?));
+    let content = content.with_context(|| format!("--auth.token-file {}", path.display()))?;
+    Access::token(&content).with_context(|| {
+        format!("--auth.token-file {}: expected one line with the token", path.display())
+    })
+}
+
+fn policy(config: &Config) -> anyhow::Result<Policy> {
+    let Privacy { mode, ipv4_prefix, ipv6_prefix, key_file } = &config.privacy;
+    let address = match mode {
+        Deidentify::None => AddressPolicy::None,
+        Deidentify::Drop => AddressPolicy::Drop,
+        Deidentify::Legacy => AddressPolicy::Legacy,
+        Deidentify::Truncate => AddressPolicy::truncate(*ipv4_prefix, *ipv6_prefix)
+            .context("--deidentify.ipv4-prefix, --deidentify.ipv6-prefix")?,
+        Deidentify::Pseudonym => {
+            AddressPolicy::pseudonym(key(key_file.as_deref())?).context("--deidentify.key-file")?
+        }
+    };
+    let names = !config.numeric && address.shows_addresses();
+    Ok(Policy { address, names, patience: PATIENCE })
+}
+
+fn key(file: Option<&Path>) -> anyhow::Result<[u8; KEY_BYTES]> {
+    let Some(path) = file else { return fresh_key() };
+    let context = || format!("--deidentify.key-file {}", path.display());
+    let content = read(path).with_context(context)?;
+    parse_key(&content).with_context(context)
+}
+
+fn fresh_key() -> anyhow::Result<[u8; KEY_BYTES]> {
+    let mut key = [0; KEY_BYTES];
+    // SAFETY: getrandom writes at most as many bytes as the array has.
+    let written = unsafe { libc::getrandom(key.as_mut_ptr().cast(), key.len(), 0) };
+    ensure!(written == key.len() as isize, "make a fresh key: the kernel gave no random bytes");
+    Ok(key)
+}
+
+/// 32 bytes, or 64 hexadecimal digits with white space around them.
+fn parse_key(content: &[u8]) -> anyhow::Result<[u8; KEY_BYTES]> {
+    if let Ok(key) = content.try_into() {
+        return Ok(key);
+    }
+    let text = content.trim_ascii();
+    if text.len() != KEY_BYTES * 2 || !text.iter().all(u8::is_ascii_hexdigit) {
+        bail!("expected 32 bytes or 64 hexadecimal digits, such as `openssl rand -hex 32` prints");
+    }
+    let digit = |byte: u8| (byte as char).to_digit(16).unwrap_or_default() as u8;
+    Ok(std::array::from_fn(|at| digit(text[2 * at]) << 4 | digit(text[2 * at + 1])))
+}
+
+fn geo(config: &Config) -> anyhow::Result<Geo> {
+    let mut geo = Geo::none();
+    for path in &config.geo_databases {
+        let context = || format!("--geo-db {}", path.display());
+        let content = read(path).with_context(context)?;
+        geo.add(content).with_context(context)?;
+    }
+    Ok(geo)
+}
+
+fn counting(config: &Config) -> kernel::Options {
+    let config::Tables { flows, streams, stranger_flows, stranger_streams, ssrcs_per_flow } =
+        config.tables;
+    kernel::Options {
+        interfaces: config.interfaces.clone(),
+        ports: ports(config),
+        source: match config.source {
+            config::Source::Auto => kernel::SourceChoice::Auto,
+            config::Source::Ebpf => kernel::SourceChoice::Ebpf,
+            config::Source::Capture => kernel::SourceChoice::Capture,
+            config::Source::None => kernel::SourceChoice::None,
+        },
+        limits: kernel::Limits { flows, streams, stranger_flows, stranger_streams, ssrcs_per_flow },
+        pin: config.pin.clone(),
+        ..kernel::Options::default()
+    }
+}
+
+fn ports(config: &Config) -> RangeInclusive<u16> {
+    let configured = config.ports.clone();
+    configured.or_else(|| workers::ports(&workers::find())).unwrap_or(workers::DEFAULT_PORTS)
+}
+
+fn observer(config: &Config) -> observer::Options {
+    observer::Options {
+        sockets: config.observers.clone(),
+        stats_interval: config.stats_interval.unwrap_or_default(),
+        stats_rate: config.max_requests_per_second,
+        ..observer::Options::default()
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let size = fs::metadata(path)?.len();
+    ensure!(size <= MOST_BYTES, "{size} bytes are too many");
+    Ok(fs::read(path)?)
+}
+
+/// What would be done, for `--config.check`; a line each.
+pub fn describe(config: &Config, prepared: &Prepared) -> String {
+    let list = |names: Vec<String>, none: &str| match names.is_empty() {
+        true => none.to_owned(),
+        false => names.join(", "),
+    };
+    let paths = |paths: &[std::path::PathBuf]| -> Vec<String> {
+        paths.iter().map(|path| path.display().to_string()).collect()
+    };
+    let counting = &prepared.counting;
+    let known = observer::KNOWN_SOCKETS.map(String::from).to_vec();
+    let known = format!("whichever appears of {}", known.join(", "));
+    let stats = match config.stats_interval {
+        Some(interval) => {
+            format!("each {interval:?}, at most {}/s", config.max_requests_per_second)
+        }
+        None => "never".to_owned(),
+    };
+    let names = if prepared.policy.names { "looked up" } else { "not looked up" };
+    let lines = [
+        ("serve on", format!("{} ({:?})", config.listen, prepared.access)),
+        ("count by", config.source.as_str().to_owned()),
+        ("ports", format!("{}-{}", counting.ports.start(), counting.ports.end())),
+        ("interfaces", list(config.interfaces.clone(), "by default route and the SFU's addresses")),
+        ("tables", format!("{:?}", config.tables)),
+        ("pinned", list(paths(config.pin.as_slice()), "no")),
+        ("observe", list(paths(&config.observers), &known)),
+        ("getStats", stats),
+        ("addresses", config.privacy.mode.as_str().to_owned()),
+        ("reverse names", names.to_owned()),
+        ("geo databases", list(paths(&config.geo_databases), "none")),
+        ("series at most", config.max_series.to_string()),
+    ];
+    lines.map(|(name, value)| format!("{name}: {value}\n")).concat()
+}
+
+/// Log lines go to standard error.
+pub fn begin_logging(log: &Log) {
+    // The journal has a clock of its own.
+    let in_journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal);
+    let lines = if in_journal { lines.without_time().boxed() } else { lines.boxed() };
+    let begun = match log {
+        Log::Directives(directives) => {
+            let lines = lines.with_filter(EnvFilter::new(directives));
+            tracing_subscriber::registry().with(lines).try_init()
+        }
+        Log::Levels(levels) => {
+            let levels = levels.clone();
+            // Libraries say at these levels what helps nobody here, addresses among it.
+            let own = filter_fn(move |event| {
+                let target = event.target();
+                let own = target.starts_with("mediasoup_exporter") || target == "kernel_program";
+                own && levels.contains(*event.level())
+            });
+            tracing_subscriber::registry().with(lines.with_filter(own)).try_init()
+        }
+    };
+    // Only a second call fails, and then the first one's rules stand.
+    let _ = begun;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Command;
+
+    fn config(line: &str) -> Config {
+        match Command::parse(line.split_whitespace(), |_| None, "") {
+            Ok(Command::Run(config)) => *config,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn refused(line: &str) -> String {
+        let refusal = prepare(&config(line)).map(drop).expect_err(line);
+        format!("{refusal:#}")
+    }
+
+    #[test]
+    fn keys_are_bytes_or_digits() {
+        let key: [u8; KEY_BYTES] = std::array::from_fn(|at| at as u8 * 7);
+        let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(parse_key(&key).unwrap(), key);
+        assert_eq!(parse_key(format!("{digits}\n").as_bytes()).unwrap(), key);
+        for bad in ["", "abc", &digits[1..], &format!("{digits}0"), &digits.replace('0', "g")] {
+            assert!(parse_key(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn fresh_keys_differ() {
+        assert_ne!(fresh_key().unwrap(), fresh_key().unwrap());
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named_with_its_flag() {
+        for flag in
+            ["--auth.token-file", "--geo-db", "--deidentify pseudonym --deidentify.key-file"]
+        {
+            let refusal = refused(&format!("{flag} /nowhere/at/all"));
+            let name = flag.split(' ').next_back().unwrap();
+            assert!(refusal.contains(name) && refusal.contains("/nowhere/at/all"), "{refusal}");
+        }
+        assert!(refused("--deidentify --deidentify.ipv4-prefix 32").contains("ipv4-prefix"));
+    }
+
+    #[test]
+    fn names_are_looked_up_only_where_addresses_are_shown() {
+        let names = |line: &str| prepare(&config(line)).unwrap().policy.names;
+        assert!(names(""));
+        for line in ["--numeric", "--deidentify", "--deidentify drop", "--deidentify legacy"] {
+            assert!(!names(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_description_names_what_was_configured() {
+        let config = config("--ports 40000-40100 --interface eth7 --observer /run/a.sock");
+        let text = describe(&config, &prepare(&config).unwrap());
+        for part in ["40000-40100", "eth7", "/run/a.sock", "[::]:8889", "at most 200/s"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+}

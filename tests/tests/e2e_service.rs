@@ -1,0 +1,179 @@
+//! The exporter as a service: a real Prometheus reads it, it restarts, strangers knock, and it keeps
+//! to itself what it must not tell.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result};
+use exporter_tests::exporter::{Exporter, attached};
+use exporter_tests::prometheus::Prometheus;
+use exporter_tests::scene::{Person, Scene};
+use exporter_tests::{cast, expect, rtp, stranger, wait};
+use serde_json::Value;
+
+/// Media time of a performance: 2 seconds.
+const TICKS: u64 = 100;
+
+/// The SFU with an exporter beside it and the cast in it.
+fn set(flags: &[&str]) -> Result<Option<(Exporter, Scene)>> {
+    let Some(build) = cast::newest() else { return Ok(None) };
+    let mut scene = cast::open(&build)?;
+    let exporter = cast::exporter(&scene, flags, &[])?;
+    for role in cast::roles() {
+        scene.enter(role)?;
+    }
+    scene.introduce()?;
+    Ok(Some((exporter, scene)))
+}
+
+fn streams_match(scene: &Scene, exporter: &Exporter) -> Result<()> {
+    wait::until_equal("streams as sent and received", wait::LONG, || {
+        Ok(expect::streams(scene, &exporter.scrape()?))
+    })
+}
+
+#[test]
+fn prometheus_has_the_values() -> Result<()> {
+    let Some((exporter, mut scene)) = set(&[])? else { return Ok(()) };
+    let prometheus = Prometheus::start(&scene.host, scene.dir.path())?;
+    cast::play(&mut scene, TICKS)?;
+    streams_match(&scene, &exporter)?;
+    let query = "sum by (id, ssrc, role) (mediasoup_stream_receive_bytes_total{role!=\"\"}) and on \
+                 (id) mediasoup_producer_info";
+    let ada = &scene.people["ada"];
+    let sent = ada.sending.endpoint.sent();
+    let of = |value: &Value, text: &str| value.as_str() == Some(text);
+    wait::until("Prometheus to have what Ada sent", wait::LONG, || {
+        let found = prometheus.query(query)?;
+        let mut tracks = ada.produced.iter().flat_map(|it| it.tracks.iter().map(move |t| (it, t)));
+        let all = tracks.all(|(made, track)| {
+            let bytes = sent.rtp.get(&track.ssrc).map_or(0, |count| count.bytes);
+            found.iter().any(|(labels, value)| {
+                of(&labels["id"], &made.id)
+                    && of(&labels["ssrc"], &track.ssrc.to_string())
+                    && *value == bytes as f64
+            })
+        });
+        Ok(all.then_some(()))
+    })?;
+    let up = prometheus.query("up{job=\"sfu\"}")?;
+    assert_eq!(up.iter().map(|(_, value)| *value).collect::<Vec<_>>(), [1.0]);
+    exporter.stop()
+}
+
+#[test]
+fn a_restart_counts_from_there() -> Result<()> {
+    let Some((exporter, mut scene)) = set(&[])? else { return Ok(()) };
+    cast::play(&mut scene, TICKS)?;
+    streams_match(&scene, &exporter)?;
+    exporter.kill()?;
+    assert_eq!(attached(&scene.host)?, Vec::<String>::new(), "after a crash");
+    let before = expect::streams(&scene, &Default::default()).0;
+    let exporter = cast::exporter(&scene, &[], &[])?;
+    cast::play(&mut scene, TICKS)?;
+    wait::until_equal("streams as sent and received since", wait::LONG, || {
+        let (mut expected, scraped) = expect::streams(&scene, &exporter.scrape()?);
+        for (id, count) in &before {
+            let since = expected.get_mut(id).context("a stream that was")?;
+            since.packets -= count.packets;
+            since.bytes -= count.bytes;
+        }
+        expected.retain(|_, count| count.packets > 0);
+        Ok((expected, scraped))
+    })?;
+    exporter.stop()
+}
+
+#[test]
+fn strangers_are_told_in_aggregate_only() -> Result<()> {
+    const FORGED: u8 = 200;
+    const ROOM: f64 = 64.0;
+    let room = ROOM.to_string();
+    let Some((exporter, mut scene)) = set(&["--max-stranger-flows", &room])? else {
+        return Ok(());
+    };
+    cast::play(&mut scene, TICKS)?;
+    streams_match(&scene, &exporter)?;
+    let SocketAddr::V4(port) = scene.people["ada"].sending.transport.address else {
+        panic!("Ada talks IPv4");
+    };
+    let (host, _) = scene.new_host(false)?;
+    // A route back, so that the SFU's answers have somewhere to go.
+    scene.host.ip("route add 203.0.113.0/24 dev br0")?;
+    let packet = rtp::Packet { ssrc: 666, payload: vec![0; 100], ..Default::default() };
+    let packet = packet.to_bytes();
+    stranger::forge(&host, FORGED, port, &packet)?;
+    let scrape = wait::until("the strangers' room to be full", wait::LONG, || {
+        let scrape = exporter.scrape()?;
+        let flows = scrape.sum("mediasoup_stranger_flows", &[]);
+        Ok((flows == ROOM).then_some(scrape))
+    })?;
+    let pending = scrape.sum("mediasoup_stranger_pending_bytes", &[]);
+    assert_eq!(pending, ROOM * packet.len() as f64);
+    cast::play(&mut scene, TICKS)?;
+    streams_match(&scene, &exporter)?;
+    let metrics = exporter.metrics()?;
+    assert!(!metrics.contains("203.0.113."), "a stranger's address in {metrics}");
+    exporter.stop()
+}
+
+#[test]
+fn no_mode_tells_an_address() -> Result<()> {
+    let Some((exporter, mut scene)) = set(&["--deidentify", "truncate"])? else { return Ok(()) };
+    cast::play(&mut scene, TICKS)?;
+    keeps_quiet(&scene, exporter, "truncate")?;
+    for mode in ["pseudonym", "drop", "legacy"] {
+        let exporter = cast::exporter(&scene, &[], &[("PROM_DEIDENTIFY", mode)])?;
+        cast::play(&mut scene, TICKS)?;
+        keeps_quiet(&scene, exporter, mode)?;
+    }
+    Ok(())
+}
+
+fn keeps_quiet(scene: &Scene, exporter: Exporter, mode: &str) -> Result<()> {
+    wait::until("all connections to be told", wait::LONG, || {
+        let scrape = exporter.scrape()?;
+        let has = |family, id: &str| scrape.find(family, &[("transport_id", id)]).next().is_some();
+        let mut ids = scene.people.values().flat_map(Person::channels).map(|it| &it.transport.id);
+        let families = ["mediasoup_connection_receive_bytes_total", "mediasoup_transport_info"];
+        Ok(ids.all(|id| families.iter().all(|family| has(family, id))).then_some(()))
+    })?;
+    let pages = ["/metrics", "/", "/-/healthy", "/-/ready"];
+    let mut told = vec![exporter.log()];
+    for page in pages {
+        told.push(String::from_utf8(exporter.get(page, &[])?.body)?);
+    }
+    for channel in scene.people.values().flat_map(Person::channels) {
+        let (_, remote) = channel.pair()?;
+        for text in &told {
+            let leak = text.lines().find(|line| mentions(line, remote));
+            assert_eq!(leak, None, "mode {mode} tells of {remote}");
+        }
+    }
+    exporter.stop()
+}
+
+/// Whether a text holds the address, or the port in a place where ports stand.
+fn mentions(text: &str, remote: SocketAddr) -> bool {
+    let ip = match remote.ip() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => ip.to_string(),
+    };
+    let whole = |needle: &str, inside: fn(char) -> bool| {
+        text.match_indices(needle).any(|(at, found)| {
+            !text[..at].ends_with(inside) && !text[at + found.len()..].starts_with(inside)
+        })
+    };
+    let port = remote.port();
+    whole(&ip, |it| it.is_ascii_hexdigit() || it == '.')
+        || whole(&format!(":{port}"), |it| it.is_ascii_digit())
+        || whole(&format!("\"{port}\""), |it| it.is_ascii_digit())
+}
+
+#[test]
+fn an_address_is_found_where_it_is() {
+    let remote: SocketAddr = "10.77.1.1:20001".parse().expect("an address");
+    assert!(mentions("a{b=\"10.77.1.1\"}", remote));
+    assert!(mentions("a{b=\"[::]:20001\"}", remote));
+    assert!(!mentions("a{b=\"10.77.1.0/24\"} 20001", remote));
+    assert!(!mentions("110.77.1.1 10.77.1.12", remote));
+}
