@@ -16,6 +16,7 @@ mod keys;
 mod links;
 mod load;
 mod occupancy;
+mod pin;
 mod source;
 mod survey;
 mod sys;

@@ -124,8 +124,8 @@ pub struct Counting {
 }
 
 enum Engine {
-    Ebpf(EbpfSource),
-    Capture(CaptureSource),
+    Ebpf(Box<EbpfSource>),
+    Capture(Box<CaptureSource>),
     None,
 }
 
@@ -251,20 +251,21 @@ fn start_engine(options: &Options, step_downs: &mut Vec<StepDown>) -> anyhow::Re
     match options.source {
         SourceChoice::None => Ok(Engine::None),
         SourceChoice::Ebpf => {
-            let started = EbpfSource::start(options).map(Engine::Ebpf);
+            let started = EbpfSource::start(options).map(|source| Engine::Ebpf(Box::new(source)));
             started.map_err(|error| explained(Source::Ebpf, error))
         }
         SourceChoice::Capture => {
-            let started = CaptureSource::start(options).map(Engine::Capture);
+            let started =
+                CaptureSource::start(options).map(|source| Engine::Capture(Box::new(source)));
             started.map_err(|error| explained(Source::Capture, error))
         }
         SourceChoice::Auto => {
             match EbpfSource::start(options) {
-                Ok(source) => return Ok(Engine::Ebpf(source)),
+                Ok(source) => return Ok(Engine::Ebpf(Box::new(source))),
                 Err(error) => step_downs.push(step_down(Source::Ebpf, Source::Capture, &error)),
             }
             match CaptureSource::start(options) {
-                Ok(source) => return Ok(Engine::Capture(source)),
+                Ok(source) => return Ok(Engine::Capture(Box::new(source))),
                 Err(error) => step_downs.push(step_down(Source::Capture, Source::None, &error)),
             }
             Ok(Engine::None)
