@@ -16,7 +16,7 @@ use exporter_ebpf::abi::{
 };
 
 /// `f_type` of a bpffs (include/uapi/linux/magic.h).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 /// What a table must be like to be used again.
 struct Shape {
@@ -118,5 +118,5 @@ fn is_bpffs(path: &Path) -> io::Result<bool> {
     if unsafe { libc::statfs(path.as_ptr(), &raw mut told) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(i64::from(told.f_type) == BPF_FS_MAGIC)
+    Ok(told.f_type as u64 == BPF_FS_MAGIC)
 }
