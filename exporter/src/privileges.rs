@@ -4,7 +4,8 @@
 //! runtime's above all) is made. What counts comes in; nothing is opened or attached here.
 //!
 //! What is kept, and why:
-//! - `CAP_NET_ADMIN` and `CAP_BPF` with eBPF: attaching to interfaces that come later.
+//! - `CAP_NET_ADMIN`, `CAP_BPF` and `CAP_PERFMON` with eBPF: attaching to interfaces that come later;
+//!   the first of its kind (with or without link header) loads its programs, too.
 //! - `CAP_NET_RAW` with packet capture: capturing on interfaces that come later.
 //! - `CAP_SYS_PTRACE`: seeing which sockets another user's worker has open, and its namespace.
 //! - `CAP_DAC_READ_SEARCH`: the directories of /proc and of observer sockets of other users.
@@ -50,7 +51,9 @@ pub fn drop_all_but(needs: Needs) -> anyhow::Result<Vec<String>> {
 fn kept(needs: Needs) -> CapsHashSet {
     let mut kept = CapsHashSet::from([Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH]);
     match needs.source {
-        Source::Ebpf => kept.extend([Capability::CAP_NET_ADMIN, Capability::CAP_BPF]),
+        Source::Ebpf => {
+            kept.extend([Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON])
+        }
         Source::Capture => kept.extend([Capability::CAP_NET_RAW]),
         Source::None => {}
     }

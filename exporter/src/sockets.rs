@@ -115,22 +115,15 @@ fn remote(address: IpAddr, port: u16) -> Option<SocketAddr> {
 /// in, so a thread goes there and comes to its end.
 fn client_in(namespace: &Path) -> io::Result<Client> {
     let file = std::fs::File::open(namespace)?;
-    let made = std::thread::scope(|scope| {
-        let enter = || {
-            // SAFETY: setns takes a descriptor that is open, and changes this thread only.
-            match unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } {
-                0 => Client::new(NETLINK_SOCK_DIAG),
-                _ => Err(io::Error::last_os_error()),
-            }
-        };
-        std::thread::Builder::new()
-            .name("netns".into())
-            .spawn_scoped(scope, enter)?
-            .join()
-            .ok()
-            .unwrap_or_else(|| Err(io::Error::other("the thread panicked")))
-    });
-    made
+    let enter = move || {
+        // SAFETY: setns takes a descriptor that is open, and changes this thread only.
+        match unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } {
+            0 => Client::new(NETLINK_SOCK_DIAG),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let thread = std::thread::Builder::new().name("netns".into()).spawn(enter)?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
 }
 
 fn from_proc(directory: &Path, ports: &RangeInclusive<u16>, sockets: &mut Vec<SocketStats>) {

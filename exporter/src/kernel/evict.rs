@@ -48,7 +48,9 @@ pub(super) fn choose(
     keep_those_with_live_streams(reading, &mut ending);
     if ending.len() > most {
         let surplus: Vec<Tuple> = ending.keys().skip(most).copied().collect();
-        surplus.iter().for_each(|tuple| drop(ending.remove(tuple)));
+        for tuple in surplus {
+            ending.remove(&tuple);
+        }
     }
     let flows: Option<HashSet<Tuple>> =
         orphans.then(|| reading.flows.iter().map(|flow| flow.tuple).collect());

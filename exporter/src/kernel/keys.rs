@@ -262,9 +262,10 @@ mod tests {
             pad: [0; 2],
         };
         let wide = widened(&key);
-        // SAFETY: both are plain integers without padding, 16 and 40 bytes long.
-        let (bytes, first): ([u8; 16], [u8; 40]) =
-            unsafe { (std::mem::transmute(key), std::mem::transmute(wide)) };
+        // SAFETY: plain integers without padding, 16 bytes.
+        let bytes = unsafe { std::mem::transmute::<FlowKeyV4, [u8; 16]>(key) };
+        // SAFETY: plain integers without padding, 40 bytes.
+        let first = unsafe { std::mem::transmute::<FlowKeyV6, [u8; 40]>(wide) };
         assert_eq!(first[..16], bytes);
     }
 }

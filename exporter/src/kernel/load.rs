@@ -11,6 +11,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 
 use super::Options;
+use super::pin::Pins;
 use super::tables::TableFds;
 
 /// The kernel object, built from `exporter-ebpf` and committed with it.
@@ -39,7 +40,12 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
         .map(u64::from);
     let check_local = u32::from(!options.every_address);
 
+    let pins = options.pin.as_deref().map(|path| Pins::prepare(path, flows.max(1), streams.max(1)));
+    let pins = pins.transpose().context("--pin")?;
     let mut loader = EbpfLoader::new();
+    if let Some(pins) = &pins {
+        pins.tell(&mut loader);
+    }
     // A store after other stores is seen after them on x86 (no other processor promises that).
     let plain_release = u32::from(cfg!(target_arch = "x86_64"));
     loader

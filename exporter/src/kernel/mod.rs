@@ -1,8 +1,8 @@
 //! Counts packets: in the kernel by eBPF, from captured packets where the right for eBPF is missing,
 //! or not at all.
 //!
-//! [`Options`] come in, [`Reading`]s go out. Who sent the packets, and what the server knows of them,
-//! is not known here.
+//! [`Options`] come in, [`crate::model::Reading`]s go out. Who sent the packets, and what the server
+//! knows of them, is not known here.
 
 mod attach;
 mod batch;
@@ -16,6 +16,7 @@ mod keys;
 mod links;
 mod load;
 mod occupancy;
+mod pin;
 mod source;
 mod survey;
 mod sys;

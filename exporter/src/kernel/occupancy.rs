@@ -51,6 +51,11 @@ impl Occupied {
         self.cell(cell).fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Takes off what no entry accounts for.
+    pub(super) fn take_off(&self, cell: Occupancy, surplus: u64) {
+        self.cell(cell).fetch_sub(surplus, Ordering::Relaxed);
+    }
+
     fn cell(&self, cell: Occupancy) -> &AtomicU64 {
         // SAFETY: mapped as long as `self` lives, aligned to a page, and only accessed atomically.
         let cells = unsafe { self.cells.as_ref() };
@@ -62,5 +67,57 @@ impl Drop for Occupied {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `new`; no reference outlives `self`.
         unsafe { libc::munmap(self.cells.as_ptr().cast(), LENGTH) };
+    }
+}
+
+/// Readings after which a surplus that each of them saw is believed.
+const READINGS: u32 = 16;
+
+/// Looks for room that nobody occupies.
+///
+/// An entry that changes from stranger to known in the very moment in which it is deleted, or an
+/// exporter that dies between deleting and giving back, leaves a cell too high. What packets in
+/// flight add passes; a surplus that stays over many readings does not.
+#[derive(Debug, Default)]
+pub(super) struct Surplus {
+    least: [u64; OCCUPANCIES],
+    readings: u32,
+}
+
+impl Surplus {
+    /// Takes what the cells say and what a reading counted; from time to time hands back by how much
+    /// each cell is too high.
+    pub(super) fn compare(
+        &mut self,
+        cells: [u64; OCCUPANCIES],
+        counted: [u64; OCCUPANCIES],
+    ) -> Option<[u64; OCCUPANCIES]> {
+        for ((least, cell), counted) in self.least.iter_mut().zip(cells).zip(counted) {
+            let surplus = cell.saturating_sub(counted);
+            *least = if self.readings == 0 { surplus } else { surplus.min(*least) };
+        }
+        self.readings += 1;
+        if self.readings < READINGS {
+            return None;
+        }
+        self.readings = 0;
+        Some(self.least)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_surplus_that_stays_is_believed() {
+        let mut surplus = Surplus::default();
+        for reading in 1..READINGS {
+            // The first cell is always 2 too high, the second sometimes, the third too low.
+            let cells = [7, 5 + u64::from(reading % 3), 1, 0];
+            assert_eq!(surplus.compare(cells, [5, 5, 3, 0]), None);
+        }
+        assert_eq!(surplus.compare([8, 5, 1, 0], [5, 5, 3, 0]), Some([2, 0, 0, 0]));
+        assert_eq!(surplus.compare([5, 5, 1, 0], [5, 5, 3, 0]), None);
     }
 }

@@ -124,8 +124,8 @@ pub struct Counting {
 }
 
 enum Engine {
-    Ebpf(EbpfSource),
-    Capture(CaptureSource),
+    Ebpf(Box<EbpfSource>),
+    Capture(Box<CaptureSource>),
     None,
 }
 
@@ -251,20 +251,21 @@ fn start_engine(options: &Options, step_downs: &mut Vec<StepDown>) -> anyhow::Re
     match options.source {
         SourceChoice::None => Ok(Engine::None),
         SourceChoice::Ebpf => {
-            let started = EbpfSource::start(options).map(Engine::Ebpf);
+            let started = EbpfSource::start(options).map(|source| Engine::Ebpf(Box::new(source)));
             started.map_err(|error| explained(Source::Ebpf, error))
         }
         SourceChoice::Capture => {
-            let started = CaptureSource::start(options).map(Engine::Capture);
+            let started =
+                CaptureSource::start(options).map(|source| Engine::Capture(Box::new(source)));
             started.map_err(|error| explained(Source::Capture, error))
         }
         SourceChoice::Auto => {
             match EbpfSource::start(options) {
-                Ok(source) => return Ok(Engine::Ebpf(source)),
+                Ok(source) => return Ok(Engine::Ebpf(Box::new(source))),
                 Err(error) => step_downs.push(step_down(Source::Ebpf, Source::Capture, &error)),
             }
             match CaptureSource::start(options) {
-                Ok(source) => return Ok(Engine::Capture(source)),
+                Ok(source) => return Ok(Engine::Capture(Box::new(source))),
                 Err(error) => step_downs.push(step_down(Source::Capture, Source::None, &error)),
             }
             Ok(Engine::None)
@@ -299,7 +300,7 @@ fn reason(source: Source, error: &anyhow::Error) -> String {
 /// Which right is missing, and how to give it.
 fn remedy(source: Source) -> String {
     let rights: &[&str] = match source {
-        Source::Ebpf => &["CAP_BPF", "CAP_NET_ADMIN"],
+        Source::Ebpf => &["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"],
         Source::Capture => &["CAP_NET_RAW"],
         Source::None => &[],
     };
@@ -307,19 +308,24 @@ fn remedy(source: Source) -> String {
     format!(
         "it needs {}: run as root, or `setcap {}+ep {}`, or `AmbientCapabilities={}` in the systemd \
          unit",
-        rights.join(" and "),
+        rights.join(", "),
         rights.join(",").to_lowercase(),
         path.display(),
         rights.join(" "),
     )
 }
 
+/// EPERM; or EACCES, the verifier's word for a program that it refuses, which it says of ours where
+/// CAP_PERFMON is missing: without it no program may handle packet addresses as numbers.
 fn is_permission(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            // Not EACCES, the verifier's word for a program that it refuses.
-            .is_some_and(|error| error.raw_os_error() == Some(libc::EPERM))
+    let trusted = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_PERFMON);
+    let trusted = trusted.unwrap_or(false);
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
+        match error.raw_os_error() {
+            Some(libc::EPERM) => true,
+            Some(libc::EACCES) => !trusted,
+            _ => false,
+        }
     })
 }
 
@@ -331,7 +337,11 @@ mod tests {
     fn a_step_down_names_the_right_and_the_remedy() {
         let error = anyhow::Error::new(io::Error::from_raw_os_error(libc::EPERM)).context("load");
         let told = step_down(Source::Ebpf, Source::Capture, &error).why;
-        for part in ["CAP_BPF and CAP_NET_ADMIN", "setcap cap_bpf,cap_net_admin+ep", "systemd"] {
+        for part in [
+            "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN",
+            "setcap cap_bpf,cap_perfmon,cap_net_admin+ep",
+            "systemd",
+        ] {
             assert!(told.contains(part), "{told}");
         }
         let error = anyhow::anyhow!("no such thing");

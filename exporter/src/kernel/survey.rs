@@ -12,7 +12,7 @@ use globset::GlobSet;
 use super::interfaces::{self, Attach, Choice, Situation};
 use super::links::Links;
 use super::{MAX_LOCAL, Options};
-use crate::workers;
+use crate::workers::{self, WorkerProcess};
 
 /// Where counting happens, and what failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Surveyor {
     pub(super) fn look(&mut self) -> anyhow::Result<Survey> {
         let mut situation = self.links.ask().context("ask for interfaces and addresses")?;
         let workers = workers::find();
-        situation.listening = workers.iter().flat_map(|worker| worker.listening.clone()).collect();
+        situation.listening = workers.iter().flat_map(reachable).collect();
         let choice = interfaces::choose(&situation, self.patterns.as_ref());
         let own = situation.addresses.iter().map(|(_, address)| *address);
         let foreign = workers.iter().flat_map(|worker| worker.foreign.iter().copied());
@@ -112,4 +112,12 @@ impl Surveyor {
         }
         self.warned_of_nothing = nothing;
     }
+}
+
+/// Addresses of this host that a worker listens on. Of a worker in a network namespace of its own
+/// only that it listens at all: 127.0.0.1 there is not this host's.
+fn reachable(worker: &WorkerProcess) -> Vec<IpAddr> {
+    let elsewhere = !worker.foreign.is_empty();
+    let listening = worker.listening.iter().copied();
+    listening.filter(|address| !elsewhere || address.is_unspecified()).collect()
 }

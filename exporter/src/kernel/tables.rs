@@ -7,25 +7,28 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::Context;
 use exporter_ebpf::abi::{
-    self, EVENTS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, Occupancy, StreamKeyV4, StreamKeyV6,
-    StreamValue, Tend,
+    self, EVENTS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, OCCUPANCIES, Occupancy, StreamKeyV4,
+    StreamKeyV6, StreamValue, Tend,
 };
 
 use super::batch::Reader;
 use super::clock::Clock;
 use super::evict::{self, Evictions, Lifetimes};
 use super::keys::{self, Family, Key};
-use super::occupancy::Occupied;
+use super::occupancy::{Occupied, Surplus};
 use super::sys;
 use super::{Limits, MAX_LOCAL};
 use crate::model::{Counter, JoinKey, Reading, Stream, TableFill};
 
 /// Entries removed in one reading; each is a system call of about a microsecond.
 const MOST_EVICTIONS: usize = 8192;
+
+const CELLS: [Occupancy; OCCUPANCIES] =
+    [Occupancy::Flows, Occupancy::Streams, Occupancy::Strangers, Occupancy::StrangerStreams];
 
 /// Descriptors of the tables, IPv4's and IPv6's, and of the program `tend`.
 pub(super) struct TableFds {
@@ -45,6 +48,7 @@ pub(super) struct Tables {
     lifetimes: Lifetimes,
     clock: Clock,
     occupied: Occupied,
+    surplus: Surplus,
     flows_v4: Reader<FlowKeyV4, FlowValue>,
     flows_v6: Reader<FlowKeyV6, FlowValue>,
     streams_v4: Reader<StreamKeyV4, StreamValue>,
@@ -69,6 +73,7 @@ impl Tables {
             lifetimes,
             clock: Clock::new(jiffies, monotonic()),
             occupied,
+            surplus: Surplus::default(),
             flows_v4: Reader::new(),
             flows_v6: Reader::new(),
             streams_v4: Reader::new(),
@@ -102,6 +107,7 @@ impl Tables {
             MOST_EVICTIONS,
         );
         self.evict(&mut reading, &chosen).context("remove idle entries")?;
+        self.correct(&reading);
         reading.events = self.read_events().context("read the table EVENTS")?;
         reading.tables = self.fill();
         Ok(reading)
@@ -218,6 +224,28 @@ impl Tables {
         Ok(())
     }
 
+    fn correct(&mut self, reading: &Reading) {
+        let live_flows = reading.flows.iter().filter(|flow| !flow.ended);
+        let live_streams = reading.streams.iter().filter(|stream| !stream.ended);
+        let known = live_flows.clone().filter(|flow| flow.known).count() as u64;
+        let of_known = live_streams.clone().filter(|stream| stream.known).count() as u64;
+        let counted = CELLS.map(|cell| match cell {
+            Occupancy::Flows => known,
+            Occupancy::Streams => of_known,
+            Occupancy::Strangers => live_flows.clone().count() as u64 - known,
+            Occupancy::StrangerStreams => live_streams.clone().count() as u64 - of_known,
+        });
+        let cells = CELLS.map(|cell| self.occupied.get(cell));
+        for (cell, surplus) in
+            CELLS.into_iter().zip(self.surplus.compare(cells, counted).unwrap_or_default())
+        {
+            if surplus > 0 {
+                tracing::debug!("{surplus} entries of {cell:?} are accounted for but not there");
+                self.occupied.take_off(cell, surplus);
+            }
+        }
+    }
+
     fn read_events(&self) -> io::Result<Vec<[Counter; 2]>> {
         let mut events = vec![[Counter::default(); 2]; EVENTS];
         let mut cells = vec![Counter::default(); self.cpus];
@@ -259,30 +287,26 @@ impl Tables {
         ]
     }
 
-    fn with_told(
-        &self,
-        key: &JoinKey,
-        act: fn(std::os::fd::BorrowedFd<'_>, Family<FlowKeyV4, FlowKeyV6>) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn with_told(&self, key: &JoinKey, act: Act<FlowKeyV4, FlowKeyV6>) -> io::Result<()> {
         let key = keys::told(key);
         act(self.fds.told[key.number()].as_fd(), key)
     }
 
-    fn local_key(
-        &self,
-        address: &IpAddr,
-        act: fn(std::os::fd::BorrowedFd<'_>, Family<[u8; 4], [u8; 16]>) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn local_key(&self, address: &IpAddr, act: Act<[u8; 4], [u8; 16]>) -> io::Result<()> {
         let key = match address.to_canonical() {
             IpAddr::V4(address) => Family::V4(address.octets()),
             IpAddr::V6(address) => Family::V6(address.octets()),
         };
         match act(self.fds.local[key.number()].as_fd(), key) {
+            // The table is full, which its fill shows.
             Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(()),
             result => result,
         }
     }
 }
+
+/// Puts a key into a table, or removes it.
+type Act<A, B> = fn(BorrowedFd<'_>, Family<A, B>) -> io::Result<()>;
 
 fn stream(key: &impl Key, ssrc: u32, value: &StreamValue, clock: &Clock) -> Stream {
     let idle_seconds = clock.idle_seconds(value.last_seen);

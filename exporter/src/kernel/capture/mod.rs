@@ -152,14 +152,16 @@ impl CaptureSource {
 }
 
 /// Where interfaces stand on each other, a packet passes several. Without the marks that the kernel
-/// program leaves on packets, it must be captured on one only: not on a bridge's or bond's member if
-/// the bridge or bond is captured, and with its VLAN tag not below a VLAN interface that is.
+/// program leaves on packets, it must be captured on one only: not on members of a bridge or bond if
+/// anything else is captured, and with its VLAN tag not below a VLAN interface that is.
 fn on_top(chosen: &[Attach], situation: &Situation) -> Vec<Capture> {
     let is_chosen = |index: u32| chosen.iter().any(|attach| attach.index == index);
-    let is_member = |attach: &Attach| {
+    let belongs = |attach: &Attach| {
         let link = situation.links.iter().find(|link| link.index == attach.index);
-        link.and_then(|link| link.controller).is_some_and(is_chosen)
+        link.is_some_and(|link| link.controller.is_some())
     };
+    let only_members = chosen.iter().all(belongs);
+    let is_member = |attach: &Attach| !only_members && belongs(attach);
     let carries_vlans = |attach: &Attach| {
         let mut links = situation.links.iter();
         links.any(|link| link.vlan_parent == Some(attach.index) && is_chosen(link.index))
@@ -274,6 +276,6 @@ mod tests {
         check(&[2], &[(2, false)]);
         check(&[2, 3], &[(3, false)]);
         check(&[2, 3, 4], &[(3, true), (4, false)]);
-        check(&[2, 4], &[(2, false), (4, false)]);
+        check(&[2, 4], &[(4, false)]);
     }
 }

@@ -1,0 +1,122 @@
+//! Keeps the counting tables in a bpffs, so that counters outlive a restart of the exporter.
+//!
+//! Tables are used again only if all of them have the layout and the sizes that are asked for; else
+//! they are all made anew, because flows, streams and their occupancy belong together.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use aya::EbpfLoader;
+use aya::maps::MapInfo;
+use exporter_ebpf::abi::{
+    Counter, DIRECTIONS, EVENTS, FlowKeyV4, FlowKeyV6, FlowValue, LAYOUT_VERSION, OCCUPANCIES,
+    StreamKeyV4, StreamKeyV6, StreamValue,
+};
+
+/// `f_type` of a bpffs (include/uapi/linux/magic.h).
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// What a table must be like to be used again.
+struct Shape {
+    name: &'static str,
+    key: usize,
+    value: usize,
+    entries: u32,
+}
+
+/// Where the pinned tables are.
+pub(super) struct Pins {
+    directory: PathBuf,
+    shapes: Vec<Shape>,
+}
+
+impl Pins {
+    /// Prepares a directory below `parent`, which must be on a bpffs. Removes tables there that do
+    /// not fit.
+    pub(super) fn prepare(parent: &Path, flows: u32, streams: u32) -> anyhow::Result<Self> {
+        let shown = parent.display();
+        fs::create_dir_all(parent).with_context(|| format!("make the directory {shown}"))?;
+        if !is_bpffs(parent).with_context(|| format!("look at {shown}"))? {
+            bail!("{shown} is not on a bpf file system: `mount -t bpf bpf {shown}` makes one");
+        }
+        let directory = parent.join(format!("mediasoup-exporter-{LAYOUT_VERSION}"));
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("make the directory {}", directory.display()))?;
+        let pins = Self { directory, shapes: shapes(flows, streams) };
+        if !pins.fit() {
+            pins.remove().context("remove pinned tables that do not fit")?;
+        }
+        Ok(pins)
+    }
+
+    /// Has the loader use the pinned tables, or pin those that it makes.
+    pub(super) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        for shape in &self.shapes {
+            loader.map_pin_path(shape.name, self.directory.join(shape.name));
+        }
+    }
+
+    /// All are there with the right shape, or none is.
+    fn fit(&self) -> bool {
+        let found: Vec<bool> = self.shapes.iter().map(|shape| self.fits(shape)).collect();
+        let all = found.iter().all(|&fits| fits);
+        let there = self.shapes.iter().filter(|shape| self.path(shape).exists()).count();
+        if there > 0 && !all {
+            tracing::warn!(
+                "the tables in {} do not fit this version or its limits: counting begins anew",
+                self.directory.display()
+            );
+        }
+        all || there == 0
+    }
+
+    fn fits(&self, shape: &Shape) -> bool {
+        let Ok(info) = MapInfo::from_pin(self.path(shape)) else { return false };
+        info.key_size() as usize == shape.key
+            && info.value_size() as usize == shape.value
+            && info.max_entries() == shape.entries
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        for shape in &self.shapes {
+            match fs::remove_file(self.path(shape)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, shape: &Shape) -> PathBuf {
+        self.directory.join(shape.name)
+    }
+}
+
+fn shapes(flows: u32, streams: u32) -> Vec<Shape> {
+    let flow = size_of::<FlowValue>();
+    let stream = size_of::<StreamValue>();
+    let shape = |name, key, value, entries| Shape { name, key, value, entries };
+    let events = (EVENTS * DIRECTIONS) as u32;
+    vec![
+        shape("FLOWS_V4", size_of::<FlowKeyV4>(), flow, flows),
+        shape("FLOWS_V6", size_of::<FlowKeyV6>(), flow, flows),
+        shape("STREAMS_V4", size_of::<StreamKeyV4>(), stream, streams),
+        shape("STREAMS_V6", size_of::<StreamKeyV6>(), stream, streams),
+        shape("EVENTS", size_of::<u32>(), size_of::<Counter>(), events),
+        shape("OCCUPANCY", size_of::<u32>(), size_of::<u64>(), OCCUPANCIES as u32),
+    ]
+}
+
+fn is_bpffs(path: &Path) -> io::Result<bool> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all bytes zero are a valid struct statfs.
+    let mut told: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends with a zero byte, and the kernel writes one struct to a live reference.
+    if unsafe { libc::statfs(path.as_ptr(), &raw mut told) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(told.f_type as u64 == BPF_FS_MAGIC)
+}

@@ -1,0 +1,264 @@
+//! Stacked and raw interfaces, and interfaces that come and go: one packet is counted once, wherever
+//! it passes.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use exporter_ebpf::abi::Event;
+use exporter_tests::netns::{Netns, veth};
+use exporter_tests::pair::{Conversation, Pair, counted, options, start, start_with};
+use exporter_tests::rtp::Packet;
+use exporter_tests::{root_or_skip, skip, wait};
+use mediasoup_exporter::kernel::{Counting, Options, SourceChoice};
+use mediasoup_exporter::model::Direction::{Receive, Send};
+
+#[test]
+fn a_stack_of_bridge_and_veth_counts_once() -> Result<()> {
+    stack(SourceChoice::Ebpf, Top::Veth)
+}
+
+#[test]
+fn a_stack_of_bridge_and_veth_is_captured_once() -> Result<()> {
+    stack(SourceChoice::Capture, Top::Veth)
+}
+
+#[test]
+fn a_stack_of_bridge_and_vlan_counts_once() -> Result<()> {
+    stack(SourceChoice::Ebpf, Top::Vlan)
+}
+
+#[test]
+fn a_stack_of_bridge_and_vlan_is_captured_once() -> Result<()> {
+    stack(SourceChoice::Capture, Top::Vlan)
+}
+
+/// What the SFU's address is on, above a bridge that the link to the peer is a member of.
+#[derive(Clone, Copy, PartialEq)]
+enum Top {
+    /// A veth pair, as containers have: the bridge's other member is its other end.
+    Veth,
+    /// A VLAN of the bridge.
+    Vlan,
+}
+
+fn stack(source: SourceChoice, top: Top) -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let (sfu, peer) = (Netns::new("stack")?, Netns::new("peer")?);
+    veth(&sfu, "port0", &peer, "peer0")?;
+    sfu.ip("link add name br0 type bridge")?;
+    sfu.ip("link set br0 up")?;
+    sfu.ip("link set port0 master br0")?;
+    let (mine, theirs) = match top {
+        Top::Veth => {
+            veth(&sfu, "inner0", &sfu, "port1")?;
+            sfu.ip("link set port1 master br0")?;
+            ("inner0", "peer0")
+        }
+        Top::Vlan => {
+            if let Err(error) = sfu.ip("link add link br0 name br0.7 type vlan id 7") {
+                skip(&format!("{error:#}"));
+                return Ok(());
+            }
+            sfu.ip("link set br0.7 up")?;
+            peer.ip("link add link peer0 name peer0.7 type vlan id 7")?;
+            peer.ip("link set peer0.7 up")?;
+            ("br0.7", "peer0.7")
+        }
+    };
+    sfu.address(mine, "10.78.0.1".parse()?, 24)?;
+    peer.address(theirs, "10.78.0.2".parse()?, 24)?;
+
+    let counting = start(&sfu, &["*"], source)?;
+    let mut talk =
+        Conversation::new(&sfu, "10.78.0.1:40000".parse()?, &peer, "10.78.0.2".parse()?)?;
+    let received = talk.say(Receive, 1, 40, 500)?;
+    let sent = talk.say(Send, 2, 30, 500)?;
+    wait::until_equal("both directions to be counted", wait::LONG, || {
+        let reading = counting.read()?;
+        let both = (counted(&reading, Receive, 1), counted(&reading, Send, 2));
+        Ok((both, ((40, received), (30, sent))))
+    })?;
+    let reading = counting.read()?;
+    assert_eq!(reading.flows.len(), 1);
+    if source == SourceChoice::Ebpf {
+        let seen = reading.events[Event::SeenBefore as usize];
+        // Above the bridge's member there is at least one interface more.
+        assert!(seen[0].packets >= 40 && seen[1].packets >= 30, "{seen:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn loopback_counts_both_ends() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let host = Netns::new("lo")?;
+    let counting = start(&host, &["lo"], SourceChoice::Ebpf)?;
+    // The peer's port is outside of the range, so one end is the SFU's.
+    let mut talk =
+        Conversation::new(&host, "127.0.0.1:40001".parse()?, &host, "127.0.0.2".parse()?)?;
+    talk.say(Receive, 1, 7, 100)?;
+    talk.say(Send, 2, 5, 100)?;
+    let reading = counting.read()?;
+    assert_eq!((counted(&reading, Receive, 1).0, counted(&reading, Send, 2).0), (7, 5));
+    // Both ends in the range: a flow for each end.
+    let (a, b) = host.run_in(|| {
+        let bind = |port: u16| UdpSocket::bind(("127.0.0.1", port));
+        anyhow::Ok((bind(40_002)?, bind(40_003)?))
+    })?;
+    let packet = Packet { payload_type: 96, ssrc: 3, payload: vec![0; 50], ..Packet::default() };
+    a.send_to(&packet.to_bytes(), b.local_addr()?)?;
+    b.recv(&mut [0; 100])?;
+    let reading = counting.read()?;
+    assert_eq!((counted(&reading, Send, 3).0, counted(&reading, Receive, 3).0), (1, 1));
+    Ok(())
+}
+
+#[test]
+fn raw_interfaces_are_counted() -> Result<()> {
+    raw(SourceChoice::Ebpf)
+}
+
+#[test]
+fn raw_interfaces_are_captured() -> Result<()> {
+    raw(SourceChoice::Capture)
+}
+
+fn raw(source: SourceChoice) -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let host = Netns::new("tun")?;
+    let mut tun = host.run_in(|| tun("tun0"))?;
+    host.address("tun0", "10.79.0.1".parse()?, 24)?;
+    host.ip("link set tun0 up")?;
+    let counting = start(&host, &["tun0"], source)?;
+    let socket = host.run_in(|| UdpSocket::bind("10.79.0.1:40000"))?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+
+    let packet = Packet { payload_type: 96, ssrc: 8, payload: vec![0; 80], ..Packet::default() };
+    let bytes = packet.to_bytes();
+    tun.write_all(&udp_packet(&bytes)).context("hand the kernel a packet")?;
+    ensure!(socket.recv(&mut [0; 200])? == bytes.len());
+    socket.send_to(&bytes, "10.79.0.2:9")?;
+    let mut sent = [0; 200];
+    // The kernel's own multicast may come first.
+    while sent[0] >> 4 != 4 || sent[9] != 17 {
+        tun.read(&mut sent)?;
+    }
+    wait::until_equal("both directions to be counted", wait::LONG, || {
+        let reading = counting.read()?;
+        let counted = (counted(&reading, Receive, 8), counted(&reading, Send, 8));
+        let one = (1, bytes.len() as u64);
+        Ok((counted, (one, one)))
+    })
+}
+
+/// From 10.79.0.2:9 to 10.79.0.1:40000; without a UDP checksum, which IPv4 permits.
+fn udp_packet(payload: &[u8]) -> Vec<u8> {
+    let length = 28 + payload.len() as u16;
+    let mut header = vec![0x45, 0];
+    header.extend(length.to_be_bytes());
+    header.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 79, 0, 2, 10, 79, 0, 1]);
+    let words = header.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum: u32 = words.sum();
+    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    header.extend([0, 9, 0x9c, 0x40]);
+    header.extend((length - 20).to_be_bytes());
+    header.extend([0, 0]);
+    header.extend(payload);
+    header
+}
+
+fn tun(name: &str) -> Result<File> {
+    // SAFETY: open takes a C string literal.
+    let fd = unsafe { libc::open(c"/dev/net/tun".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    ensure!(fd >= 0, "open /dev/net/tun: {}", std::io::Error::last_os_error());
+    // SAFETY: just opened, owned by nobody else.
+    let file = unsafe { File::from_raw_fd(fd) };
+    let mut request = [0_u8; 40];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    let flags = (libc::IFF_TUN | libc::IFF_NO_PI) as u16;
+    request[16..18].copy_from_slice(&flags.to_ne_bytes());
+    // SAFETY: TUNSETIFF reads and writes a struct ifreq, which has 40 bytes.
+    let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
+    ensure!(made == 0, "make {name}: {}", std::io::Error::last_os_error());
+    Ok(file)
+}
+
+#[test]
+fn interfaces_that_come_and_go_are_followed() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let pair = Arc::new(Pair::new()?);
+    let inside = Arc::clone(&pair);
+    pair.sfu.run_in(|| {
+        let interfaces = vec!["sfu*".to_owned()];
+        let options = Options { interfaces, source: SourceChoice::Ebpf, ..options() };
+        let counting = Arc::new(Counting::start(&options)?);
+        // The runtime's threads must be in the namespace, too.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let following = Arc::clone(&counting).follow(async {
+            let _ = stopped.await;
+        });
+        runtime.block_on(async {
+            let following = tokio::spawn(following);
+            let look = tokio::task::spawn_blocking({
+                let counting = Arc::clone(&counting);
+                move || come_and_go(&inside, &counting)
+            });
+            let seen = look.await?;
+            let _ = stop.send(());
+            following.await?;
+            seen
+        })
+    })
+}
+
+fn come_and_go(pair: &Pair, counting: &Counting) -> Result<()> {
+    let on = || counting.status().interfaces;
+    assert_eq!(on(), ["sfu0"]);
+    veth(&pair.sfu, "sfu1", &pair.peer, "peer1")?;
+    pair.sfu.address("sfu1", "10.80.0.1".parse()?, 24)?;
+    pair.peer.address("peer1", "10.80.0.2".parse()?, 24)?;
+    wait::until_equal("sfu1 to be attached", wait::LONG, || Ok((on().len(), 2)))?;
+    // Its address has to become local, too, which comes with a later change.
+    let mut talk = pair.connect("10.80.0.1:40000", "10.80.0.2")?;
+    wait::until("a packet to sfu1 to be counted", wait::LONG, || {
+        talk.say(Receive, 5, 1, 100)?;
+        Ok((counted(&counting.read()?, Receive, 5).0 > 0).then_some(()))
+    })?;
+    pair.sfu.ip("link del sfu1")?;
+    wait::until_equal("sfu1 to be detached", wait::LONG, || Ok((on(), vec!["sfu0".into()])))?;
+    pair.sfu.ip("link set sfu0 down")?;
+    wait::until_equal("sfu0 to be detached", wait::LONG, || Ok((on().len(), 0)))?;
+    pair.sfu.ip("link set sfu0 up")?;
+    wait::until_equal("sfu0 to be attached", wait::LONG, || Ok((on().len(), 1)))
+}
+
+#[test]
+fn by_default_the_default_route_decides() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let pair = Pair::new()?;
+    veth(&pair.sfu, "other0", &pair.peer, "other1")?;
+    pair.sfu.ip("route add default via 10.77.0.2")?;
+    let counting = start_with(&pair.sfu, Options { source: SourceChoice::Ebpf, ..options() })?;
+    let interfaces = counting.status().interfaces;
+    // Workers of the machine that runs the tests may listen on its loopback address.
+    ensure!(interfaces.contains(&"sfu0".to_owned()), "{interfaces:?}");
+    ensure!(!interfaces.contains(&"other0".to_owned()), "{interfaces:?}");
+    Ok(())
+}

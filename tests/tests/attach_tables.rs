@@ -1,0 +1,219 @@
+//! The kernel's tables as a reading shows them: every entry that was made, none twice, and room that
+//! comes back when entries go.
+
+use std::collections::HashSet;
+use std::net::UdpSocket;
+
+use anyhow::{Context, Result};
+use exporter_tests::pair::{Pair, counted, options, start, start_with};
+use exporter_tests::rtp::Packet;
+use exporter_tests::{root_or_skip, wait};
+use mediasoup_exporter::kernel::{Counting, Lifetimes, Limits, Options, SourceChoice};
+use mediasoup_exporter::model::Direction::{self, Receive, Send};
+use mediasoup_exporter::model::{JoinKey, Proto, Reading};
+
+const FLOWS: usize = 40;
+const STREAMS: u32 = 500;
+
+#[test]
+fn twenty_thousand_streams_are_read_as_they_were_made() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let pair = Pair::new()?;
+    let counting = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
+    let mut expected = HashSet::new();
+    for flow in 0..FLOWS {
+        let local = ["10.77.0.1:40000", "[fd77::1]:40000"][flow % 2];
+        let sfu = pair.sfu.run_in(|| UdpSocket::bind(local))?;
+        let peer =
+            pair.peer.run_in(|| UdpSocket::bind(["10.77.0.2:0", "[fd77::2]:0"][flow % 2]))?;
+        sfu.connect(peer.local_addr()?)?;
+        for ssrc in 0..STREAMS {
+            // Sent only: a send proves the flow when something came back.
+            let packet =
+                Packet { payload_type: 100, ssrc, payload: vec![0; 20], ..Packet::default() };
+            if ssrc == 0 {
+                peer.send_to(&[0xff], sfu.local_addr()?)?;
+                sfu.recv(&mut [0; 8])?;
+            }
+            sfu.send(&packet.to_bytes())?;
+            expected.insert((peer.local_addr()?, ssrc));
+        }
+    }
+    let started = std::time::Instant::now();
+    let reading = counting.read()?;
+    let took = started.elapsed();
+    let rows = reading.streams.iter().map(|stream| (stream.tuple.remote, stream.ssrc));
+    let found: HashSet<_> = rows.collect();
+    assert_eq!(reading.streams.len(), FLOWS * STREAMS as usize, "a stream came twice or never");
+    assert_eq!(found, expected);
+    assert!(reading.streams.iter().all(|stream| stream.total.packets == 1 && stream.known));
+    assert_eq!(reading.flows.len(), FLOWS);
+    assert_eq!(entries(&reading, "streams"), (FLOWS * STREAMS as usize) as u64);
+    eprintln!("read {} streams in {took:?}", found.len());
+    Ok(())
+}
+
+#[test]
+fn told_flows_are_known_from_their_first_packet() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let pair = Pair::new()?;
+    let counting = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
+    for local in ["10.77.0.1:40000", "[fd77::1]:40000"] {
+        let peer = if local.starts_with('[') { "fd77::2" } else { "10.77.0.2" };
+        let mut told = pair.connect(local, peer)?;
+        let key =
+            JoinKey { proto: Proto::Udp, local_port: 40_000, remote: told.peer.local_addr()? };
+        counting.tell(&HashSet::from([key]))?;
+        told.say(Receive, 1, 3, 100)?;
+        assert!(known(&counting.read()?, &key));
+        // No longer told, but known for good.
+        counting.tell(&HashSet::new())?;
+        told.say(Receive, 1, 3, 100)?;
+        assert!(known(&counting.read()?, &key));
+        drop(told);
+        let mut stranger = pair.connect(local, peer)?;
+        stranger.say(Receive, 2, 3, 100)?;
+        let key = JoinKey { remote: stranger.peer.local_addr()?, ..key };
+        assert!(!known(&counting.read()?, &key));
+        // Told late: known with the next packet, and nothing is lost.
+        counting.tell(&HashSet::from([key]))?;
+        stranger.say(Receive, 2, 4, 100)?;
+        let reading = counting.read()?;
+        assert!(known(&reading, &key));
+    }
+    assert_eq!(counted(&counting.read()?, Receive, 2).0, 14);
+    Ok(())
+}
+
+#[test]
+fn what_rests_goes_and_gives_its_room_back() -> Result<()> {
+    rests_and_goes(SourceChoice::Ebpf)
+}
+
+#[test]
+fn what_rests_goes_from_the_capture_too() -> Result<()> {
+    rests_and_goes(SourceChoice::Capture)
+}
+
+fn rests_and_goes(source: SourceChoice) -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let pair = Pair::new()?;
+    let counting = start_with(
+        &pair.sfu,
+        Options {
+            interfaces: vec!["sfu0".into()],
+            source,
+            lifetimes: Lifetimes { stranger: 0, untold: 0, stream: 0 },
+            limits: Limits { stranger_flows: 2, ssrcs_per_flow: 3, ..Limits::default() },
+            ..options()
+        },
+    )?;
+    let mut known = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
+    let mut stranger = pair.connect("10.77.0.1:40001", "10.77.0.2")?;
+    known.say(Receive, 1, 10, 100)?;
+    known.say(Send, 2, 10, 100)?;
+    stranger.say(Receive, 3, 10, 100)?;
+    let mut ended: Vec<(Direction, u32, u64)> = Vec::new();
+    let mut flows = 0;
+    wait::until("everything to end", wait::LONG, || {
+        let reading = counting.read()?;
+        flows += reading.flows.iter().filter(|flow| flow.ended).count();
+        let streams = reading.streams.iter().filter(|stream| stream.ended);
+        ended.extend(streams.map(|row| (row.direction, row.ssrc, row.total.packets)));
+        Ok((ended.len() >= 3).then_some(()))
+    })?;
+    ended.sort();
+    assert_eq!(
+        ended,
+        [(Receive, 1, 10), (Receive, 3, 10), (Send, 2, 10)],
+        "once, with all packets"
+    );
+    assert_eq!(flows, 2);
+    let reading = counting.read()?;
+    assert!(reading.flows.is_empty() && reading.streams.is_empty());
+    for table in ["flows", "streams", "stranger_flows", "stranger_streams"] {
+        assert_eq!(entries(&reading, table), 0, "{table}");
+    }
+    Ok(())
+}
+
+/// A flow's bound on SSRCs counts streams that are there, not those that ever were.
+#[test]
+fn streams_that_went_make_room_in_their_flow() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let pair = Pair::new()?;
+    let counting = start_with(
+        &pair.sfu,
+        Options {
+            interfaces: vec!["sfu0".into()],
+            source: SourceChoice::Ebpf,
+            lifetimes: Lifetimes { stranger: 600, untold: 600, stream: 0 },
+            limits: Limits { ssrcs_per_flow: 3, ..Limits::default() },
+            ..options()
+        },
+    )?;
+    for (local, peer) in [("10.77.0.1:40000", "10.77.0.2"), ("[fd77::1]:40000", "fd77::2")] {
+        let mut talk = pair.connect(local, peer)?;
+        for generation in 0..3 {
+            for ssrc in 0..3 {
+                talk.say(Send, generation * 10 + ssrc, 1, 100)?;
+            }
+            let live =
+                |reading: &Reading| reading.streams.iter().filter(|stream| !stream.ended).count();
+            let reading = counting.read()?;
+            let made = reading.streams.iter().filter(|row| row.ssrc / 10 == generation).count();
+            assert_eq!(made, 3, "generation {generation}: the flow's share is used up");
+            wait::until("streams to end", wait::LONG, || {
+                Ok((live(&counting.read()?) == 0).then_some(()))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn known(reading: &Reading, key: &JoinKey) -> bool {
+    let mut flows = reading.flows.iter().filter(|flow| flow.tuple.join_key() == *key);
+    flows.next().is_some_and(|flow| flow.known)
+}
+
+fn entries(reading: &Reading, table: &str) -> u64 {
+    let found = reading.tables.iter().find(|fill| fill.table == table);
+    found.with_context(|| table.to_owned()).unwrap().entries
+}
+
+/// Reading from two threads while a third tells and traffic flows: nothing is lost or counted twice.
+#[test]
+fn reading_and_telling_at_once_is_safe() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let pair = Pair::new()?;
+    let counting: Counting = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
+    let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
+    let key = JoinKey { proto: Proto::Udp, local_port: 40_000, remote: talk.peer.local_addr()? };
+    std::thread::scope(|scope| {
+        let readers =
+            [(); 2].map(|()| scope.spawn(|| (0..50).try_for_each(|_| counting.read().map(drop))));
+        let teller = scope.spawn(|| {
+            (0..50).try_for_each(|round| {
+                let told = if round % 2 == 0 { HashSet::from([key]) } else { HashSet::new() };
+                counting.tell(&told)
+            })
+        });
+        talk.say(Receive, 1, 500, 100)?;
+        for reader in readers {
+            reader.join().unwrap()?;
+        }
+        teller.join().unwrap()
+    })?;
+    assert_eq!(counted(&counting.read()?, Receive, 1).0, 500);
+    Ok(())
+}

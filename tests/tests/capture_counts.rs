@@ -1,0 +1,55 @@
+//! Packet capture counts what eBPF counts, of the same traffic.
+
+use anyhow::Result;
+use exporter_tests::pair::{Pair, counted, start};
+use exporter_tests::{root_or_skip, wait};
+use mediasoup_exporter::kernel::{Source, SourceChoice};
+use mediasoup_exporter::model::Direction::{Receive, Send};
+use mediasoup_exporter::model::{Flow, Reading, Stream};
+
+#[test]
+fn capture_and_ebpf_count_the_same() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let pair = Pair::new()?;
+    let captured = start(&pair.sfu, &["sfu0"], SourceChoice::Capture)?;
+    let counting = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
+    assert_eq!(captured.source(), Source::Capture);
+    for (local, remote) in [("10.77.0.1:40000", "10.77.0.2"), ("[fd77::1]:40000", "fd77::2")] {
+        let mut talk = pair.connect(local, remote)?;
+        for round in 0..5 {
+            talk.say(Receive, 100 + round, 60, 20 + 200 * round as usize)?;
+            talk.say(Send, 200 + round, 40, 1200)?;
+        }
+        // Neither RTP nor anything else that is known, and DTLS by its first byte.
+        talk.peer.send(&[0xff; 33])?;
+        talk.peer.send(&[22; 44])?;
+        talk.sfu.send(&[22; 55])?;
+        for _ in 0..2 {
+            talk.sfu.recv(&mut [0; 100])?;
+        }
+    }
+    wait::until_equal("capture to count what eBPF counts", wait::LONG, || {
+        Ok((rows(&captured.read()?), rows(&counting.read()?)))
+    })?;
+    assert_eq!(counted(&captured.read()?, Receive, 104).0, 120);
+    assert_eq!(captured.status().capture_lost, Some(0));
+    Ok(())
+}
+
+/// Everything but what depends on when it is read.
+fn rows(reading: &Reading) -> (Vec<String>, Vec<String>) {
+    let flow = |flow: &Flow| format!("{:?} {} {:?}", flow.tuple, flow.known, flow.counts);
+    let stream = |stream: &Stream| {
+        let Stream { tuple, direction, ssrc, known, payload_type, total, .. } = stream;
+        let Stream { received, expected, out_of_order, duplicates, restarts, .. } = stream;
+        let sequence = (received, expected, out_of_order, duplicates, restarts);
+        format!("{tuple:?} {direction:?} {ssrc} {known} {payload_type} {total:?} {sequence:?}")
+    };
+    let mut rows: (Vec<String>, Vec<String>) =
+        (reading.flows.iter().map(flow).collect(), reading.streams.iter().map(stream).collect());
+    rows.0.sort();
+    rows.1.sort();
+    rows
+}
