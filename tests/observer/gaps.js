@@ -2,35 +2,55 @@
 // was at worst, and perf_hooks' histogram says the same by other means.
 'use strict';
 
-const { monitorEventLoopDelay } = require('perf_hooks');
+const { monitorEventLoopDelay, PerformanceObserver } = require('perf_hooks');
 
 class Gaps {
   constructor() {
-    this.longest = 0;
-    this.last = process.hrtime.bigint();
     this.histogram = monitorEventLoopDelay({ resolution: 1 });
     this.histogram.enable();
-    setInterval(() => {
-      const now = process.hrtime.bigint();
-      this.longest = Math.max(this.longest, Number(now - this.last) / 1e6);
-      this.last = now;
-    }, 1).unref();
-    this.cpu = process.cpuUsage();
-    this.since = process.hrtime.bigint();
+    this.collections = 0;
+    new PerformanceObserver((list) => list.getEntries().forEach((entry) => {
+      this.collections = Math.max(this.collections, entry.duration);
+    })).observe({ entryTypes: ['gc'] });
+    this.reset();
+    setInterval(() => this.tick(), 1).unref();
   }
 
-  // Milliseconds, and the share of a processor that this process used meanwhile.
-  take() {
-    const now = process.hrtime.bigint();
-    const cpu = process.cpuUsage(this.cpu);
-    const result = { timer: this.longest, histogram: this.histogram.max / 1e6,
-      cpu: (cpu.user + cpu.system) / 1e3 / (Number(now - this.since) / 1e6) };
-    this.longest = 0;
+  reset() {
+    this.wall = 0;
+    this.busy = 0;
+    this.collections = 0;
     this.histogram.reset();
-    this.cpu = process.cpuUsage();
-    this.since = now;
+    this.since = this.last = process.hrtime.bigint();
+    this.cpuSince = this.cpuLast = cpu();
+  }
+
+  // On a machine that is busy with other things only processor time tells who held the loop.
+  tick() {
+    const now = process.hrtime.bigint();
+    const used = cpu();
+    const wall = Number(now - this.last) / 1e6;
+    this.wall = Math.max(this.wall, wall);
+    this.busy = Math.max(this.busy, Math.min(wall, used - this.cpuLast));
+    this.last = now;
+    this.cpuLast = used;
+  }
+
+  // In milliseconds: longest hold-up by the clock, by perf_hooks, by processor time within it (all
+  // threads); longest garbage collection; share of a processor that this process used.
+  take() {
+    this.tick();
+    const share = (cpu() - this.cpuSince) / (Number(process.hrtime.bigint() - this.since) / 1e6);
+    const result = { wall: this.wall, histogram: this.histogram.max / 1e6, busy: this.busy,
+      collection: this.collections, share };
+    this.reset();
     return result;
   }
+}
+
+function cpu() {
+  const usage = process.cpuUsage();
+  return (usage.user + usage.system) / 1e3;
 }
 
 module.exports = { Gaps };

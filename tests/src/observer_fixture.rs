@@ -37,7 +37,10 @@ impl Fixture {
         rooms: usize,
         peers: usize,
     ) -> Result<Self> {
-        Self::run("server.js", &[kind], build, socket, &[rooms, peers])
+        let mut command = node(build);
+        command.arg(script("server.js")).arg(kind).arg(socket);
+        command.args([rooms, peers].map(|number| number.to_string()));
+        Self::spawn(command, socket)
     }
 
     /// Starts a server with the observer's script loaded, its agent's socket at `socket`.
@@ -48,21 +51,12 @@ impl Fixture {
         Self::spawn(command, socket)
     }
 
-    /// Starts the server that holds 500 producers and 2,000 consumers.
+    /// Starts the server that holds 500 producers and 2,000 consumers, before all others where
+    /// that is allowed: what else the machine does is not what is measured.
     pub fn start_load(build: &Build, socket: &Path) -> Result<Self> {
-        Self::run("load.js", &["edumeet3"], build, socket, &[500, 2000])
-    }
-
-    fn run(
-        file: &str,
-        arguments: &[&str],
-        build: &Build,
-        socket: &Path,
-        numbers: &[usize],
-    ) -> Result<Self> {
-        let mut command = node(build);
-        command.arg(script(file)).args(arguments).arg(socket);
-        command.args(numbers.iter().map(ToString::to_string));
+        let mut command = Command::new("chrt");
+        command.args(["-f", "1", "node"]).env("NODE_PATH", build.dir().join("node_modules"));
+        command.arg(script("load.js")).arg("edumeet3").arg(socket).args(["500", "2000"]);
         Self::spawn(command, socket)
     }
 

@@ -15,7 +15,6 @@ use exporter_tests::{skip, wait};
 use mediasoup_exporter::observer::Options;
 use serde_json::json;
 
-const ROUNDS: usize = 9;
 
 #[test]
 #[ignore = "measures, and takes minutes"]
@@ -35,20 +34,24 @@ fn what_a_visit_costs() -> Result<()> {
     Ok(())
 }
 
-/// Longest hold-ups of the event loop, in milliseconds, by what happened meanwhile.
+/// What happens to the server, in the order of a round.
+const PHASES: [&str; 4] =
+    ["at rest", "console and first telling", "2,000 scores change at once", "steady"];
+
+/// What the server measures of itself (`tests/observer/gaps.js`).
+const FIGURES: [&str; 4] = ["wall", "busy", "collection", "share"];
+
 fn measure(server: &mut Fixture, stats_interval: Duration) -> Result<()> {
-    let mut rows: [(&str, Vec<f64>, Vec<f64>); 4] = [
-        ("at rest, before", Vec::new(), Vec::new()),
-        ("console, loader, first telling", Vec::new(), Vec::new()),
-        ("all consumers' scores change", Vec::new(), Vec::new()),
-        ("steady", Vec::new(), Vec::new()),
-    ];
+    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(9);
+    let mut figures = vec![vec![Vec::new(); FIGURES.len()]; PHASES.len()];
     let mut sync = Vec::new();
-    for _ in 0..ROUNDS {
-        let mut note = |row: usize, server: &mut Fixture| -> Result<()> {
+    let mut slices = Vec::new();
+    for _ in 0..rounds {
+        let mut note = |phase: usize, server: &mut Fixture| -> Result<()> {
             let gap = server.ask(&json!({ "do": "gap" }))?;
-            rows[row].1.push(gap["timer"].as_f64().unwrap_or(f64::NAN));
-            rows[row].2.push(gap["cpu"].as_f64().unwrap_or(f64::NAN) * 100.0);
+            for (figure, values) in FIGURES.iter().zip(&mut figures[phase]) {
+                values.push(gap[figure].as_f64().unwrap_or(f64::NAN));
+            }
             Ok(())
         };
         let options = Options { stats_interval, ..options(&[server.socket().to_owned()]) };
@@ -69,15 +72,17 @@ fn measure(server: &mut Fixture, stats_interval: Duration) -> Result<()> {
         thread::sleep(Duration::from_secs(8));
         note(3, server)?;
         assert_eq!(watch.state().consumers.len(), 2000);
+        slices.push(watch.status().expect("it is up").beat.slice_ms);
         watch.stop()?;
     }
-    println!("statistics every {stats_interval:?}; first telling took {} ms", spread(&mut sync));
-    for (name, mut gaps, mut cpu) in rows {
-        println!(
-            "{name:32} longest hold-up {} ms, processor {} %",
-            spread(&mut gaps),
-            spread(&mut cpu)
-        );
+    println!("statistics every {stats_interval:?}, {rounds} rounds: median (least–most)");
+    println!("first telling took {} ms; the script's longest slice {} ms", spread(&mut sync), spread(&mut slices));
+    for (phase, figures) in PHASES.iter().zip(&mut figures) {
+        print!("{phase:28}");
+        for (figure, values) in FIGURES.iter().zip(figures) {
+            print!("  {figure} {}", spread(values));
+        }
+        println!();
     }
     Ok(())
 }
@@ -86,5 +91,5 @@ fn measure(server: &mut Fixture, stats_interval: Duration) -> Result<()> {
 fn spread(values: &mut [f64]) -> String {
     values.sort_by(f64::total_cmp);
     let (least, most) = (values[0], values[values.len() - 1]);
-    format!("{:6.1} ({least:.1}–{most:.1})", values[values.len() / 2])
+    format!("{:.2} ({least:.2}–{most:.2})", values[values.len() / 2])
 }

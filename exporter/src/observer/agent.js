@@ -41,12 +41,14 @@ function install(socket, need, roots) {
   const records = new Map();
   const hooks = new Set();
   const timers = new Set();
+  const unsettled = new Set();
   const kind = detect();
   let dirty = [];
   let flushTimer = null;
   let out = '';
   let outScheduled = false;
-  let sliceStart = now();
+  let sliceStart = 0;
+  let sliceOpen = false;
   let longestSlice = 0;
   let dropped = 0;
   let failures = 0;
@@ -83,6 +85,7 @@ function install(socket, need, roots) {
     timers.forEach((timer) => { clearInterval(timer); clearTimeout(timer); });
     timers.clear();
     records.clear();
+    unsettled.clear();
     dirty = [];
     out = '';
     // The listener for errors stays: a late write error must never end the server.
@@ -128,7 +131,7 @@ function install(socket, need, roots) {
 
   function beat() {
     say({ t: 'beat', objects: records.size, requests: requests, dropped: dropped,
-      failures: failures, slice: Math.round(longestSlice * 10) / 10 });
+      failures: failures, slice: longestSlice });
     longestSlice = 0;
   }
 
@@ -183,16 +186,23 @@ function install(socket, need, roots) {
     if (socket.writableLength > PENDING) stop();
   }
 
-  // Gives the event loop back when this slice has been long enough, and waits for a slow reader.
+  // Whether this turn of the event loop has been long enough, whichever of several functions used
+  // it up. Date.now() because it is asked for each object.
+  function due() {
+    if (sliceOpen) return Date.now() - sliceStart >= SLICE_MS;
+    sliceOpen = true;
+    sliceStart = Date.now();
+    setImmediate(() => { sliceOpen = false; });
+    return false;
+  }
+
+  // Gives the event loop back, and waits for a slow reader.
   async function breathe() {
-    const spent = now() - sliceStart;
-    if (spent < SLICE_MS) return;
-    longestSlice = Math.max(longestSlice, spent);
+    longestSlice = Math.max(longestSlice, Date.now() - sliceStart);
     push();
     do {
       await new Promise((resolve) => setImmediate(resolve));
     } while (!stopped && socket.writableLength > PENDING / 2);
-    sliceStart = now();
   }
 
   // ---- Objects ----------------------------------------------------------------------------------
@@ -224,7 +234,6 @@ function install(socket, need, roots) {
     const batch = dirty;
     dirty = [];
     flushTimer = null;
-    sliceStart = now();
     for (const rec of batch) {
       if (stopped) return;
       rec.dirty = false;
@@ -232,7 +241,7 @@ function install(socket, need, roots) {
         const where = rec.what === 'producer' ? { transport: rec.parent } : {};
         say(Object.assign({ t: rec.what + '-state', id: rec.id }, where, rec.state(rec)));
       }
-      await breathe();
+      if (due()) await breathe();
     }
   }
 
@@ -290,7 +299,7 @@ function install(socket, need, roots) {
     ['icestatechange', 'iceselectedtuplechange', 'dtlsstatechange', 'tuple', 'rtcptuple']
       .forEach((event) => listen(rec, transport.observer, event, rec.touch));
     // connect() of plain and pipe transports sets the tuple without an event.
-    rec.unsettled = transportKind(transport) === 'plain' || transportKind(transport) === 'pipe';
+    if (/plain|pipe/.test(transportKind(transport))) unsettled.add(rec);
     announce(rec);
   }
 
@@ -317,11 +326,10 @@ function install(socket, need, roots) {
   }
 
   function settleTuples() {
-    records.forEach((rec) => {
-      if (!rec.unsettled) return;
-      const state = transportState(rec);
-      if (!state.tuples.some((tuple) => tuple.remote)) return;
-      rec.unsettled = false;
+    unsettled.forEach((rec) => {
+      const settled = rec.gone || transportState(rec).tuples.some((tuple) => tuple.remote);
+      if (!settled) return;
+      unsettled.delete(rec);
       touch(rec);
     });
   }
@@ -391,7 +399,6 @@ function install(socket, need, roots) {
   // ---- The first walk ---------------------------------------------------------------------------
 
   async function walk() {
-    sliceStart = now();
     const routerPids = new Map();
     for (const worker of values(root('workers'))) {
       addWorker(worker);
@@ -402,25 +409,23 @@ function install(socket, need, roots) {
         const dump = await ask(() => worker.dump(), 'worker.dump');
         list(dump && dump.routerIds).forEach((id) => routerPids.set(id, worker.pid));
       }
-      await breathe();
+      if (due()) await breathe();
     }
     for (const router of values(root('routers'))) {
       addRouter(router, routerPids.get(router.id) || (roots && roots.parents.get(router)) || 0);
-      await breathe();
+      if (due()) await breathe();
     }
     for (const transport of values(root('transports'))) {
       addTransport(transport, parentOf(transport, 'routerId') || '');
-      await breathe();
+      if (due()) await breathe();
     }
     await walkStreams();
     await directory();
-    sliceStart = now();
     say({ t: 'synced' });
   }
 
   // A bundled server hides mediasoup's own observer: then its Maps tell of new workers.
   async function rescan() {
-    sliceStart = now();
     for (const worker of values(root('workers'))) addWorker(worker);
     for (const router of values(root('routers'))) {
       if (!records.has('router ' + router.id)) addRouter(router, routerPid(router));
@@ -430,7 +435,7 @@ function install(socket, need, roots) {
       addTransport(transport, parentOf(transport, 'routerId') || '');
       const rec = records.get('transport ' + transport.id);
       if (rec) await adoptStreams(rec);
-      await breathe();
+      if (due()) await breathe();
     }
   }
 
@@ -453,16 +458,16 @@ function install(socket, need, roots) {
       } else {
         asking = true;
       }
-      await breathe();
+      if (due()) await breathe();
     }
     if (roots) {
       for (const producer of values(roots.producers)) {
         addProducer(producer, roots.parents.get(producer));
-        await breathe();
+        if (due()) await breathe();
       }
       for (const consumer of values(roots.consumers)) {
         addConsumer(consumer, roots.parents.get(consumer));
-        await breathe();
+        if (due()) await breathe();
       }
     }
     if (!asking) return;
@@ -483,12 +488,12 @@ function install(socket, need, roots) {
     for (const id of dump.producerIds || []) {
       const producer = findProducer(id, ssrcsOf(dump, id), pipe);
       if (producer) addProducer(producer, rec.id); else addShadow(id, rec, dump);
-      await breathe();
+      if (due()) await breathe();
     }
     for (const id of dump.consumerIds || []) {
       const consumer = root('consumers').get(id);
       if (consumer) addConsumer(consumer, rec.id);
-      await breathe();
+      if (due()) await breathe();
     }
   }
 
@@ -568,7 +573,6 @@ function install(socket, need, roots) {
     directoryRuns = true;
     try {
       round++;
-      sliceStart = now();
       const rooms = new Map();
       const peers = new Map();
       const read = { 'edumeet3': readEdumeet3, 'edumeet4-room-server': readRoomServer,
@@ -618,7 +622,7 @@ function install(socket, need, roots) {
         lot.push(owner.id);
         if (lot.length === 256) say({ t: 'disown', what: owner.what, ids: lot.splice(0) });
       }
-      await breathe();
+      if (due()) await breathe();
     }
     Object.keys(lots).forEach((what) => {
       if (lots[what].length) say({ t: 'disown', what: what, ids: lots[what] });
@@ -634,7 +638,7 @@ function install(socket, need, roots) {
         : room._mediasoupRouter ? [room._mediasoupRouter.id] : [];
       rooms.set(name(entry[0]), { routers: list(routers) });
       Object.keys(room._peers || {}).forEach((id) => roomOf.set(id, name(entry[0])));
-      await breathe();
+      if (due()) await breathe();
     }
     for (const entry of entries(root('peers'))) {
       const peer = entry[1];
@@ -646,7 +650,7 @@ function install(socket, need, roots) {
       own(id, 'transport', keys(peer._transports));
       own(id, 'producer', keys(peer._producers));
       own(id, 'consumer', keys(peer._consumers));
-      await breathe();
+      if (due()) await breathe();
     }
   }
 
@@ -660,7 +664,7 @@ function install(socket, need, roots) {
       const sessions = [room.sessionId].concat(inner.map((part) => part.sessionId));
       sessions.forEach((session) => roomOf.set(session, name(entry[0])));
       rooms.set(name(entry[0]), { sessions: list(sessions) });
-      await breathe();
+      if (due()) await breathe();
     }
     for (const entry of entries(manager.peers)) {
       const peer = entry[1];
@@ -673,7 +677,7 @@ function install(socket, need, roots) {
         .filter(Boolean).map((transport) => transport.id));
       own(id, 'producer', keys(peer.producers));
       own(id, 'consumer', keys(peer.consumers));
-      await breathe();
+      if (due()) await breathe();
     }
   }
 
@@ -692,13 +696,13 @@ function install(socket, need, roots) {
         peers.set(name(peer.peerId || peer.id), { room: id, name: text(peer.displayName),
           agent: text([device.name, device.version].filter(Boolean).join(' ')) });
       });
-      await breathe();
+      if (due()) await breathe();
     }
     for (const rec of records.values()) {
       const peer = rec.what === 'producer' && peers.get(appText(rec.object, 'peerId'));
       const transport = peer && records.get('transport ' + rec.parent);
       if (transport) demoRouters.set(transport.parent, peer.room);
-      await breathe();
+      if (due()) await breathe();
     }
     // Once known it stays, also when that peer has left.
     demoRouters.forEach((id, router) => {
@@ -765,9 +769,7 @@ function install(socket, need, roots) {
     if (stopped) return null;
     requests++;
     try {
-      const answer = await request();
-      sliceStart = now();
-      return answer;
+      return await request();
     } catch (error) {
       failed(op)(error);
       return null;

@@ -1,11 +1,10 @@
 //! Brings the script into an unmodified server through its console: opens the server's REPL, types
 //! a loader of a few lines that connects to a [`Rendezvous`], and leaves the console again.
 //!
-//! The console belongs to the server's event loop and is not to be trusted with its life: Node.js
-//! ends the process when it writes to a console whose client went away without a word, because
-//! edumeet 4 and mediasoup-demo have no listener for that error. So this client never hangs up. It
-//! waits for a server that hangs (the caller's `stalled` tells that it does), leaves by the
-//! console's own door, and the first thing that its loader does is to add the missing listener.
+//! A console is not to be left without a word: when its client goes away while it writes, Node.js
+//! ends the whole server, because edumeet 4 has no listener for that error. So this client never
+//! hangs up. It waits, on one connection, for a server that hangs (the caller's `stalled` tells that
+//! it does), and whatever happens it leaves by the console's own door.
 
 use std::time::Duration;
 
@@ -26,6 +25,7 @@ const FAREWELL: Duration = Duration::from_millis(700);
 
 const COMMAND_PROMPT: &str = "cmd> ";
 const REPL_PROMPT: &str = "terminal> ";
+const EDITOR_GREETING: &str = "Entering editor mode";
 const LOADED: &str = "mediasoup-exporter loads";
 
 /// What speaks at the other end of a socket.
@@ -47,11 +47,17 @@ pub(super) struct Dialog<'a> {
     shutdown: watch::Receiver<bool>,
 }
 
-/// Where in the console the conversation is; it decides how to leave.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Where in the console the conversation is, or which answer is on its way: it decides how to leave.
+#[derive(Clone, Copy)]
 enum Place {
+    /// The command prompt is to come.
+    Arriving,
     Command,
+    /// The REPL's prompt is to come.
+    BeforeRepl,
     Repl,
+    /// The editor's greeting is to come.
+    BeforeEditor,
     Editor,
 }
 
@@ -63,7 +69,7 @@ impl<'a> Dialog<'a> {
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         let screen = Screen::default();
-        Self { stream, screen, place: Place::Command, patience, stalled, shutdown }
+        Self { stream, screen, place: Place::Arriving, patience, stalled, shutdown }
     }
 
     /// Waits for whoever speaks first: a console shows its prompt, an agent says hello.
@@ -78,6 +84,7 @@ impl<'a> Dialog<'a> {
                 return Ok(Speaker::Agent(first));
             }
             if self.screen.text().contains(COMMAND_PROMPT) {
+                self.place = Place::Command;
                 return Ok(Speaker::Console);
             }
         }
@@ -98,26 +105,27 @@ impl<'a> Dialog<'a> {
             Ok(rendezvous) => self.type_loader(&rendezvous).await,
             Err(error) => Err(error),
         };
-        // Leaving is best effort: the script, if it came, does not depend on it.
-        let _ = timeout(FAREWELL, self.leave()).await;
+        self.farewell().await;
         met
     }
 
+    /// Leaves the console, if the server lets it. Best effort: nothing depends on it here.
+    pub(super) async fn farewell(mut self) {
+        let _ = timeout(FAREWELL, self.leave()).await;
+    }
+
     async fn type_loader(&mut self, rendezvous: &Rendezvous) -> anyhow::Result<UnixStream> {
-        self.say("t\n").await?;
+        self.say("t\n", Place::BeforeRepl).await?;
         self.expect(&[REPL_PROMPT], "opening the REPL").await?;
-        self.place = Place::Repl;
         // In editor mode each line is only echoed: no preview, no evaluation until the end.
-        self.say(".editor\n").await?;
-        self.expect(&["Entering editor mode"], "entering the REPL's editor mode").await?;
-        self.place = Place::Editor;
+        self.say(".editor\n", Place::BeforeEditor).await?;
+        self.expect(&[EDITOR_GREETING], "entering the REPL's editor mode").await?;
         for line in loader(&rendezvous.told().to_string_lossy(), rendezvous.token()) {
-            self.say(&format!("{line}\n")).await?;
+            self.say(&format!("{line}\n"), Place::Editor).await?;
             let tail = line.len().saturating_sub(16);
             self.expect(&[&line[tail..]], "typing the loader").await?;
         }
-        self.say("\x04").await?;
-        self.place = Place::Repl;
+        self.say("\x04", Place::BeforeRepl).await?;
         let answers = [LOADED, "Error", "Uncaught"];
         let answer = self.expect(&answers, "evaluating the loader").await?;
         if answer != 0 {
@@ -130,7 +138,8 @@ impl<'a> Dialog<'a> {
         if let Ok(met) = timeout(self.patience, rendezvous.meet()).await {
             return met;
         }
-        self.say("global[Symbol.for('mediasoup-exporter.error')]\n").await?;
+        let question = "global[Symbol.for('mediasoup-exporter.error')]\n";
+        self.say(question, Place::BeforeRepl).await?;
         let codes = ["'ENOENT'", "'EACCES'", "'ECONNREFUSED'", "'E", "undefined"];
         let code = self.expect(&codes, "asking why the script does not come").await?;
         let path = rendezvous.told().display();
@@ -154,22 +163,36 @@ impl<'a> Dialog<'a> {
         // The farewell takes place during a shutdown, too.
         let (_never, shutdown) = watch::channel(false);
         self.shutdown = shutdown;
-        if self.place == Place::Editor {
-            self.say("\x03").await?;
-            self.expect(&[REPL_PROMPT], "leaving the editor").await?;
-            self.place = Place::Repl;
+        let doing = "leaving the console";
+        loop {
+            match self.place {
+                Place::Arriving => {
+                    self.expect(&[COMMAND_PROMPT], doing).await?;
+                    self.place = Place::Command;
+                }
+                Place::BeforeEditor => {
+                    self.expect(&[EDITOR_GREETING], doing).await?;
+                    self.place = Place::Editor;
+                }
+                Place::Editor => self.say("\x03", Place::BeforeRepl).await?,
+                Place::BeforeRepl => {
+                    self.expect(&[REPL_PROMPT], doing).await?;
+                    self.place = Place::Repl;
+                }
+                Place::Repl => self.say(".exit\n", Place::Arriving).await?,
+                Place::Command => {
+                    self.say("\x04", Place::Command).await?;
+                    while self.read(doing).await.is_ok() {}
+                    return Ok(());
+                }
+            }
         }
-        if self.place == Place::Repl {
-            self.say(".exit\n").await?;
-            self.expect(&[COMMAND_PROMPT], "leaving the REPL").await?;
-        }
-        self.say("\x04").await?;
-        while self.read("leaving the console").await.is_ok() {}
-        Ok(())
     }
 
-    async fn say(&mut self, text: &str) -> anyhow::Result<()> {
+    /// Types something, after which the conversation is at `place`.
+    async fn say(&mut self, text: &str, place: Place) -> anyhow::Result<()> {
         self.screen.clear();
+        self.place = place;
         self.stream.write_all(text.as_bytes()).await.context("write to the console")
     }
 
@@ -217,15 +240,12 @@ impl<'a> Dialog<'a> {
     }
 }
 
-/// The loader, in lines that cost the server's event loop little each. It adds the missing error
-/// listener to consoles, connects, says the token, and hands the socket to the script that comes
-/// back, which ends with a zero byte.
+/// The loader, in lines that cost the server's event loop little each. It connects, says the token,
+/// and hands the socket to the script that comes back, which ends with a zero byte.
 fn loader(path: &str, token: &str) -> Vec<String> {
     let path = serde_json::Value::from(path).to_string();
     let body = format!(
         "(()=>{{var r=require,g=global,k=Symbol.for('mediasoup-exporter.error'),b='',s;\n\
-         process._getActiveHandles().forEach(h=>{{try{{if(h.listenerCount('keypress')&&\n\
-         !h.listenerCount('error'))h.on('error',()=>{{}})}}catch(e){{}}}});\n\
          function fail(e){{g[k]=String(e.code||e.message);setTimeout(()=>{{delete g[k]}},3e4)\n\
          .unref()}}\n\
          s=r('net').connect({path});\n\

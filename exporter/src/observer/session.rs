@@ -54,9 +54,13 @@ async fn meet(
     let server = stream.peer_cred().context("read who listens on the socket")?;
     let stalled = |what: &str| source.stalled(what);
     let mut dialog = Dialog::new(stream, options.patience, &stalled, shutdown.clone());
-    match dialog.listen().await? {
-        Speaker::Agent(first) => Ok((dialog.into_stream(), first)),
-        Speaker::Console => {
+    match dialog.listen().await {
+        Err(error) => {
+            dialog.farewell().await;
+            Err(error)
+        }
+        Ok(Speaker::Agent(first)) => Ok((dialog.into_stream(), first)),
+        Ok(Speaker::Console) => {
             // Even where this fails the console has to be left properly.
             let rendezvous = Rendezvous::open(server, &options.meeting_folder);
             let mut stream = dialog.load(rendezvous).await?;

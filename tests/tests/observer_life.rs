@@ -1,0 +1,293 @@
+//! Servers that restart, hang, talk nonsense or do not let the script come: each costs its `up`
+//! until it is back, and no server is worse off for having been observed.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use exporter_tests::observer_fixture::{Fixture, VERSIONS, differences};
+use exporter_tests::observer_watch::{Watch, options};
+use exporter_tests::process::TempDir;
+use exporter_tests::sfu::Build;
+use exporter_tests::{skip, wait};
+use mediasoup_exporter::observer::{AGENT_SCRIPT, Options};
+use serde_json::json;
+
+/// A server whose console sockets have no listener for errors.
+const FRAGILE: &str = "edumeet4-media-node";
+
+fn build() -> Option<Build> {
+    let build = VERSIONS.iter().find_map(|version| Build::find(version));
+    if build.is_none() {
+        skip("no mediasoup");
+    }
+    build
+}
+
+fn agree(watch: &Watch, server: &mut Fixture) -> Result<()> {
+    wait::until_equal("observer and server agree", wait::LONG, || {
+        Ok((differences(&watch.seen(), &server.truth()?), Vec::new()))
+    })
+}
+
+#[test]
+fn a_server_that_restarts_is_found_again() -> Result<()> {
+    let Some(build) = build() else { return Ok(()) };
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let watch = Watch::start(options(&[socket.clone()]))?;
+    watch.until("no server yet", |status| !status.up && status.tally.attempts > 1)?;
+    let mut server = Fixture::start("edumeet3", &build, &socket, 2, 1)?;
+    watch.synced()?;
+    agree(&watch, &mut server)?;
+    server.signal(libc::SIGKILL)?;
+    drop(server);
+    watch.until("it is away", |status| !status.up)?;
+    wait::until("what it told goes after the grace", wait::LONG, || {
+        let state = watch.state();
+        Ok((state.transports.is_empty() && state.told().is_empty()).then_some(()))
+    })?;
+    let mut server = Fixture::start("edumeet3", &build, &socket, 1, 2)?;
+    watch.until("it is back", |status| status.up && status.tally.meetings == 2)?;
+    agree(&watch, &mut server)
+}
+
+#[test]
+fn a_server_that_hangs_while_it_tells_is_down_until_it_goes_on() -> Result<()> {
+    let Some(build) = build() else { return Ok(()) };
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let mut server = Fixture::start(FRAGILE, &build, &socket, 1, 1)?;
+    let patient = Options {
+        silence: Duration::from_secs(7),
+        patience: Duration::from_millis(300),
+        ..options(&[socket])
+    };
+    let watch = Watch::start(patient)?;
+    watch.synced()?;
+    server.signal(libc::SIGSTOP)?;
+    watch.until("it counts as down", |status| !status.up)?;
+    // One console is opened and waited for, not one for each attempt.
+    let status = watch.until("its console does not answer", |status| {
+        status.error.as_deref().is_some_and(|error| error.contains("does not answer"))
+    })?;
+    assert_eq!(status.tally.attempts, 2);
+    server.signal(libc::SIGCONT)?;
+    watch.until("it goes on", |status| status.up)?;
+    agree(&watch, &mut server)?;
+    wait::until("its consoles are closed", wait::LONG, || {
+        Ok((server.census()?["consoles"] == 0).then_some(()))
+    })?;
+    server.alive()
+}
+
+#[test]
+fn an_exporter_that_ends_at_any_moment_leaves_a_fragile_server_alive() -> Result<()> {
+    let Some(build) = build() else { return Ok(()) };
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let mut server = Fixture::start(FRAGILE, &build, &socket, 1, 1)?;
+    let before = server.census()?;
+    for moment in 0..20 {
+        let watch = Watch::start(options(&[socket.clone()]))?;
+        thread::sleep(Duration::from_millis(moment * 8));
+        watch.stop()?;
+        server.alive()?;
+    }
+    // Two at a time do not disturb each other.
+    let first = Watch::start(options(&[socket.clone()]))?;
+    let second = Watch::start(options(&[socket]))?;
+    first.synced()?;
+    second.synced()?;
+    first.stop()?;
+    agree(&second, &mut server)?;
+    second.stop()?;
+    wait::until_equal("nothing stays", wait::LONG, || Ok((server.census()?, before.clone())))
+}
+
+#[test]
+fn too_many_exporters_are_turned_away() -> Result<()> {
+    let Some(build) = build() else { return Ok(()) };
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let mut server = Fixture::start("edumeet3", &build, &socket, 1, 1)?;
+    let watches: Vec<Watch> =
+        (0..4).map(|_| Watch::start(options(&[socket.clone()]))).collect::<Result<_>>()?;
+    watches.iter().try_for_each(Watch::synced)?;
+    let fifth = Watch::start(options(&[socket]))?;
+    fifth.until("it is turned away", |status| !status.up && status.tally.attempts > 1)?;
+    assert_eq!(fifth.status().expect("it has one source").tally.meetings, 0);
+    drop(watches);
+    fifth.synced()?;
+    agree(&fifth, &mut server)
+}
+
+#[test]
+fn the_agent_tells_the_same_as_a_console() -> Result<()> {
+    for version in VERSIONS {
+        let Some(build) = Build::find(version) else {
+            skip(&format!("no mediasoup {version}"));
+            continue;
+        };
+        let folder = TempDir::new("observer")?;
+        let script = folder.path().join("agent.js");
+        fs::write(&script, AGENT_SCRIPT)?;
+        let socket = folder.path().join("agent.sock");
+        let mut server = Fixture::start_with_agent(&build, &script, &socket)?;
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&socket)?.permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        let watch = Watch::start(options(&[socket.clone()]))?;
+        watch.synced()?;
+        agree(&watch, &mut server)?;
+        let hello = watch.status().and_then(|status| status.hello).expect("it is up");
+        assert_eq!((&*hello.kind, &*hello.mediasoup), ("mediasoup", version));
+        server.ask(&json!({ "do": "close-peer", "room": "room-0", "peer": "room-0-peer-0" }))?;
+        agree(&watch, &mut server)?;
+        watch.stop()?;
+        let again = Watch::start(options(&[socket]))?;
+        again.synced()?;
+        agree(&again, &mut server)?;
+        again.stop()?;
+        wait::until("nothing stays", wait::LONG, || {
+            Ok((server.census()?["registry"] == 0).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn statistics_come_at_their_interval_and_not_without() -> Result<()> {
+    let Some(build) = build() else { return Ok(()) };
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let _server = Fixture::start("edumeet3", &build, &socket, 1, 2)?;
+    let watch = Watch::start(options(&[socket.clone()]))?;
+    wait::until("every encoding that was heard has statistics", wait::LONG, || {
+        let state = watch.state();
+        let heard = state.producers.values().flat_map(|p| &p.encodings).filter(|e| e.rid.is_some());
+        let known = heard.filter(|e| e.stats.is_some_and(|stats| stats.packet_count > 0)).count();
+        Ok((known == 6).then_some(()))
+    })?;
+    watch.stop()?;
+    let off = Options { stats_interval: Duration::ZERO, ..options(&[socket]) };
+    let watch = Watch::start(off)?;
+    watch.synced()?;
+    let asked = watch.until("a sign of life", |status| status.beat.objects > 0)?.beat.requests;
+    watch.until("another one", |status| status.tally.lines > 0 && status.beat.objects > 0)?;
+    // Only the first telling asks: each transport once, where mediasoup hides what is on it.
+    let transports = watch.state().transports.len() as u64;
+    assert!(asked <= transports + 2, "{asked} requests for {transports} transports");
+    assert!(watch.state().producers.values().all(|p| p.encodings.iter().all(|e| e.stats.is_none())));
+    Ok(())
+}
+
+/// A socket on which a fake server says something to each visitor and then waits.
+fn speaker(path: &Path, words: impl Fn(usize) -> Vec<u8> + Send + 'static) -> Result<()> {
+    let listener = UnixListener::bind(path)?;
+    thread::spawn(move || {
+        let mut held = Vec::new();
+        for (visit, stream) in listener.incoming().enumerate() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.write_all(&words(visit));
+            held.push(stream);
+        }
+    });
+    Ok(())
+}
+
+fn fake(name: &str, folder: &TempDir, words: &'static [u8]) -> Result<(PathBuf, Watch)> {
+    let path = folder.path().join(name);
+    speaker(&path, move |_| words.to_vec())?;
+    let hasty = Options {
+        silence: Duration::from_millis(300),
+        patience: Duration::from_millis(100),
+        ..options(&[path.clone()])
+    };
+    Ok((path, Watch::start(hasty)?))
+}
+
+#[test]
+fn nonsense_and_half_lines_cost_nothing_but_up() -> Result<()> {
+    let folder = TempDir::new("observer")?;
+    // Half a line, and then silence.
+    let (_, half) = fake("half", &folder, br#"{"t":"hello","v":1,"kind":"fake"#)?;
+    half.until("it is given up again and again", |s| !s.up && s.tally.attempts > 2)?;
+    assert_eq!(half.status().expect("one source").tally.meetings, 0);
+    // Lines that are none, between lines that are.
+    let words = b"{\"t\":\"hello\",\"v\":1,\"kind\":\"fake\"}\n{nonsense\n\xff\xfe\n[]\n{\"t\":\"new\"}\n{\"t\":\"worker\",\"id\":7}\n";
+    let (_, nonsense) = fake("nonsense", &folder, words)?;
+    let status = nonsense.until("it was met", |s| s.tally.meetings > 0)?;
+    assert_eq!(status.tally.bad_lines / status.tally.meetings, 4);
+    assert!(nonsense.state().workers.contains_key(&7));
+    // A script of another time.
+    let (_, other) = fake("other", &folder, b"{\"t\":\"hello\",\"v\":99,\"kind\":\"fake\"}\n")?;
+    let status = other.until("it is refused", |s| s.error.is_some())?;
+    assert!(status.error.expect("it has one").contains("--print-agent"));
+    // A prompt that never comes is waited for on one connection.
+    let (_, mute) = fake("mute", &folder, b"\x1b[32mwelcome\x1b[39m\r\n")?;
+    mute.until("it counts as down", |s| s.error.is_some())?;
+    assert_eq!(mute.status().expect("one source").tally.attempts, 1);
+    Ok(())
+}
+
+#[test]
+fn endless_output_and_endless_lines_fill_no_memory() -> Result<()> {
+    let folder = TempDir::new("observer")?;
+    let path = folder.path().join("endless");
+    speaker(&path, |visit| match visit {
+        // No console, and no line either.
+        0 => vec![b'x'; 4 << 20],
+        _ => {
+            let mut words = b"{\"t\":\"hello\",\"v\":1,\"kind\":\"fake\"}\n".to_vec();
+            words.extend(vec![b'y'; 4 << 20]);
+            words.extend(b"\n{\"t\":\"worker\",\"id\":7}\n");
+            words
+        }
+    })?;
+    let watch = Watch::start(options(&[path]))?;
+    let status = watch.until("the line is skipped", |s| s.tally.oversized_lines == 1)?;
+    assert!(status.tally.attempts >= 2);
+    wait::until("the next line counts", wait::LONG, || {
+        Ok(watch.state().workers.contains_key(&7).then_some(()))
+    })
+}
+
+/// A server that cannot see the meeting place says so, and the reason names the remedy.
+#[test]
+fn a_server_that_cannot_reach_the_meeting_place_is_told_apart() -> Result<()> {
+    let Some(build) = build() else { return Ok(()) };
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let mut server = Fixture::start(FRAGILE, &build, &socket, 1, 1)?;
+    // Longer than a socket's path may be for the server, short enough for nobody else: a folder
+    // that is replaced after the exporter has opened it.
+    let meeting = folder.path().join("meeting");
+    fs::create_dir(&meeting)?;
+    let hasty = Options {
+        patience: Duration::from_millis(500),
+        meeting_folder: meeting.clone(),
+        ..options(&[socket])
+    };
+    let remover = thread::spawn({
+        let meeting = meeting.clone();
+        move || loop {
+            let Ok(entries) = fs::read_dir(&meeting) else { return };
+            entries.flatten().for_each(|entry| drop(fs::remove_dir_all(entry.path())));
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let watch = Watch::start(hasty)?;
+    let status = watch.until("the reason", |s| {
+        s.error.as_deref().is_some_and(|error| error.contains("cannot see"))
+    })?;
+    assert!(status.error.expect("it has one").contains("/proc/PID/root"));
+    server.alive()?;
+    watch.stop()?;
+    fs::remove_dir_all(&meeting)?;
+    let _ = remover.join();
+    Ok(())
+}
