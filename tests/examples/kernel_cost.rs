@@ -58,7 +58,11 @@ fn main() -> Result<()> {
         let v4 = &v4;
         move || -> Result<u128> {
             Ok(program
-                .test_run(TestRunOptions { data_in: Some(v4), repeat: REPEAT, ..Default::default() })?
+                .test_run(TestRunOptions {
+                    data_in: Some(v4),
+                    repeat: REPEAT,
+                    ..Default::default()
+                })?
                 .duration
                 .as_nanos())
         }

@@ -139,9 +139,8 @@ impl Watch {
         let (Some(runtime), Some(task)) = (self.runtime.take(), self.task.take()) else {
             return Ok(());
         };
-        let ended = runtime.block_on(async {
-            tokio::time::timeout(Duration::from_secs(5), task).await
-        });
+        let ended =
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(5), task).await });
         runtime.shutdown_background();
         ended.context("the observer does not end")?.context("the observer panicked")
     }
@@ -173,8 +172,6 @@ fn tuple(tuple: &ServerTuple) -> Value {
 }
 
 fn encodings(encodings: &[Encoding]) -> Vec<Value> {
-    let encoding = |encoding: &Encoding| {
-        json!({ "ssrc": encoding.ssrc, "rid": encoding.rid.as_deref(), "rtx": encoding.rtx })
-    };
+    let encoding = |encoding: &Encoding| json!({ "ssrc": encoding.ssrc, "rid": encoding.rid.as_deref(), "rtx": encoding.rtx });
     encodings.iter().map(encoding).collect()
 }

@@ -65,9 +65,7 @@ fn nothing_left(server: &mut Fixture, before: &Value) -> Result<()> {
     watch.synced()?;
     assert!(server.census()?["listeners"].as_u64() > rested["listeners"].as_u64());
     watch.stop()?;
-    wait::until_equal("no listener stays", wait::LONG, || {
-        Ok((server.census()?, rested.clone()))
-    })
+    wait::until_equal("no listener stays", wait::LONG, || Ok((server.census()?, rested.clone())))
 }
 
 #[test]
@@ -140,12 +138,18 @@ fn placed(watch: &Watch) -> Vec<(String, String, String)> {
         })
     };
     let producers = state.producers.values().filter(|p| !pipe(&p.transport)).map(|p| {
-        (p.id.as_str().to_owned(), text(p.room.as_ref().map(|r| r.as_str())),
-         text(p.peer.as_ref().map(|p| p.as_str())))
+        (
+            p.id.as_str().to_owned(),
+            text(p.room.as_ref().map(|r| r.as_str())),
+            text(p.peer.as_ref().map(|p| p.as_str())),
+        )
     });
     let consumers = state.consumers.values().filter(|c| !pipe(&c.transport)).map(|c| {
-        (c.id.as_str().to_owned(), text(c.room.as_ref().map(|r| r.as_str())),
-         text(c.peer.as_ref().map(|p| p.as_str())))
+        (
+            c.id.as_str().to_owned(),
+            text(c.room.as_ref().map(|r| r.as_str())),
+            text(c.peer.as_ref().map(|p| p.as_str())),
+        )
     });
     let mut placed: Vec<_> = producers.chain(consumers).collect();
     placed.sort_unstable();

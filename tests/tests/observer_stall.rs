@@ -73,7 +73,11 @@ fn measure(server: &mut Fixture, stats_interval: Duration) -> Result<()> {
     }
     println!("statistics every {stats_interval:?}; first telling took {} ms", spread(&mut sync));
     for (name, mut gaps, mut cpu) in rows {
-        println!("{name:32} longest hold-up {} ms, processor {} %", spread(&mut gaps), spread(&mut cpu));
+        println!(
+            "{name:32} longest hold-up {} ms, processor {} %",
+            spread(&mut gaps),
+            spread(&mut cpu)
+        );
     }
     Ok(())
 }
