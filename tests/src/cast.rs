@@ -11,7 +11,7 @@ use crate::exporter::Exporter;
 use crate::peer::{Script, Track};
 use crate::scene::{Person, Role, Scene};
 use crate::sfu::Build;
-use crate::{process, root_or_skip, skip, wait};
+use crate::{process, root_or_skip, scene, skip, wait};
 
 /// The room with one router.
 pub const ATRIUM: &str = "atrium";
@@ -60,6 +60,12 @@ pub fn open(build: &Build) -> Result<Scene> {
 pub fn exporter(scene: &Scene, flags: &[&str], variables: &[(&str, &str)]) -> Result<Exporter> {
     let console = scene.sfu.console().to_str().context("a path that is not UTF-8")?;
     let mut all = vec!["--numeric", "--observer", console, "--observer.stats-interval", "1s"];
+    // Workers of other tests may run on this machine, with other ports.
+    all.extend(["--ports", "40000-49999"]);
+    if !flags.contains(&"--interface") {
+        // The SFU listens nowhere before somebody enters, so these are not yet found by themselves.
+        all.extend(["--interface", scene::BRIDGE, "--interface", "lo"]);
+    }
     all.extend(flags);
     Exporter::start(&scene.host, &all, variables)
 }

@@ -151,6 +151,7 @@ impl Scene {
         host.ip(&format!("link set {BRIDGE} up"))?;
         host.address(BRIDGE, IPV4.into(), 16)?;
         host.address(BRIDGE, IPV6.into(), 64)?;
+        leave_ports(&host)?;
         let dir = TempDir::new("scene")?;
         let sfu = Sfu::start(build, &host, dir.path(), workers)?;
         let (people, pipes, rooms, piped, hosts) = Default::default();
@@ -176,9 +177,7 @@ impl Scene {
             (Ipv4Addr::new(10, 77, 1, number).into(), 16)
         };
         host.address("eth0", ip, prefix)?;
-        // Not the SFU's range: a peer's port must be told from every port of the SFU.
-        host.run_in(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 29999"))
-            .context("set the range of a peer's ports")?;
+        leave_ports(&host)?;
         Ok((host, ip))
     }
 
@@ -320,6 +319,12 @@ impl Scene {
         }
         Ok(Channel { endpoint, transport })
     }
+}
+
+/// Leaves the SFU's range of ports to the SFU: any other must be told from those by its number.
+fn leave_ports(host: &Netns) -> Result<()> {
+    host.run_in(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 29999"))
+        .context("set the range of a host's own ports")
 }
 
 fn kind(tracks: &[Track]) -> &'static str {
