@@ -364,33 +364,34 @@ impl Chain {
 }
 
 impl Chain {
-    /// Changes nothing, but makes the verifier forget what it has learned on the way: else it would
-    /// go through all that follows once for every chain that there could be. A word that is stored
-    /// in bytes is unknown to it when it is loaded again.
+    /// Else the verifier would go through all that follows once for every chain there could be.
     #[inline(always)]
     fn forget(&mut self) {
-        let known = [
-            self.offset as u8,
-            (self.offset >> 8) as u8,
-            self.next,
-            self.is_fragment as u8 | (self.is_later_fragment as u8) << 1,
-        ];
-        let mut slot = 0u32;
-        let bytes = (&raw mut slot).cast::<u8>();
-        // SAFETY: the four bytes of `slot`.
-        let forgotten = unsafe {
-            bytes.write_volatile(known[0]);
-            bytes.add(1).write_volatile(known[1]);
-            bytes.add(2).write_volatile(known[2]);
-            bytes.add(3).write_volatile(known[3]);
-            (&raw const slot).read_volatile()
-        };
-        let [low, high, next, flags] = forgotten.to_ne_bytes();
-        self.offset = u16::from_le_bytes([low, high]) as usize;
+        let flags = self.is_fragment as u8 | (self.is_later_fragment as u8) << 1;
+        let [low, high] = (self.offset as u16).to_ne_bytes();
+        let [low, high, next, flags] = forget([low, high, self.next, flags]);
+        self.offset = u16::from_ne_bytes([low, high]) as usize;
         self.next = next;
         self.is_fragment = flags & 1 != 0;
         self.is_later_fragment = flags & 2 != 0;
     }
+}
+
+/// Changes nothing, but makes the verifier forget what it has learned of these bytes on the way: a
+/// word that was stored in bytes is unknown to it when it is loaded again.
+#[inline(always)]
+pub fn forget(known: [u8; 4]) -> [u8; 4] {
+    let mut slot = 0u32;
+    let bytes = (&raw mut slot).cast::<u8>();
+    // SAFETY: the four bytes of `slot`.
+    let forgotten = unsafe {
+        bytes.write_volatile(known[0]);
+        bytes.add(1).write_volatile(known[1]);
+        bytes.add(2).write_volatile(known[2]);
+        bytes.add(3).write_volatile(known[3]);
+        (&raw const slot).read_volatile()
+    };
+    forgotten.to_ne_bytes()
 }
 
 /// The two ports that UDP and TCP both begin with, the local one within the range.

@@ -3,8 +3,9 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use exporter_ebpf::abi::{
-    Class, Event, FlowValue, KNOWN, PROVED_SEND, SEEN_RECEIVE, SEND, StreamValue,
+    CLASSES, Class, Counter, Event, FlowValue, KNOWN, PROVED_SEND, SEEN_RECEIVE, SEND, StreamValue,
 };
+use exporter_ebpf::packet::forget;
 use exporter_ebpf::rtp::{Kind, NO_SEQUENCE};
 
 use super::atomic::{add, fetch_add_u32, fetch_or};
@@ -12,22 +13,26 @@ use super::count::{record, unpack};
 use super::tables::{Family, Inserted, Quota, event, promote};
 use super::{CHECK_LOCAL, MAX_SSRCS};
 
+/// A packet's class, whether it is of those by which a flow becomes known, and whether its RTP
+/// header does not fit: in one word of which the verifier knows nothing, so that it goes through
+/// [`plain`] once and not once for each kind.
+#[inline(always)]
+pub fn sort(kind: Kind, speaks: bool) -> u32 {
+    let is_bad = (kind == Kind::BadRtp) as u8;
+    u32::from_ne_bytes(forget([kind.class() as u8, speaks as u8, is_bad, 0]))
+}
+
 /// Counts packets that are no RTP in their flow, which the key names (its SSRC means nothing here).
-/// `speaks`: they are of those by which a flow becomes known. False: perhaps this host has no part in them.
+/// False: perhaps this host has no part in them.
 #[inline(never)]
-pub fn plain<F: Family>(
-    key: &F::Stream,
-    packets: u32,
-    bytes: u32,
-    kind: Kind,
-    speaks: bool,
-) -> bool {
+pub fn plain<F: Family>(key: &F::Stream, packets: u32, bytes: u32, sort: u32) -> bool {
     let arrival = Arrival { direction: F::direction_of(key) as u32, packets, bytes };
-    if kind == Kind::BadRtp {
+    let [class, speaks, is_bad, _] = sort.to_ne_bytes();
+    if is_bad != 0 {
         arrival.event(Event::BadRtp);
     }
-    match flow::<F>(key, &arrival, speaks) {
-        Found::At(flow) => arrival.add_to(flow, kind.class()),
+    match flow::<F>(key, &arrival, speaks != 0) {
+        Found::At(flow) => arrival.add_to(flow, class),
         Found::NoRoom => {}
         Found::NotOurs => return false,
     }
@@ -48,7 +53,7 @@ pub fn rtp<F: Family>(key: &F::Stream, packed: u64, bytes: u32) -> bool {
         Ok(stream) => record(stream, &unpack(packed), bytes, arrival.direction as u8),
         Err(refusal) => {
             arrival.event(refusal);
-            arrival.add_to(flow, Class::Rtp);
+            arrival.add_to(flow, Class::Rtp as u8);
         }
     }
     true
@@ -68,12 +73,16 @@ impl Arrival {
     }
 
     #[inline(always)]
-    fn add_to(&self, flow: *mut FlowValue, class: Class) {
-        // The mask tells the verifier what the type tells the compiler.
-        let direction = (self.direction & 1) as usize;
-        // SAFETY: the table's value.
+    fn add_to(&self, flow: *mut FlowValue, class: u8) {
+        // The mask and the test tell the verifier what the caller knows.
+        let (direction, class) = ((self.direction & 1) as usize, class as usize);
+        if class >= CLASSES {
+            return;
+        }
+        // SAFETY: the table's value, and both indexes are within it.
         unsafe {
-            let counter = &raw mut (*flow).counts[direction][class as usize];
+            let counters = (&raw mut (*flow).counts).cast::<Counter>();
+            let counter = counters.add(direction * CLASSES + class);
             add(&raw mut (*counter).packets, self.packets as u64);
             add(&raw mut (*counter).bytes, self.bytes as u64);
         }

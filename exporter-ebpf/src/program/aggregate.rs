@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_skb_load_bytes};
 use exporter_ebpf::abi::RECEIVE;
 use exporter_ebpf::rtp::{self, Kind, Payload};
 
-use super::admit;
+use super::admit::{self, sort};
 use super::count::pack;
 use super::tables::Family;
 
@@ -45,7 +45,7 @@ pub fn datagrams<F: Family>(
     if count > MAX_DATAGRAMS {
         let bytes = length.saturating_sub(MAX_DATAGRAMS * size);
         let rest = count - MAX_DATAGRAMS;
-        walk.is_counted |= admit::plain::<F>(key, rest, bytes, Kind::Other, false) as u32;
+        walk.is_counted |= admit::plain::<F>(key, rest, bytes, sort(Kind::Other, false)) as u32;
     }
     walk.is_counted != 0
 }
@@ -62,7 +62,7 @@ unsafe extern "C" fn datagram<F: Family>(index: u32, walk: *mut Walk<F>) -> i64 
         admit::rtp::<F>(key, pack(&content.rtp), bytes)
     } else {
         let speaks = F::direction_of(key) == RECEIVE || content.kind.is_proof();
-        admit::plain::<F>(key, 1, bytes, content.kind, speaks)
+        admit::plain::<F>(key, 1, bytes, sort(content.kind, speaks))
     };
     walk.is_counted |= is_counted as u32;
     0

@@ -7,9 +7,9 @@ use exporter_ebpf::abi::{Event, KNOWN, RECEIVE, SEND, StreamValue, UDP};
 use exporter_ebpf::packet::{self, Bytes, Link, Network, Packet, Skip, View};
 use exporter_ebpf::rtp::{self, Kind, Rtp, Within};
 
-use super::admit;
+use super::admit::{self, sort};
 use super::atomic::{add, try_lock, unlock};
-use super::tables::{Family, event};
+use super::tables::{Family, event, tell_if_full};
 use super::{PORT_MAX, PORT_MIN, SKIP_SEEN, aggregate};
 
 /// [`Link::Ethernet`], as a generic argument.
@@ -88,9 +88,8 @@ where
     }
     if packet.proto != UDP {
         let key = packet.key(DIRECTION, 0);
-        let speaks = packet.length != 0;
-        let is_counted =
-            admit::plain::<Packet<W>>(&key, segments(skb), packet.length, Kind::Other, speaks);
+        let sort = sort(Kind::Other, packet.length != 0);
+        let is_counted = admit::plain::<Packet<W>>(&key, segments(skb), packet.length, sort);
         return finish::<DIRECTION>(skb, is_counted);
     }
     // SAFETY: the kernel's context.
@@ -113,7 +112,8 @@ where
             // SAFETY: the table's value, which lives at least as long as this program runs.
             if unsafe { (*stream).flags } & KNOWN != 0 {
                 record(stream, &content.rtp, packet.length, DIRECTION);
-                return finish::<DIRECTION>(skb, true);
+                mark::<DIRECTION>(skb);
+                return Ok(());
             }
         }
         let is_counted = admit::rtp::<Packet<W>>(&key, pack(&content.rtp), packet.length);
@@ -122,8 +122,8 @@ where
     if content.kind == Kind::Unreadable {
         return Err(Skip::Short);
     }
-    let speaks = DIRECTION == RECEIVE || content.kind.is_proof();
-    let is_counted = admit::plain::<Packet<W>>(&key, 1, packet.length, content.kind, speaks);
+    let sort = sort(content.kind, DIRECTION == RECEIVE || content.kind.is_proof());
+    let is_counted = admit::plain::<Packet<W>>(&key, 1, packet.length, sort);
     finish::<DIRECTION>(skb, is_counted)
 }
 
@@ -144,11 +144,13 @@ pub fn unpack(packed: u64) -> Rtp {
     }
 }
 
+/// Ends what is not the RTP of a known stream.
 #[inline(always)]
 fn finish<const DIRECTION: u8>(skb: *mut __sk_buff, is_counted: bool) -> Result<(), Skip> {
     if is_counted {
         mark::<DIRECTION>(skb);
     }
+    tell_if_full();
     Ok(())
 }
 

@@ -3,8 +3,9 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_map_update_elem;
 use aya_ebpf::maps::HashMap;
+use aya_log_ebpf::warn;
 use exporter_ebpf::abi::{
-    DIRECTIONS, FlowValue, KNOWN, Occupancy, StreamKeyV4, StreamKeyV6, StreamValue,
+    DIRECTIONS, Event, FlowValue, KNOWN, Occupancy, StreamKeyV4, StreamKeyV6, StreamValue,
 };
 use exporter_ebpf::packet::Packet;
 
@@ -209,11 +210,46 @@ pub unsafe fn promote(flags: *mut u32, from: Quota, to: Quota) -> bool {
 /// Counts an event. Per processor, so no atomics.
 #[inline(never)]
 pub fn event(event: u32, direction: u32, packets: u32, bytes: u32) {
-    if let Some(counter) = EVENTS.get_ptr_mut(event * DIRECTIONS as u32 + direction) {
-        // SAFETY: only this processor writes this value, and nothing interrupts it doing so.
-        unsafe {
-            (*counter).packets += packets as u64;
-            (*counter).bytes += bytes as u64;
+    let Some(counter) = EVENTS.get_ptr_mut(event * DIRECTIONS as u32 + direction) else { return };
+    // SAFETY: only this processor writes this value, and nothing interrupts it doing so.
+    unsafe {
+        if (*counter).packets == 0 && 1 << event & FULL_EVENTS != 0 {
+            fetch_or(&raw mut FULL, 1 << event);
         }
+        (*counter).packets += packets as u64;
+        (*counter).bytes += bytes as u64;
+    }
+}
+
+/// Bits of the events that mean a full table.
+const FULL_EVENTS: u32 = 1 << Event::FlowsFull as u32
+    | 1 << Event::StreamsFull as u32
+    | 1 << Event::StrangersFull as u32
+    | 1 << Event::StrangerStreamsFull as u32;
+
+/// Those that have happened, and those that have been told.
+static mut FULL: u32 = 0;
+static mut ANNOUNCED: u32 = 0;
+
+/// Says once for each table that it is full. Called from the outermost function only, because
+/// making a message takes more stack than is left further in.
+#[inline(always)]
+pub fn tell_if_full() {
+    // SAFETY: words that are written atomically.
+    let news = unsafe { (&raw const FULL).read_volatile() & !(&raw const ANNOUNCED).read_volatile() };
+    if news != 0 {
+        tell_full(news);
+    }
+}
+
+#[inline(never)]
+fn tell_full(news: u32) {
+    // SAFETY: as above.
+    let news = news & !unsafe { fetch_or(&raw mut ANNOUNCED, news) };
+    if news & (1 << Event::FlowsFull as u32 | 1 << Event::StreamsFull as u32) != 0 {
+        warn!((), "a table of known flows or streams is full");
+    }
+    if news & (1 << Event::StrangersFull as u32 | 1 << Event::StrangerStreamsFull as u32) != 0 {
+        warn!((), "a table of strangers is full");
     }
 }
