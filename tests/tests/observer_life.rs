@@ -181,8 +181,39 @@ fn statistics_come_at_their_interval_and_not_without() -> Result<()> {
     // Only the first telling asks: each transport once, where mediasoup hides what is on it.
     let transports = watch.state().transports.len() as u64;
     assert!(asked <= transports + 2, "{asked} requests for {transports} transports");
-    assert!(watch.state().producers.values().all(|p| p.encodings.iter().all(|e| e.stats.is_none())));
+    assert!(
+        watch.state().producers.values().all(|p| p.encodings.iter().all(|e| e.stats.is_none()))
+    );
     Ok(())
+}
+
+#[test]
+fn mediasoup_3_6_leads_from_worker_to_stream_without_asking_the_worker() -> Result<()> {
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let Ok(mut server) = Fixture::start_old(&socket) else {
+        skip("no Node.js");
+        return Ok(());
+    };
+    let watch = Watch::start(options(&[socket]))?;
+    watch.synced()?;
+    let seen = |remote: Option<&str>| {
+        json!({
+            "workers": [4242], "rooms": [], "peers": [],
+            "transports": [{ "id": "T", "kind": "plain", "pid": 4242, "room": null, "peer": "p",
+                "tuples": [{ "port": 40000, "proto": "udp", "remote": remote }] }],
+            "producers": [{ "id": "P", "transport": "T", "room": null, "peer": "p",
+                "kind": "audio", "codec": "opus", "paused": false,
+                "encodings": [{ "ssrc": 1, "rid": null, "rtx": null }] }],
+            "consumers": [{ "id": "C", "producer": "P", "transport": "T", "room": null,
+                "peer": "p", "kind": "audio", "paused": false, "producerPaused": false,
+                "score": 7, "encodings": [{ "ssrc": 2, "rid": null, "rtx": null }] }],
+        })
+    };
+    assert_eq!(watch.seen(), seen(None));
+    // The tuple of a plain transport that is connected by hand changes without an event.
+    server.ask(&json!({ "do": "connect" }))?;
+    wait::until_equal("the far end", wait::LONG, || Ok((watch.seen(), seen(Some("203.0.113.9:9")))))
 }
 
 /// A socket on which a fake server says something to each visitor and then waits.
@@ -263,8 +294,7 @@ fn a_server_that_cannot_reach_the_meeting_place_is_told_apart() -> Result<()> {
     let folder = TempDir::new("observer")?;
     let socket = folder.path().join("console.sock");
     let mut server = Fixture::start(FRAGILE, &build, &socket, 1, 1)?;
-    // Longer than a socket's path may be for the server, short enough for nobody else: a folder
-    // that is replaced after the exporter has opened it.
+    // A meeting place that is gone as soon as it was made is what another file system looks like.
     let meeting = folder.path().join("meeting");
     fs::create_dir(&meeting)?;
     let hasty = Options {
