@@ -39,7 +39,7 @@ fn a_server_that_restarts_is_found_again() -> Result<()> {
     let Some(build) = build() else { return Ok(()) };
     let folder = TempDir::new("observer")?;
     let socket = folder.path().join("console.sock");
-    let watch = Watch::start(options(&[socket.clone()]))?;
+    let watch = Watch::start(options(std::slice::from_ref(&socket)))?;
     watch.until("no server yet", |status| !status.up && status.tally.attempts > 1)?;
     let mut server = Fixture::start("edumeet3", &build, &socket, 2, 1)?;
     watch.synced()?;
@@ -93,13 +93,13 @@ fn an_exporter_that_ends_at_any_moment_leaves_a_fragile_server_alive() -> Result
     let mut server = Fixture::start(FRAGILE, &build, &socket, 1, 1)?;
     let before = server.census()?;
     for moment in 0..20 {
-        let watch = Watch::start(options(&[socket.clone()]))?;
+        let watch = Watch::start(options(std::slice::from_ref(&socket)))?;
         thread::sleep(Duration::from_millis(moment * 8));
         watch.stop()?;
         server.alive()?;
     }
     // Two at a time do not disturb each other.
-    let first = Watch::start(options(&[socket.clone()]))?;
+    let first = Watch::start(options(std::slice::from_ref(&socket)))?;
     let second = Watch::start(options(&[socket]))?;
     first.synced()?;
     second.synced()?;
@@ -115,8 +115,9 @@ fn too_many_exporters_are_turned_away() -> Result<()> {
     let folder = TempDir::new("observer")?;
     let socket = folder.path().join("console.sock");
     let mut server = Fixture::start("edumeet3", &build, &socket, 1, 1)?;
-    let watches: Vec<Watch> =
-        (0..4).map(|_| Watch::start(options(&[socket.clone()]))).collect::<Result<_>>()?;
+    let watches: Vec<Watch> = (0..4)
+        .map(|_| Watch::start(options(std::slice::from_ref(&socket))))
+        .collect::<Result<_>>()?;
     watches.iter().try_for_each(Watch::synced)?;
     let fifth = Watch::start(options(&[socket]))?;
     fifth.until("it is turned away", |status| !status.up && status.tally.attempts > 1)?;
@@ -140,7 +141,7 @@ fn the_agent_tells_the_same_as_a_console() -> Result<()> {
         let mut server = Fixture::start_with_agent(&build, &script, &socket)?;
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&socket)?.permissions());
         assert_eq!(mode & 0o777, 0o600);
-        let watch = Watch::start(options(&[socket.clone()]))?;
+        let watch = Watch::start(options(std::slice::from_ref(&socket)))?;
         watch.synced()?;
         agree(&watch, &mut server)?;
         let hello = watch.status().and_then(|status| status.hello).expect("it is up");
@@ -165,7 +166,7 @@ fn statistics_come_at_their_interval_and_not_without() -> Result<()> {
     let folder = TempDir::new("observer")?;
     let socket = folder.path().join("console.sock");
     let _server = Fixture::start("edumeet3", &build, &socket, 1, 2)?;
-    let watch = Watch::start(options(&[socket.clone()]))?;
+    let watch = Watch::start(options(std::slice::from_ref(&socket)))?;
     wait::until("every encoding that was heard has statistics", wait::LONG, || {
         let state = watch.state();
         let heard = state.producers.values().flat_map(|p| &p.encodings).filter(|e| e.rid.is_some());
@@ -236,7 +237,7 @@ fn fake(name: &str, folder: &TempDir, words: &'static [u8]) -> Result<(PathBuf, 
     let hasty = Options {
         silence: Duration::from_millis(300),
         patience: Duration::from_millis(100),
-        ..options(&[path.clone()])
+        ..options(std::slice::from_ref(&path))
     };
     Ok((path, Watch::start(hasty)?))
 }
