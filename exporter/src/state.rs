@@ -211,3 +211,6 @@ fn ssrcs(encodings: &[Encoding]) -> impl Iterator<Item = (u32, StreamRole)> {
         media.into_iter().chain(rtx)
     })
 }
+
+#[cfg(test)]
+mod tests;

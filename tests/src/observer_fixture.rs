@@ -60,6 +60,13 @@ impl Fixture {
         Self::spawn(command, socket)
     }
 
+    /// Starts a server whose objects have the shape of mediasoup 3.6; it needs no mediasoup.
+    pub fn start_old(socket: &Path) -> Result<Self> {
+        let mut command = Command::new("node");
+        command.arg(script("old.js")).arg(socket);
+        Self::spawn(command, socket)
+    }
+
     fn spawn(command: Command, socket: &Path) -> Result<Self> {
         let mut process = Guard::spawn("the observed server", command)?;
         let stdin = process.stdin().context("the server's stdin")?;

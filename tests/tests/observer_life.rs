@@ -39,7 +39,7 @@ fn a_server_that_restarts_is_found_again() -> Result<()> {
     let Some(build) = build() else { return Ok(()) };
     let folder = TempDir::new("observer")?;
     let socket = folder.path().join("console.sock");
-    let watch = Watch::start(options(&[socket.clone()]))?;
+    let watch = Watch::start(options(std::slice::from_ref(&socket)))?;
     watch.until("no server yet", |status| !status.up && status.tally.attempts > 1)?;
     let mut server = Fixture::start("edumeet3", &build, &socket, 2, 1)?;
     watch.synced()?;
@@ -93,13 +93,13 @@ fn an_exporter_that_ends_at_any_moment_leaves_a_fragile_server_alive() -> Result
     let mut server = Fixture::start(FRAGILE, &build, &socket, 1, 1)?;
     let before = server.census()?;
     for moment in 0..20 {
-        let watch = Watch::start(options(&[socket.clone()]))?;
+        let watch = Watch::start(options(std::slice::from_ref(&socket)))?;
         thread::sleep(Duration::from_millis(moment * 8));
         watch.stop()?;
         server.alive()?;
     }
     // Two at a time do not disturb each other.
-    let first = Watch::start(options(&[socket.clone()]))?;
+    let first = Watch::start(options(std::slice::from_ref(&socket)))?;
     let second = Watch::start(options(&[socket]))?;
     first.synced()?;
     second.synced()?;
@@ -115,8 +115,9 @@ fn too_many_exporters_are_turned_away() -> Result<()> {
     let folder = TempDir::new("observer")?;
     let socket = folder.path().join("console.sock");
     let mut server = Fixture::start("edumeet3", &build, &socket, 1, 1)?;
-    let watches: Vec<Watch> =
-        (0..4).map(|_| Watch::start(options(&[socket.clone()]))).collect::<Result<_>>()?;
+    let watches: Vec<Watch> = (0..4)
+        .map(|_| Watch::start(options(std::slice::from_ref(&socket))))
+        .collect::<Result<_>>()?;
     watches.iter().try_for_each(Watch::synced)?;
     let fifth = Watch::start(options(&[socket]))?;
     fifth.until("it is turned away", |status| !status.up && status.tally.attempts > 1)?;
@@ -140,7 +141,7 @@ fn the_agent_tells_the_same_as_a_console() -> Result<()> {
         let mut server = Fixture::start_with_agent(&build, &script, &socket)?;
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&socket)?.permissions());
         assert_eq!(mode & 0o777, 0o600);
-        let watch = Watch::start(options(&[socket.clone()]))?;
+        let watch = Watch::start(options(std::slice::from_ref(&socket)))?;
         watch.synced()?;
         agree(&watch, &mut server)?;
         let hello = watch.status().and_then(|status| status.hello).expect("it is up");
@@ -165,7 +166,7 @@ fn statistics_come_at_their_interval_and_not_without() -> Result<()> {
     let folder = TempDir::new("observer")?;
     let socket = folder.path().join("console.sock");
     let _server = Fixture::start("edumeet3", &build, &socket, 1, 2)?;
-    let watch = Watch::start(options(&[socket.clone()]))?;
+    let watch = Watch::start(options(std::slice::from_ref(&socket)))?;
     wait::until("every encoding that was heard has statistics", wait::LONG, || {
         let state = watch.state();
         let heard = state.producers.values().flat_map(|p| &p.encodings).filter(|e| e.rid.is_some());
@@ -181,8 +182,39 @@ fn statistics_come_at_their_interval_and_not_without() -> Result<()> {
     // Only the first telling asks: each transport once, where mediasoup hides what is on it.
     let transports = watch.state().transports.len() as u64;
     assert!(asked <= transports + 2, "{asked} requests for {transports} transports");
-    assert!(watch.state().producers.values().all(|p| p.encodings.iter().all(|e| e.stats.is_none())));
+    assert!(
+        watch.state().producers.values().all(|p| p.encodings.iter().all(|e| e.stats.is_none()))
+    );
     Ok(())
+}
+
+#[test]
+fn mediasoup_3_6_leads_from_worker_to_stream_without_asking_the_worker() -> Result<()> {
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let Ok(mut server) = Fixture::start_old(&socket) else {
+        skip("no Node.js");
+        return Ok(());
+    };
+    let watch = Watch::start(options(&[socket]))?;
+    watch.synced()?;
+    let seen = |remote: Option<&str>| {
+        json!({
+            "workers": [4242], "rooms": [], "peers": [],
+            "transports": [{ "id": "T", "kind": "plain", "pid": 4242, "room": null, "peer": "p",
+                "tuples": [{ "port": 40000, "proto": "udp", "remote": remote }] }],
+            "producers": [{ "id": "P", "transport": "T", "room": null, "peer": "p",
+                "kind": "audio", "codec": "opus", "paused": false,
+                "encodings": [{ "ssrc": 1, "rid": null, "rtx": null }] }],
+            "consumers": [{ "id": "C", "producer": "P", "transport": "T", "room": null,
+                "peer": "p", "kind": "audio", "paused": false, "producerPaused": false,
+                "score": 7, "encodings": [{ "ssrc": 2, "rid": null, "rtx": null }] }],
+        })
+    };
+    assert_eq!(watch.seen(), seen(None));
+    // The tuple of a plain transport that is connected by hand changes without an event.
+    server.ask(&json!({ "do": "connect" }))?;
+    wait::until_equal("the far end", wait::LONG, || Ok((watch.seen(), seen(Some("203.0.113.9:9")))))
 }
 
 /// A socket on which a fake server says something to each visitor and then waits.
@@ -205,7 +237,7 @@ fn fake(name: &str, folder: &TempDir, words: &'static [u8]) -> Result<(PathBuf, 
     let hasty = Options {
         silence: Duration::from_millis(300),
         patience: Duration::from_millis(100),
-        ..options(&[path.clone()])
+        ..options(std::slice::from_ref(&path))
     };
     Ok((path, Watch::start(hasty)?))
 }
@@ -263,8 +295,7 @@ fn a_server_that_cannot_reach_the_meeting_place_is_told_apart() -> Result<()> {
     let folder = TempDir::new("observer")?;
     let socket = folder.path().join("console.sock");
     let mut server = Fixture::start(FRAGILE, &build, &socket, 1, 1)?;
-    // Longer than a socket's path may be for the server, short enough for nobody else: a folder
-    // that is replaced after the exporter has opened it.
+    // A meeting place that is gone as soon as it was made is what another file system looks like.
     let meeting = folder.path().join("meeting");
     fs::create_dir(&meeting)?;
     let hasty = Options {

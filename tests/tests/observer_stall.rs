@@ -15,7 +15,6 @@ use exporter_tests::{skip, wait};
 use mediasoup_exporter::observer::Options;
 use serde_json::json;
 
-
 #[test]
 #[ignore = "measures, and takes minutes"]
 fn what_a_visit_costs() -> Result<()> {
@@ -76,7 +75,11 @@ fn measure(server: &mut Fixture, stats_interval: Duration) -> Result<()> {
         watch.stop()?;
     }
     println!("statistics every {stats_interval:?}, {rounds} rounds: median (least–most)");
-    println!("first telling took {} ms; the script's longest slice {} ms", spread(&mut sync), spread(&mut slices));
+    println!(
+        "first telling took {} ms; the script's longest slice {} ms",
+        spread(&mut sync),
+        spread(&mut slices)
+    );
     for (phase, figures) in PHASES.iter().zip(&mut figures) {
         print!("{phase:28}");
         for (figure, values) in FIGURES.iter().zip(figures) {

@@ -289,3 +289,17 @@ fn is_absent(error: &anyhow::Error) -> bool {
         .downcast_ref::<session::Unreachable>()
         .is_some_and(|error| matches!(error.0.kind(), ConnectionRefused | NotFound))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// mediasoup 3.6 runs on Node.js 12, which knows no syntax younger than 2019's.
+    #[test]
+    fn the_script_is_ascii_and_has_no_young_syntax() {
+        assert!(AGENT_SCRIPT.is_ascii() && !AGENT_SCRIPT.contains('\0'));
+        for young in ["?.", "??", "||=", "&&=", "catch {", "#", "replaceAll", "import("] {
+            assert!(!AGENT_SCRIPT.contains(young), "{young}");
+        }
+    }
+}

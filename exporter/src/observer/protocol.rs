@@ -606,3 +606,6 @@ impl<'de> Deserialize<'de> for Int {
         deserializer.deserialize_any(Visitor)
     }
 }
+
+#[cfg(test)]
+mod tests;
