@@ -29,9 +29,10 @@ use crate::workers::{self, WorkerProcess};
 
 /// Workers are looked for so often: it reads a directory of every process.
 const WORKERS_AGE: Duration = Duration::from_secs(10);
-/// Scrapes in quick succession are one tick of the ledger, so that a page that asks each second does
-/// not use up the two scrapes for which a closed connection is still shown.
-const TICK: Duration = Duration::from_secs(1);
+/// Scrapes in quick succession are one tick of the ledger. A page that asks each second must not use
+/// up the two ticks for which a closed connection is still shown to a Prometheus that asks each 15
+/// seconds, nor those for which traffic waits for a busy server to claim it.
+const TICK: Duration = Duration::from_secs(5);
 /// When nobody scrapes for so long, ticks go on without scrapes: what closed must be let go of.
 const ABANDONED: Duration = Duration::from_secs(300);
 
