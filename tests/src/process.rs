@@ -30,12 +30,17 @@ pub struct Guard {
 impl Guard {
     /// Starts `command` with stdin and stdout piped, its stderr kept for error messages.
     pub fn spawn(name: &str, mut command: Command) -> Result<Self> {
-        // SAFETY: prctl with these arguments only sets an attribute of the calling process, and is
-        // a plain system call, as must be between fork and exec.
+        // SAFETY: between fork and exec only plain system calls are made, on memory of this frame.
         unsafe {
             command.pre_exec(|| {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
+                // What the parent holds back, children would hold back too: SIGTERM among it.
+                let mut none: libc::sigset_t = std::mem::zeroed();
+                libc::sigemptyset(&raw mut none);
+                match libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) {
+                    0 => Ok(()),
+                    error => Err(std::io::Error::from_raw_os_error(error)),
+                }
             });
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
