@@ -170,6 +170,9 @@ impl Objects {
         for room in self.rooms.iter_mut() {
             room.values.peers = 0;
         }
+        for room in state.rooms() {
+            self.touch_room(room, 0, now);
+        }
         let mut counted = foldhash::HashSet::default();
         for peer in state.peers.values() {
             if let Some(room) = &peer.room {
@@ -178,14 +181,14 @@ impl Objects {
             }
         }
         // Servers that do not tell peers may still tell whose a transport is.
+        let placed = |peer| state.peers.get(peer).is_some_and(|peer| peer.room.is_some());
         for Transport { room, peer, .. } in state.transports.values() {
-            if let Some(room) = room {
-                let new = peer.as_ref().is_some_and(|peer| counted.insert((room, peer)));
-                self.touch_room(room, u64::from(new), now);
+            if let (Some(room), Some(peer)) = (room, peer)
+                && !placed(peer)
+                && counted.insert((room, peer))
+            {
+                self.touch_room(room, 1, now);
             }
-        }
-        for room in state.producers.values().filter_map(|producer| producer.room.as_ref()) {
-            self.touch_room(room, 0, now);
         }
     }
 
