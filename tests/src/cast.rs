@@ -56,10 +56,9 @@ pub fn open(build: &Build) -> Result<Scene> {
 }
 
 /// An exporter beside the SFU, which asks for statistics every second; with further flags and
-/// variables.
+/// variables. It counts on the bridge and on the loopback interface, unless told otherwise.
 pub fn exporter(scene: &Scene, flags: &[&str], variables: &[(&str, &str)]) -> Result<Exporter> {
-    let console = scene.sfu.console().to_str().context("a path that is not UTF-8")?;
-    let mut all = vec!["--numeric", "--observer", console, "--observer.stats-interval", "1s"];
+    let mut all = vec!["--observer.stats-interval", "1s"];
     // Workers of other tests may run on this machine, with other ports.
     all.extend(["--ports", "40000-49999"]);
     if !flags.contains(&"--interface") {
@@ -67,6 +66,17 @@ pub fn exporter(scene: &Scene, flags: &[&str], variables: &[(&str, &str)]) -> Re
         all.extend(["--interface", scene::BRIDGE, "--interface", "lo"]);
     }
     all.extend(flags);
+    default_exporter(scene, &all, variables)
+}
+
+/// An exporter beside the SFU, which finds interfaces and ports by itself.
+pub fn default_exporter(
+    scene: &Scene,
+    flags: &[&str],
+    variables: &[(&str, &str)],
+) -> Result<Exporter> {
+    let console = scene.sfu.console().to_str().context("a path that is not UTF-8")?;
+    let all = [&["--numeric", "--observer", console], flags].concat();
     Exporter::start(&scene.host, &all, variables)
 }
 

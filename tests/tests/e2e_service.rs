@@ -69,7 +69,8 @@ fn a_restart_counts_from_there() -> Result<()> {
     exporter.kill()?;
     assert_eq!(attached(&scene.host)?, Vec::<String>::new(), "after a crash");
     let before = expect::streams(&scene, &Default::default()).0;
-    let exporter = cast::exporter(&scene, &[], &[])?;
+    // By now the SFU listens where its peers are, so all can be found without a flag.
+    let exporter = cast::default_exporter(&scene, &[], &[])?;
     cast::play(&mut scene, TICKS)?;
     wait::until_equal("streams as sent and received since", wait::LONG, || {
         let (mut expected, scraped) = expect::streams(&scene, &exporter.scrape()?);

@@ -139,7 +139,7 @@ fn until_stopped(stop: &AtomicBool, work: impl FnOnce() -> Result<()>) -> Result
 }
 
 /// The signals that ask a program to end, held back until they are waited for. Children start with
-/// none held back: the standard library sees to that.
+/// none held back.
 struct Signals(libc::sigset_t);
 
 impl Signals {
