@@ -63,6 +63,10 @@ pub struct State {
     pub consumers: HashMap<ConsumerId, Consumer>,
     by_tuple: HashMap<JoinKey, TransportId>,
     by_ssrc: HashMap<(TransportId, Direction, u32), (OwnerKey, StreamRole)>,
+    /// Grows with each change of an index.
+    revision: u64,
+    /// The revision at which a transport's SSRCs last changed.
+    ssrcs_changed: HashMap<TransportId, u64>,
     places: places::Places,
     sources: apply::Sources,
 }
@@ -89,6 +93,17 @@ impl State {
         }
         (direction == Direction::Send && ssrc == PROBATION_SSRC)
             .then_some((Owner::Transport, StreamRole::Probation))
+    }
+
+    /// Grows whenever [`State::transport_by_tuple`] or [`State::owner`] may answer otherwise than
+    /// before: who kept their answers need not ask again until then.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The revision at which [`State::owner`] last changed its answers for a transport.
+    pub fn ssrcs_changed(&self, transport: &TransportId) -> u64 {
+        self.ssrcs_changed.get(transport).copied().unwrap_or_default()
     }
 
     /// The 5-tuples that belong to transports: what the kernel should count as known.
@@ -126,7 +141,8 @@ impl State {
 
     /// Adds or replaces a transport.
     pub fn put_transport(&mut self, transport: Transport) {
-        self.remove_transport(&transport.id);
+        self.unindex_transport(&transport.id);
+        self.revision += 1;
         for key in transport.tuples.iter().filter_map(|tuple| tuple.join_key()) {
             self.by_tuple.insert(key, transport.id.clone());
         }
@@ -152,7 +168,13 @@ impl State {
 
     /// Forgets a transport; its producers and consumers are told closed on their own.
     pub fn remove_transport(&mut self, id: &TransportId) {
+        self.unindex_transport(id);
+        self.ssrcs_changed.remove(id);
+    }
+
+    fn unindex_transport(&mut self, id: &TransportId) {
         let Some(old) = self.transports.remove(id) else { return };
+        self.revision += 1;
         for key in old.tuples.iter().filter_map(|tuple| tuple.join_key()) {
             // Another transport may have taken the tuple since.
             if self.by_tuple.get(&key) == Some(id) {
@@ -182,6 +204,7 @@ impl State {
         encodings: &[Encoding],
         owner: &OwnerKey,
     ) {
+        self.touch_ssrcs(transport);
         for (ssrc, role) in ssrcs(encodings) {
             self.by_ssrc.insert((transport.clone(), direction, ssrc), (owner.clone(), role));
         }
@@ -194,12 +217,26 @@ impl State {
         encodings: &[Encoding],
         owner: &OwnerKey,
     ) {
+        self.touch_ssrcs(transport);
         for (ssrc, _) in ssrcs(encodings) {
             let key = (transport.clone(), direction, ssrc);
             // Another object may have taken the SSRC since.
             if self.by_ssrc.get(&key).is_some_and(|(current, _)| current == owner) {
                 self.by_ssrc.remove(&key);
             }
+        }
+    }
+
+    fn touch_ssrcs(&mut self, transport: &TransportId) {
+        self.revision += 1;
+        match self.ssrcs_changed.get_mut(transport) {
+            Some(changed) => *changed = self.revision,
+            // What is told of a transport that is not (any more) there changes no answer that anyone
+            // could have kept: a transport that comes back is another revision.
+            None if self.transports.contains_key(transport) => {
+                self.ssrcs_changed.insert(transport.clone(), self.revision);
+            }
+            None => {}
         }
     }
 }

@@ -65,7 +65,15 @@ impl Scrape {
 
     /// Takes in what is new.
     pub fn update(&mut self, update: Update<'_>) {
-        self.ledger.update(update, &mut self.labels);
+        self.update_for(update, Selection::ALL);
+    }
+
+    /// Takes in what is new for these families. Rooms, peers, transports, producers and consumers cost
+    /// most of an update; who asks for what was counted on the wire only need not pay for them.
+    pub fn update_for(&mut self, update: Update<'_>, selection: Selection) {
+        let objects = [Group::Contract, Group::Info, Group::Objects];
+        let objects = objects.into_iter().any(|group| selection.has(group));
+        self.ledger.update(update, objects, &mut self.labels);
     }
 
     /// The next piece of a scrape, at most [`PIECE`] bytes; `None` after the last.

@@ -173,7 +173,7 @@ pub(crate) fn streams<V: Value>(
 }
 
 pub(crate) fn coverage(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
-    if let Some(ratio) = ledger.coverage.ratio() {
+    if let Some(ratio) = ledger.packets.coverage.ratio() {
         lines.put(&[" "], ratio);
     }
     None

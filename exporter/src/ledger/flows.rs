@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
+use crate::join;
 use crate::labels::Tick;
 use crate::labels::block::Block;
 use crate::labels::text::{self, limit};
@@ -11,6 +12,7 @@ use crate::ledger::packets::{CLASS_SERIES, Now, Unclaimed};
 use crate::ledger::series::{Room, SeriesId, Table};
 use crate::ledger::totals::{Counts, add, add_all, grown};
 use crate::model::{JoinKey, TransportId, Tuple};
+use crate::state::State;
 
 /// A connection's series, all classes together.
 #[derive(Debug)]
@@ -32,16 +34,25 @@ pub(crate) struct Sources {
 /// A flow's last totals, and where what it grows by goes.
 #[derive(Debug)]
 pub(crate) struct FlowSource {
-    tuple: Tuple,
+    pub(crate) tuple: Tuple,
     last: Counts,
     /// Grown, but not yet in a series.
     pub(crate) pending: Counts,
     series: Option<SeriesId>,
-    /// Of the series.
+    /// The series names a transport.
     claimed: bool,
+    /// A transport claims the flow now.
+    pub(crate) claimed_now: bool,
     /// Since when something waits for a series.
     since: Tick,
-    transport: Option<TransportId>,
+    /// Who claims it, or did.
+    pub(crate) transport: Option<TransportId>,
+    /// The state's revision when that was last asked for.
+    asked: Option<u64>,
+    /// When what the transport claims within the flow last changed.
+    ssrcs_changed: u64,
+    /// Grows when there may be another answer to whose a stream of this flow is.
+    pub(crate) claims: u32,
     /// Grows when another transport takes the tuple over.
     pub(crate) epoch: u32,
     /// The epoch of the series.
@@ -50,6 +61,8 @@ pub(crate) struct FlowSource {
     pub(crate) streams: u32,
     pub(crate) ended: bool,
     pub(crate) round: u64,
+    /// The source that came after this one in the last reading.
+    pub(crate) next: u32,
 }
 
 impl Sources {
@@ -60,14 +73,19 @@ impl Sources {
             pending: Counts::default(),
             series: None,
             claimed: false,
+            claimed_now: false,
             since: tick,
             transport: None,
+            asked: None,
+            ssrcs_changed: 0,
+            claims: 1,
             epoch: 0,
             series_epoch: 0,
             remote: None,
             streams: 0,
             ended: false,
             round: 0,
+            next: 0,
         });
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -81,6 +99,24 @@ impl Sources {
         };
         self.by_tuple.insert(tuple, slot);
         slot
+    }
+
+    /// The flow's slot; mostly it is the one that came after `before` the last time.
+    pub(crate) fn follow(&mut self, before: Option<u32>, tuple: &Tuple) -> Option<u32> {
+        let next = before.map_or(0, |before| self.get_mut(before).next);
+        if self.is(next, tuple) {
+            return Some(next);
+        }
+        let found = *self.by_tuple.get(tuple)?;
+        if let Some(before) = before {
+            self.get_mut(before).next = found;
+        }
+        Some(found)
+    }
+
+    pub(crate) fn is(&self, slot: u32, tuple: &Tuple) -> bool {
+        let source = self.flows.get(slot as usize).and_then(Option::as_ref);
+        source.is_some_and(|source| source.tuple == *tuple)
     }
 
     pub(crate) fn get_mut(&mut self, slot: u32) -> &mut FlowSource {
@@ -110,23 +146,34 @@ impl FlowSource {
         }
     }
 
-    pub(crate) fn claim(&mut self, transport: &TransportId) {
-        if self.transport.as_ref() == Some(transport) {
+    /// Asks who claims the flow, unless the answer must be the one from before.
+    pub(crate) fn ask(&mut self, state: &State) {
+        if self.asked.replace(state.revision()) == Some(state.revision()) {
             return;
         }
-        if self.transport.replace(transport.clone()).is_some() {
+        let transport = join::flow(state, &self.tuple).map(|transport| &transport.id);
+        let ssrcs_changed = transport.map_or(0, |transport| state.ssrcs_changed(transport));
+        let other = transport.is_some() && transport != self.transport.as_ref();
+        if other || transport.is_some() != self.claimed_now || ssrcs_changed != self.ssrcs_changed {
+            self.claims += 1;
+        }
+        (self.claimed_now, self.ssrcs_changed) = (transport.is_some(), ssrcs_changed);
+        if other && self.transport.is_some() {
             self.epoch += 1;
+        }
+        if other {
+            self.transport = transport.cloned();
         }
     }
 
-    /// Gives what waits to a series; `claimed` says whether a transport claims the flow now.
+    /// Gives what waits to a series.
     pub(crate) fn settle(
         &mut self,
-        claimed: bool,
         table: &mut Table<Arc<str>, Connection>,
         unclaimed: &mut Unclaimed,
         now: &mut Now<'_>,
     ) {
+        let claimed = self.claimed_now;
         if let Some(id) = self.series {
             match table.get_mut(id) {
                 // It was retired under this source, whose transport is gone.
@@ -207,9 +254,8 @@ impl FlowSource {
         Some((labels, Named { owner: transport.map(|id| (id.clone(), key)), _remote: remote }))
     }
 
-    /// Whether the series that it counts into, or would count into, names a transport.
-    pub(crate) fn is_claimed(&self) -> bool {
-        self.claimed
+    pub(crate) fn own_bytes(&self) -> u64 {
+        self.last.iter().flatten().map(|counter| counter.bytes).sum()
     }
 }
 

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
+use crate::join::Level;
 use crate::ledger::flows::{Connection, FlowSource, Named};
 use crate::ledger::packets::{Now, Unclaimed};
 use crate::ledger::series::Table;
-use crate::ledger::streams::{Claim, Level, StreamSeries, StreamSource};
+use crate::ledger::streams::{Claimed, StreamSeries, StreamSource};
 use crate::ledger::totals::{Counts, StreamTotals};
-use crate::model::Stream;
 
 /// Leftovers of each kind at most.
 const MAX: usize = 4096;
@@ -42,15 +42,14 @@ impl Leftovers {
     pub(crate) fn leave_stream(
         &mut self,
         source: StreamSource,
-        claim: &Claim<'_>,
-        stream: &Stream,
+        claimed: &Claimed<'_>,
         now: &mut Now<'_>,
     ) {
         let Some(totals) = source.pending.filter(|_| self.streams.len() < MAX) else { return };
         self.streams.push(StreamLeftover {
-            direction: stream.direction as usize,
-            labels: claim.labels(stream.ssrc, &mut now.labels.text),
-            nobodys: claim.level == Level::Nobody,
+            direction: source.key.direction as usize,
+            labels: claimed.labels(source.key.ssrc, &mut now.labels.text),
+            nobodys: claimed.claim.level == Level::Nobody,
             totals: *totals,
         });
     }
@@ -60,7 +59,7 @@ impl Leftovers {
         if is_empty(&source.pending) || self.connections.len() >= MAX {
             return;
         }
-        if let Some((labels, named)) = source.labels(source.is_claimed(), now) {
+        if let Some((labels, named)) = source.labels(source.claimed_now, now) {
             self.connections.push(ConnectionLeftover { labels, named, counts: source.pending });
         }
     }

@@ -63,7 +63,6 @@ mod streams;
 mod tests;
 mod totals;
 
-use crate::join::{Coverage, join};
 use crate::labels::{Labels, Tick};
 use crate::model::{Reading, SocketStats};
 use crate::state::State;
@@ -135,7 +134,6 @@ pub struct Ledger {
     pub(crate) packets: Packets,
     pub(crate) objects: Objects,
     pub(crate) sockets: Sockets,
-    pub(crate) coverage: Coverage,
     room: Room,
     settings: Settings,
 }
@@ -149,24 +147,25 @@ impl Ledger {
             packets,
             objects: Objects::default(),
             sockets: Sockets::default(),
-            coverage: Coverage::default(),
             room: Room::new(settings.max_series),
             settings,
         }
     }
 
-    /// Takes in what is new.
-    pub fn update(&mut self, update: Update<'_>, labels: &mut Labels) {
+    /// Takes in what is new; of the servers' objects only if `objects` says so. What is left out now is
+    /// made up for by the next update that does not.
+    pub fn update(&mut self, update: Update<'_>, objects: bool, labels: &mut Labels) {
+        let with_objects = objects;
         let Update { tick, reading, state, sockets } = update;
         labels.advance(tick);
-        let Self { packets, objects, sockets: socket_ledger, coverage, room, settings } = self;
+        let Self { packets, objects, sockets: socket_ledger, room, settings } = self;
         room.begin();
-        objects.update(state, &mut objects::Now { tick, quiet: settings.quiet, labels, room });
+        if with_objects {
+            objects.update(state, &mut objects::Now { tick, quiet: settings.quiet, labels, room });
+        }
         if let Some(reading) = reading {
-            let joined = join(reading, state);
-            *coverage = joined.coverage;
             packets.update(
-                &joined,
+                reading,
                 state,
                 &mut packets::Now { tick, hold: settings.hold, labels, room },
             );

@@ -100,6 +100,8 @@ pub(crate) struct Object {
     room: Option<RoomId>,
     peer: Option<PeerId>,
     stamps: [u64; 2],
+    /// Where its transport is, so that it need not be looked for.
+    transport: Option<SeriesId>,
     prefix: Option<Arc<str>>,
     series: Option<SeriesId>,
     totals: Totals,
@@ -135,7 +137,6 @@ struct Told<'a> {
     id: &'a Arc<str>,
     room: &'a Option<RoomId>,
     peer: &'a Option<PeerId>,
-    media: Arc<str>,
     source: Option<&'a Arc<str>>,
     encodings: &'a [Encoding],
     gauges: Gauges,
@@ -157,11 +158,13 @@ impl Objects {
         for series in self.contract.iter_mut().flat_map(Table::iter_mut) {
             series.values.score = None;
         }
+        let mut before = None;
         for (key, producer) in producers {
-            self.take_producer(key, producer, now);
+            before = self.take_producer(key, producer, before, now).or(before);
         }
+        let mut before = None;
         for (id, consumer) in consumers {
-            self.take_consumer(id, consumer, now);
+            before = self.take_consumer(id, consumer, before, now).or(before);
         }
         self.retire(now);
     }
@@ -240,7 +243,13 @@ impl Objects {
         self.transports.open(transport.id.clone(), text, now.tick);
     }
 
-    fn take_producer(&mut self, key: &ProducerKey, producer: &Producer, now: &mut Now<'_>) {
+    fn take_producer(
+        &mut self,
+        key: &ProducerKey,
+        producer: &Producer,
+        before: Option<SeriesId>,
+        now: &mut Now<'_>,
+    ) -> Option<SeriesId> {
         let Producer { id, transport, room, peer, kind, codec, encodings, paused } = producer;
         let gauges = Gauges {
             paused: *paused,
@@ -248,25 +257,31 @@ impl Objects {
             score: encodings.iter().filter_map(|encoding| encoding.score).max(),
             ..Gauges::of(encodings)
         };
-        let media = self.media(*kind, codec, now);
         let (id, source, side) = (&id.0, None, 0);
-        let told = Told { transport, id, room, peer, media, source, encodings, gauges, side };
-        let known = self.producers.find(key);
-        let Some(known) = known.or_else(|| {
-            now.room
-                .take(PRODUCER_SERIES)
-                .then(|| self.producers.open(key.clone(), Object::new(&told, now), now.tick))
-        }) else {
-            return;
+        let told = Told { transport, id, room, peer, source, encodings, gauges, side };
+        let known = match self.producers.follow(before, key) {
+            Some(known) => known,
+            None if !now.room.take(PRODUCER_SERIES) => return None,
+            None => {
+                let media = self.media(*kind, codec, now);
+                self.producers.open(key.clone(), Object::new(&told, media, now), now.tick)
+            }
         };
         let Self { transports, peers, contract, producers, .. } = self;
         if let Some(object) = producers.get_mut(known) {
             object.touch(now.tick);
             object.values.update(&told, transports, peers, &mut contract[0], now);
         }
+        Some(known)
     }
 
-    fn take_consumer(&mut self, key: &ConsumerId, consumer: &Consumer, now: &mut Now<'_>) {
+    fn take_consumer(
+        &mut self,
+        key: &ConsumerId,
+        consumer: &Consumer,
+        before: Option<SeriesId>,
+        now: &mut Now<'_>,
+    ) -> Option<SeriesId> {
         let Consumer {
             id,
             producer,
@@ -291,22 +306,22 @@ impl Objects {
             temporal_layer: *temporal_layer,
             ..Gauges::of(encodings)
         };
-        let media = self.media(*kind, codec, now);
         let (id, source, side) = (&id.0, Some(&producer.0), 1);
-        let told = Told { transport, id, room, peer, media, source, encodings, gauges, side };
-        let known = self.consumers.find(key);
-        let Some(known) = known.or_else(|| {
-            now.room
-                .take(CONSUMER_SERIES)
-                .then(|| self.consumers.open(key.clone(), Object::new(&told, now), now.tick))
-        }) else {
-            return;
+        let told = Told { transport, id, room, peer, source, encodings, gauges, side };
+        let known = match self.consumers.follow(before, key) {
+            Some(known) => known,
+            None if !now.room.take(CONSUMER_SERIES) => return None,
+            None => {
+                let media = self.media(*kind, codec, now);
+                self.consumers.open(key.clone(), Object::new(&told, media, now), now.tick)
+            }
         };
         let Self { transports, peers, contract, consumers, .. } = self;
         if let Some(object) = consumers.get_mut(known) {
             object.touch(now.tick);
             object.values.update(&told, transports, peers, &mut contract[1], now);
         }
+        Some(known)
     }
 
     /// `kind` and `codec`; most objects share theirs with many others.
@@ -529,7 +544,7 @@ fn kind_text(kind: TransportKind) -> &'static str {
 }
 
 impl Object {
-    fn new(told: &Told<'_>, now: &mut Now<'_>) -> Self {
+    fn new(told: &Told<'_>, media: Arc<str>, now: &mut Now<'_>) -> Self {
         let counts = &mut now.labels.text;
         let ids = Block::open()
             .label("transport_id", &clean(told.transport.as_str(), limit::ID, counts))
@@ -539,12 +554,13 @@ impl Object {
         Self {
             ids,
             who: "".into(),
-            media: told.media.clone(),
+            media,
             source: source.unwrap_or_else(|| "".into()),
             gauges: Gauges::default(),
             room: None,
             peer: None,
             stamps: [u64::MAX; 2],
+            transport: None,
             prefix: None,
             series: None,
             totals: Totals::default(),
@@ -561,8 +577,11 @@ impl Object {
     ) {
         self.gauges = told.gauges;
         self.totals.take(told.encodings);
-        let transport = transports.find(told.transport);
-        let transport = transport.and_then(|id| transports.get(id)).map(|text| &text.values);
+        let known = self.transport.and_then(|id| transports.get(id));
+        if known.is_none_or(|text| text.labels != *told.transport) {
+            self.transport = transports.find(told.transport);
+        }
+        let transport = self.transport.and_then(|id| transports.get(id)).map(|text| &text.values);
         // The transport's stamp speaks for its own peer.
         let owner = transport.and_then(|text| text.transport.peer.as_ref());
         let peer = told.peer.as_ref().filter(|peer| Some(*peer) != owner);

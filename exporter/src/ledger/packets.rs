@@ -5,19 +5,17 @@
 
 use std::sync::Arc;
 
-use foldhash::HashMap;
-
-use crate::join::{FlowRow, Joined, StreamRow};
+use crate::join::{self, Coverage};
 use crate::labels::{Labels, Tick};
 use crate::ledger::flows::{Connection, FlowSource, Sources};
 use crate::ledger::leftovers::Leftovers;
 use crate::ledger::series::{GRACE, Room, Table};
 use crate::ledger::strangers::Strangers;
-use crate::ledger::streams::{Claim, StreamSeries, StreamSource, owner_id};
+use crate::ledger::streams::{Claimed, StreamKey, StreamSeries, StreamSources};
 use crate::ledger::totals::add;
 #[cfg(test)]
 use crate::ledger::totals::{Counts, StreamTotals, add_all};
-use crate::model::{Class, Direction};
+use crate::model::{Class, Direction, Flow, Reading, Stream};
 use crate::state::State;
 
 /// Families that one stream has a series in.
@@ -32,13 +30,16 @@ const MISSING: u64 = 64;
 #[derive(Debug)]
 pub(crate) struct Packets {
     sources: Sources,
-    streams: HashMap<StreamKey, StreamSource>,
+    streams: StreamSources,
     pub(crate) connections: Table<Arc<str>, Connection>,
     /// By direction.
     pub(crate) stream_series: [Table<Arc<str>, StreamSeries>; 2],
     pub(crate) strangers: Strangers,
     leftovers: Leftovers,
     unclaimed: Unclaimed,
+    pub(crate) coverage: Coverage,
+    /// Sources of flows that this reading speaks of.
+    present: Vec<u32>,
     round: u64,
     /// What the series that went had counted, so that tests can see that nothing else is missing.
     #[cfg(test)]
@@ -63,20 +64,19 @@ pub(crate) struct Unclaimed {
     max_streams: usize,
 }
 
-/// Index of the flow's source · 2³³ + direction · 2³² + SSRC.
-type StreamKey = u64;
-
 impl Packets {
     pub(crate) fn new(max_connections: usize, max_streams: usize) -> Self {
         let unclaimed = Unclaimed { connections: 0, max_connections, streams: 0, max_streams };
         Self {
             sources: Sources::default(),
-            streams: HashMap::default(),
+            streams: StreamSources::default(),
             connections: Table::default(),
             stream_series: Default::default(),
             strangers: Strangers::default(),
             leftovers: Leftovers::default(),
             unclaimed,
+            coverage: Coverage::default(),
+            present: Vec::new(),
             round: 0,
             #[cfg(test)]
             retired: Default::default(),
@@ -84,83 +84,153 @@ impl Packets {
     }
 
     /// Takes one reading in.
-    pub(crate) fn update(&mut self, joined: &Joined<'_>, state: &State, now: &mut Now<'_>) {
+    pub(crate) fn update(&mut self, reading: &Reading, state: &State, now: &mut Now<'_>) {
+        // Events and table fill are no series of this ledger.
+        let Reading { flows, streams, events: _, tables: _ } = reading;
         self.round += 1;
-        self.strangers.pending_bytes = 0;
-        self.strangers.flows = 0;
+        self.coverage = Coverage::default();
+        (self.strangers.pending_bytes, self.strangers.flows) = (0, 0);
         let Self { leftovers, connections, stream_series, unclaimed, .. } = self;
         leftovers.settle(connections, stream_series, unclaimed, now);
-        let slots: Vec<Option<u32>> =
-            joined.flows.iter().map(|row| self.take_flow(row, now.tick)).collect();
-        for row in &joined.streams {
-            match slots[row.flow] {
-                Some(slot) => self.take_stream(slot, row, &joined.flows[row.flow], now),
-                None => self.strangers.take_stream(row),
-            }
+        self.present.clear();
+        let mut before = None;
+        for flow in flows {
+            before = self.take_flow(flow, before, state, now.tick).or(before);
         }
-        for (slot, row) in slots.iter().zip(&joined.flows) {
-            if let Some(slot) = *slot {
-                self.settle(slot, row.transport.is_some(), now);
-            }
+        let mut before = None;
+        for stream in streams {
+            before = self.take_stream(stream, before, state, now).or(before);
         }
-        self.forget_missing(joined);
+        for slot in std::mem::take(&mut self.present) {
+            self.settle(slot, now);
+            self.present.push(slot);
+        }
+        self.forget_missing(reading);
         self.retire(state, now);
     }
 
     /// Finds the flow's source and takes in what it grew by; `None` for a stranger.
-    fn take_flow(&mut self, row: &FlowRow<'_>, tick: Tick) -> Option<u32> {
-        let slot = match self.sources.by_tuple.get(&row.tuple) {
-            Some(slot) => *slot,
-            None if row.known => self.sources.insert(row.tuple, tick),
+    fn take_flow(
+        &mut self,
+        flow: &Flow,
+        before: Option<u32>,
+        state: &State,
+        tick: Tick,
+    ) -> Option<u32> {
+        let Flow { tuple, known, idle_seconds: _, ended, counts } = flow;
+        let slot = match self.sources.follow(before, tuple) {
+            Some(slot) => slot,
+            // The kernel may not have heard yet what the servers told.
+            None if *known || join::flow(state, tuple).is_some() => {
+                self.sources.insert(*tuple, tick)
+            }
             None => {
-                self.strangers.take_flow(row);
+                self.strangers.take_flow(flow);
                 return None;
             }
         };
+        let source = self.meet(slot, state);
+        source.take(counts, *ended);
+        let (bytes, claimed) = (source.own_bytes(), source.claimed_now);
+        self.coverage.add(bytes, claimed);
+        Some(slot)
+    }
+
+    /// A flow of which this reading speaks, with what the servers say of it now.
+    fn meet(&mut self, slot: u32, state: &State) -> &mut FlowSource {
         let source = self.sources.get_mut(slot);
-        source.round = self.round;
-        if let Some(flow) = row.flow {
-            source.take(&flow.counts, flow.ended);
+        if source.round != self.round {
+            source.ask(state);
+            source.round = self.round;
+            self.present.push(slot);
         }
-        if let Some(transport) = row.transport {
-            source.claim(&transport.id);
+        source
+    }
+
+    /// Finds the stream's source and gives what it grew by to its series; `None` for a stranger's.
+    fn take_stream(
+        &mut self,
+        stream: &Stream,
+        before: Option<u32>,
+        state: &State,
+        now: &mut Now<'_>,
+    ) -> Option<u32> {
+        let Some(slot) = self.follow_stream(stream, before, state, now.tick) else {
+            self.strangers.take_stream(stream);
+            return None;
+        };
+        let key = self.streams.get_mut(slot).key;
+        self.meet(key.flow, state);
+        let Self { sources, streams, stream_series, unclaimed, leftovers, coverage, .. } = self;
+        let (flow, source) = (sources.get_mut(key.flow), streams.get_mut(slot));
+        source.round = flow.round;
+        let grown = source.last.grow(stream.into());
+        let direction = key.direction as usize;
+        add(&mut flow.pending[direction][Class::Rtp as usize], grown.total);
+        let table = &mut stream_series[direction];
+        if !stream.ended {
+            coverage.add(stream.total.bytes, flow.claimed_now);
+            if source.go_on(grown, flow.claims, false, table, now.tick) {
+                return Some(slot);
+            }
+        }
+        let transport = flow.transport.as_ref().filter(|_| flow.claimed_now);
+        let claimed = Claimed {
+            claim: join::stream(state, transport, key.direction, key.ssrc),
+            transport,
+            epoch: flow.epoch,
+            claims: flow.claims,
+        };
+        source.settle(grown, &claimed, stream, table, unclaimed, now);
+        if stream.ended {
+            if let Some(source) = streams.remove(slot) {
+                leftovers.leave_stream(source, &claimed, now);
+            }
+            flow.streams -= 1;
+            return None;
         }
         Some(slot)
     }
 
-    fn take_stream(
+    /// The stream's source; mostly it is the one that came after `before` the last time. A reading's
+    /// tables are not read at the same moment, so a stream's flow may be younger than the reading of
+    /// the flows, or have ended with an earlier one.
+    fn follow_stream(
         &mut self,
-        slot: u32,
-        row: &StreamRow<'_>,
-        flow_row: &FlowRow<'_>,
-        now: &mut Now<'_>,
-    ) {
-        let flow = self.sources.get_mut(slot);
-        let key = stream_key(slot, row.stream.direction, row.stream.ssrc);
-        let source = self.streams.entry(key).or_insert_with(|| {
-            flow.streams += 1;
-            StreamSource::new(now.tick)
-        });
-        source.round = self.round;
-        let grown = source.last.grow(row.stream.into());
-        let direction = row.stream.direction as usize;
-        add(&mut flow.pending[direction][Class::Rtp as usize], grown.total);
-        let claim = Claim::of(row, flow_row, flow.epoch);
-        let table = &mut self.stream_series[direction];
-        let ended = row.stream.ended;
-        source.settle(grown, &claim, row.stream.ssrc, ended, table, &mut self.unclaimed, now);
-        if ended {
-            flow.streams -= 1;
-            if let Some(source) = self.streams.remove(&key) {
-                self.leftovers.leave_stream(source, &claim, row.stream, now);
-            }
+        stream: &Stream,
+        before: Option<u32>,
+        state: &State,
+        tick: Tick,
+    ) -> Option<u32> {
+        let next = before.and_then(|before| self.streams.get(before)).map_or(0, |s| s.next);
+        if let Some(source) = self.streams.get(next)
+            && (source.key.direction, source.key.ssrc) == (stream.direction, stream.ssrc)
+            && self.sources.is(source.key.flow, &stream.tuple)
+        {
+            return Some(next);
         }
+        let flow = match self.sources.by_tuple.get(&stream.tuple) {
+            Some(flow) => *flow,
+            None if stream.known || join::flow(state, &stream.tuple).is_some() => {
+                self.sources.insert(stream.tuple, tick)
+            }
+            None => return None,
+        };
+        let key = StreamKey { flow, direction: stream.direction, ssrc: stream.ssrc };
+        let found = self.streams.find(&key).unwrap_or_else(|| {
+            self.sources.get_mut(flow).streams += 1;
+            self.streams.insert(key, tick)
+        });
+        if let Some(before) = before {
+            self.streams.get_mut(before).next = found;
+        }
+        Some(found)
     }
 
     /// Gives what a flow and its streams grew by to its connection's series.
-    fn settle(&mut self, slot: u32, claimed: bool, now: &mut Now<'_>) {
+    fn settle(&mut self, slot: u32, now: &mut Now<'_>) {
         let source = self.sources.get_mut(slot);
-        source.settle(claimed, &mut self.connections, &mut self.unclaimed, now);
+        source.settle(&mut self.connections, &mut self.unclaimed, now);
         if source.ended
             && source.streams == 0
             && let Some(source) = self.sources.remove(slot)
@@ -171,22 +241,22 @@ impl Packets {
 
     /// Forgets sources that have been missing for long without having ended: their table was made
     /// anew. When every source was in the reading there is nothing to look for.
-    fn forget_missing(&mut self, joined: &Joined<'_>) {
+    fn forget_missing(&mut self, reading: &Reading) {
         let round = self.round;
         if self.streams.len() + self.sources.by_tuple.len()
-            <= joined.streams.len() + joined.flows.len()
+            <= reading.streams.len() + reading.flows.len()
             && !round.is_multiple_of(MISSING)
         {
             return;
         }
         let Self { sources, streams, .. } = self;
-        streams.retain(|key, source| {
-            let stays = round - source.round < MISSING;
-            if !stays {
-                sources.get_mut((key >> 33) as u32).streams -= 1;
+        for slot in streams.slots() {
+            if streams.get(slot).is_some_and(|source| round - source.round >= MISSING)
+                && let Some(source) = streams.remove(slot)
+            {
+                sources.get_mut(source.key.flow).streams -= 1;
             }
-            stays
-        });
+        }
         let missing = |source: &FlowSource| round - source.round >= MISSING && source.streams == 0;
         for slot in 0..sources.flows.len() {
             if sources.flows[slot].as_ref().is_some_and(missing) {
@@ -218,8 +288,8 @@ impl Packets {
                 GRACE,
                 |series| match &series.owner {
                     Some((transport, id, ssrc)) => {
-                        let owner = state.owner(transport, direction, *ssrc);
-                        owner.and_then(|(owner, _)| owner_id(&owner)).is_some_and(|o| o == id)
+                        let claim = join::stream(state, Some(transport), direction, *ssrc);
+                        claim.owner.as_ref() == Some(id)
                     }
                     None => false,
                 },
@@ -243,8 +313,8 @@ impl Packets {
         for (_, connection) in self.connections.from(0) {
             add_all(&mut flows, &connection.values.counts);
         }
-        for pending in self.streams.values().filter_map(|source| source.pending.as_ref()) {
-            streams.add(**pending);
+        for source in self.streams.slots().filter_map(|slot| self.streams.get(slot)) {
+            streams.add(source.pending.as_deref().copied().unwrap_or_default());
         }
         for (_, series) in self.stream_series.iter().flat_map(|table| table.from(0)) {
             streams.add(series.values.totals);
@@ -256,10 +326,6 @@ impl Packets {
     pub(crate) fn sources(&self) -> (usize, usize) {
         (self.sources.by_tuple.len(), self.streams.len())
     }
-}
-
-fn stream_key(slot: u32, direction: Direction, ssrc: u32) -> StreamKey {
-    u64::from(slot) << 33 | (direction as u64) << 32 | u64::from(ssrc)
 }
 
 impl Unclaimed {

@@ -4,9 +4,11 @@
 //! objects whose labels a policy made equal must share one. A series that nothing touches any more
 //! stays for [`GRACE`] ticks, so that every scraper sees its last values, and is then removed.
 
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 
 use foldhash::HashMap;
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use crate::labels::Tick;
 
@@ -40,6 +42,8 @@ impl<L, T> Series<L, T> {
 #[derive(Debug)]
 struct Slot<L, T> {
     generation: u32,
+    /// The slot that was asked for after this one the last time; see [`Table::follow`].
+    next: u32,
     series: Option<Series<L, T>>,
 }
 
@@ -48,22 +52,39 @@ struct Slot<L, T> {
 pub(crate) struct Table<L, T> {
     slots: Vec<Slot<L, T>>,
     free: Vec<u32>,
-    by_labels: HashMap<L, u32>,
+    /// Slots by their series' labels, which are kept once: 100,000 streams have labels to spare.
+    by_labels: HashTable<u32>,
+    hasher: RandomState,
     resting: HashMap<L, Tick>,
 }
 
 impl<L, T> Default for Table<L, T> {
     fn default() -> Self {
-        let (slots, free, by_labels, resting) = Default::default();
-        Self { slots, free, by_labels, resting }
+        let (slots, free, by_labels, hasher, resting) = Default::default();
+        Self { slots, free, by_labels, hasher, resting }
     }
 }
 
 impl<L: Clone + Eq + Hash, T> Table<L, T> {
     /// The series of these labels.
     pub(crate) fn find(&self, labels: &L) -> Option<SeriesId> {
-        let index = *self.by_labels.get(labels)?;
-        Some(SeriesId { index, generation: self.slots[index as usize].generation })
+        let hash = self.hasher.hash_one(labels);
+        let index = *self.by_labels.find(hash, |index| self.has(*index, labels))?;
+        Some(self.id(index))
+    }
+
+    /// As [`Table::find`], for someone who asks for the same series in the same order every time, and
+    /// who gives the one that he asked for before: mostly it is known already which one comes next.
+    pub(crate) fn follow(&mut self, before: Option<SeriesId>, labels: &L) -> Option<SeriesId> {
+        let next = before.map_or(0, |before| self.slots[before.index as usize].next);
+        if self.has(next, labels) {
+            return Some(self.id(next));
+        }
+        let found = self.find(labels)?;
+        if let Some(before) = before {
+            self.slots[before.index as usize].next = found.index;
+        }
+        Some(found)
     }
 
     /// The series of these labels, which from now on is shared.
@@ -75,19 +96,21 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
 
     /// A new series; these labels must have none.
     pub(crate) fn open(&mut self, labels: L, values: T, now: Tick) -> SeriesId {
-        let series = Some(Series { labels: labels.clone(), values, shared: false, seen: now });
+        let hash = self.hasher.hash_one(&labels);
+        let series = Some(Series { labels, values, shared: false, seen: now });
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index as usize].series = series;
                 index
             }
             None => {
-                self.slots.push(Slot { generation: 0, series });
+                self.slots.push(Slot { generation: 0, next: 0, series });
                 self.slots.len() as u32 - 1
             }
         };
-        self.by_labels.insert(labels, index);
-        SeriesId { index, generation: self.slots[index as usize].generation }
+        let Self { slots, by_labels, hasher, .. } = self;
+        by_labels.insert_unique(hash, index, |index| hash_of(slots, hasher, *index));
+        self.id(index)
     }
 
     pub(crate) fn get(&self, id: SeriesId) -> Option<&Series<L, T>> {
@@ -158,9 +181,26 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
         let series = slot.series.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(index);
-        self.by_labels.remove(&series.labels);
+        let hash = self.hasher.hash_one(&series.labels);
+        if let Ok(entry) = self.by_labels.find_entry(hash, |other| *other == index) {
+            entry.remove();
+        }
         Some(series.values)
     }
+
+    fn has(&self, index: u32, labels: &L) -> bool {
+        let slot = self.slots.get(index as usize);
+        slot.and_then(|slot| slot.series.as_ref()).is_some_and(|series| series.labels == *labels)
+    }
+
+    fn id(&self, index: u32) -> SeriesId {
+        SeriesId { index, generation: self.slots[index as usize].generation }
+    }
+}
+
+fn hash_of<L: Hash, T>(slots: &[Slot<L, T>], hasher: &RandomState, index: u32) -> u64 {
+    let series = slots[index as usize].series.as_ref();
+    series.map_or(0, |series| hasher.hash_one(&series.labels))
 }
 
 /// How many series a scrape may hold. Who is in keeps his place; a newcomer that does not fit is

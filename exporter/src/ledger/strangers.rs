@@ -1,8 +1,7 @@
 //! Strangers, in aggregate: anyone can send to an open port, so none has a series of his own.
 
-use crate::join::{FlowRow, StreamRow};
 use crate::ledger::totals::{Counts, add};
-use crate::model::{Class, Counter};
+use crate::model::{Class, Counter, Flow, Stream};
 
 /// Traffic of flows that nobody told and nothing proved.
 #[derive(Debug, Default)]
@@ -16,8 +15,7 @@ pub(crate) struct Strangers {
 }
 
 impl Strangers {
-    pub(crate) fn take_flow(&mut self, row: &FlowRow<'_>) {
-        let Some(flow) = row.flow else { return };
+    pub(crate) fn take_flow(&mut self, flow: &Flow) {
         self.flows += u64::from(!flow.ended);
         for (resolved, counter) in
             self.resolved.iter_mut().flatten().zip(flow.counts.iter().flatten())
@@ -26,8 +24,7 @@ impl Strangers {
         }
     }
 
-    pub(crate) fn take_stream(&mut self, row: &StreamRow<'_>) {
-        let stream = row.stream;
+    pub(crate) fn take_stream(&mut self, stream: &Stream) {
         let resolved = &mut self.resolved[stream.direction as usize][Class::Rtp as usize];
         self.pending_bytes += resolve(resolved, stream.total, stream.ended);
     }

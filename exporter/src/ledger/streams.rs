@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::join::{FlowRow, StreamRow};
+use foldhash::HashMap;
+
+use crate::join::{Claim, Level};
 use crate::labels::Tick;
 use crate::labels::block::Block;
 use crate::labels::text::{self, limit};
 use crate::ledger::packets::{Now, STREAM_SERIES, Unclaimed};
 use crate::ledger::series::{Room, SeriesId, Table};
 use crate::ledger::totals::StreamTotals;
-use crate::model::TransportId;
-use crate::state::{Owner, StreamRole};
+use crate::model::{Direction, Stream, TransportId};
+use crate::state::StreamRole;
 
 /// A stream's series.
 #[derive(Debug)]
@@ -20,54 +22,104 @@ pub(crate) struct StreamSeries {
     unclaimed: bool,
 }
 
-/// How much is known of a source's owner, least first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Level {
-    Nobody,
-    Transport,
-    Owner,
+/// All streams that are followed.
+#[derive(Debug, Default)]
+pub(crate) struct StreamSources {
+    by_key: HashMap<StreamKey, u32>,
+    slots: Vec<Option<StreamSource>>,
+    free: Vec<u32>,
+}
+
+/// Its flow's slot, and what tells it apart there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct StreamKey {
+    pub(crate) flow: u32,
+    pub(crate) direction: Direction,
+    pub(crate) ssrc: u32,
 }
 
 /// A stream's last totals, and where what it grows by goes.
 #[derive(Debug)]
 pub(crate) struct StreamSource {
+    pub(crate) key: StreamKey,
     pub(crate) last: StreamTotals,
     /// Grown, but not yet in a series.
     pub(crate) pending: Option<Box<StreamTotals>>,
     series: Option<SeriesId>,
+    /// These four say what the series' labels say.
     level: Level,
     role: Option<StreamRole>,
     owner: Option<Arc<str>>,
     epoch: u32,
+    /// Who the series names has closed.
+    orphan: bool,
+    /// The flow's claims when the claim on this stream was last asked for.
+    claims: u32,
     since: Tick,
     pub(crate) round: u64,
+    /// The source that came after this one in the last reading.
+    pub(crate) next: u32,
 }
 
 /// What the servers say of a stream at this moment.
-pub(crate) struct Claim<'a> {
-    pub(crate) level: Level,
-    transport: Option<&'a TransportId>,
-    owner: Option<&'a Arc<str>>,
-    role: Option<StreamRole>,
-    epoch: u32,
+pub(crate) struct Claimed<'a> {
+    pub(crate) claim: Claim,
+    pub(crate) transport: Option<&'a TransportId>,
+    pub(crate) epoch: u32,
+    pub(crate) claims: u32,
 }
 
-impl<'a> Claim<'a> {
-    /// Of a joined row.
-    pub(crate) fn of(row: &StreamRow<'a>, flow: &FlowRow<'a>, epoch: u32) -> Self {
-        let transport = flow.transport.map(|transport| &transport.id);
-        let (level, owner, role) = match &row.owner {
-            Some((owner, role)) => (Level::Owner, owner_id(owner), Some(*role)),
-            None if transport.is_some() => (Level::Transport, None, None),
-            None => (Level::Nobody, None, None),
-        };
-        Self { level, transport, owner, role, epoch }
+impl StreamSources {
+    pub(crate) fn find(&self, key: &StreamKey) -> Option<u32> {
+        self.by_key.get(key).copied()
     }
 
+    pub(crate) fn insert(&mut self, key: StreamKey, tick: Tick) -> u32 {
+        let source = Some(StreamSource::new(key, tick));
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = source;
+                slot
+            }
+            None => {
+                self.slots.push(source);
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.by_key.insert(key, slot);
+        slot
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> Option<&StreamSource> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> &mut StreamSource {
+        self.slots[slot as usize].as_mut().expect("a slot that the index names is taken")
+    }
+
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<StreamSource> {
+        let source = self.slots[slot as usize].take()?;
+        self.by_key.remove(&source.key);
+        self.free.push(slot);
+        Some(source)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Slots that may be taken.
+    pub(crate) fn slots(&self) -> std::ops::Range<u32> {
+        0..self.slots.len() as u32
+    }
+}
+
+impl Claimed<'_> {
     /// The labels of the series that it names.
     pub(crate) fn labels(&self, ssrc: u32, counts: &mut text::TextCounts) -> Arc<str> {
         let transport = self.transport.map_or("", TransportId::as_str);
-        let role = match self.role {
+        let role = match self.claim.role {
             None => "",
             Some(StreamRole::Media) => "media",
             Some(StreamRole::Rtx) => "rtx",
@@ -75,25 +127,17 @@ impl<'a> Claim<'a> {
         };
         Block::open()
             .label("transport_id", &text::clean(transport, limit::ID, counts))
-            .label("id", &text::clean(self.owner.map_or("", |id| id), limit::ID, counts))
+            .label("id", &text::clean(self.claim.owner.as_deref().unwrap_or(""), limit::ID, counts))
             .label("ssrc", itoa::Buffer::new().format(ssrc))
             .label("role", role)
             .close()
     }
 }
 
-/// The id of a producer or consumer.
-pub(crate) fn owner_id<'a>(owner: &Owner<'a>) -> Option<&'a Arc<str>> {
-    match owner {
-        Owner::Producer(producer) => Some(&producer.id.0),
-        Owner::Consumer(consumer) => Some(&consumer.id.0),
-        Owner::Transport => None,
-    }
-}
-
 impl StreamSource {
-    pub(crate) fn new(tick: Tick) -> Self {
+    fn new(key: StreamKey, tick: Tick) -> Self {
         Self {
+            key,
             last: StreamTotals::default(),
             pending: None,
             series: None,
@@ -101,94 +145,106 @@ impl StreamSource {
             role: None,
             owner: None,
             epoch: 0,
+            orphan: false,
+            claims: 0,
             since: tick,
             round: 0,
+            next: 0,
         }
     }
 
-    /// Gives what grew and what waits to a series.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one ledger, borrowed apart")]
+    /// Gives what grew to the series that it went to before. False when there is none, or when the
+    /// servers may have told something new of it.
+    pub(crate) fn go_on(
+        &mut self,
+        grown: StreamTotals,
+        claims: u32,
+        ended: bool,
+        table: &mut Table<Arc<str>, StreamSeries>,
+        tick: Tick,
+    ) -> bool {
+        let series = self.series.filter(|_| self.claims == claims);
+        let Some(series) = series.and_then(|id| table.get_mut(id)) else { return false };
+        if !self.orphan && !ended {
+            series.touch(tick);
+        }
+        series.values.totals.add(grown);
+        true
+    }
+
+    /// Gives what grew and what waits to the series that the servers' claim asks for.
     pub(crate) fn settle(
         &mut self,
         grown: StreamTotals,
-        claim: &Claim<'_>,
-        ssrc: u32,
-        ended: bool,
+        claimed: &Claimed<'_>,
+        stream: &Stream,
         table: &mut Table<Arc<str>, StreamSeries>,
         unclaimed: &mut Unclaimed,
         now: &mut Now<'_>,
     ) {
+        self.claims = claimed.claims;
         let mut pending = grown;
         if let Some(held) = self.pending.take() {
             pending.add(*held);
         }
         if let Some(id) = self.series {
-            match table.get_mut(id) {
-                None => self.series = None,
-                // Its owner closed: what still comes is his, until the series goes.
-                Some(series) if claim.level < self.level => {
-                    return series.values.totals.add(pending);
+            let stays = self.is(claimed);
+            // Its owner closed: what still comes is his, until the series goes.
+            self.orphan = claimed.claim.level < self.level;
+            if stays || self.orphan {
+                if self.go_on(pending, claimed.claims, stream.ended, table, now.tick) {
+                    return;
                 }
-                Some(series) if self.is(claim) => {
-                    if !ended {
-                        series.touch(now.tick);
-                    }
-                    return series.values.totals.add(pending);
-                }
-                Some(series) => {
-                    if claim.level > self.level
-                        && !series.shared
-                        && let Some(values) = table.vacate(id, now.tick)
-                    {
-                        // As for a connection: the bytes follow their owner.
-                        pending.add(values.totals);
-                        values.leave(unclaimed, now.room);
-                    }
-                    self.series = None;
-                }
+            } else if claimed.claim.level > self.level
+                && table.get(id).is_some_and(|series| !series.shared)
+                && let Some(values) = table.vacate(id, now.tick)
+            {
+                // As for a connection: the bytes follow their owner.
+                pending.add(values.totals);
+                values.leave(unclaimed, now.room);
             }
+            self.series = None;
         }
-        let young = now.tick.saturating_sub(self.since) < now.hold;
-        let waits = claim.level < Level::Owner && young && !ended;
         if pending.is_zero() {
             self.since = now.tick + 1;
             return;
         }
-        if waits || !self.open(pending, claim, ssrc, table, unclaimed, now) {
+        let young = now.tick.saturating_sub(self.since) < now.hold;
+        let waits = claimed.claim.level < Level::Owner && young && !stream.ended;
+        if waits || !self.open(pending, claimed, table, unclaimed, now) {
             self.pending = Some(Box::new(pending));
         }
     }
 
-    fn is(&self, claim: &Claim<'_>) -> bool {
-        self.level == claim.level
-            && self.epoch == claim.epoch
-            && self.role == claim.role
-            && self.owner.as_ref() == claim.owner
+    fn is(&self, Claimed { claim, transport: _, epoch, claims: _ }: &Claimed<'_>) -> bool {
+        let Claim { level, owner, role } = claim;
+        (self.level, self.epoch, self.role) == (*level, *epoch, *role) && self.owner == *owner
     }
 
     fn open(
         &mut self,
         pending: StreamTotals,
-        claim: &Claim<'_>,
-        ssrc: u32,
+        claimed: &Claimed<'_>,
         table: &mut Table<Arc<str>, StreamSeries>,
         unclaimed: &mut Unclaimed,
         now: &mut Now<'_>,
     ) -> bool {
-        let labels = claim.labels(ssrc, &mut now.labels.text);
-        let owner = claim.transport.zip(claim.owner);
-        let owner = owner.map(|(transport, id)| (transport.clone(), id.clone(), ssrc));
-        let nobodys = claim.level == Level::Nobody;
-        let Some(id) = StreamSeries::open(labels, owner, nobodys, table, unclaimed, now) else {
+        let ssrc = self.key.ssrc;
+        let Claim { level, owner, role } = &claimed.claim;
+        let labels = claimed.labels(ssrc, &mut now.labels.text);
+        let named = claimed.transport.zip(owner.as_ref());
+        let named = named.map(|(transport, id)| (transport.clone(), id.clone(), ssrc));
+        let nobodys = *level == Level::Nobody;
+        let Some(id) = StreamSeries::open(labels, named, nobodys, table, unclaimed, now) else {
             return false;
         };
         if let Some(series) = table.get_mut(id) {
             series.touch(now.tick);
             series.values.totals.add(pending);
         }
-        self.series = Some(id);
-        (self.level, self.role, self.epoch) = (claim.level, claim.role, claim.epoch);
-        self.owner = claim.owner.cloned();
+        (self.series, self.orphan) = (Some(id), false);
+        (self.level, self.role, self.epoch) = (*level, *role, claimed.epoch);
+        self.owner = owner.clone();
         true
     }
 }

@@ -440,7 +440,7 @@ fn run(seed: u64, address: AddressPolicy, settings: Settings) {
     for tick in 0..300 {
         chance.step();
         let (reading, state) = (Some(&chance.reading), &chance.state);
-        ledger.update(Update { tick, reading, state, sockets: None }, &mut labels);
+        ledger.update(Update { tick, reading, state, sockets: None }, true, &mut labels);
         let mut fed = ended;
         let live = |reading: &Reading, fed: &mut (Counts, StreamTotals), only_ended: bool| {
             for flow in reading.flows.iter().filter(|flow| flow.ended || !only_ended) {
