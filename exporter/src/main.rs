@@ -241,6 +241,7 @@ async fn tell(
             () = &mut stop => return,
             () = changed.notified() => {}
         }
+        counting.look_soon();
         tokio::time::sleep(DEBOUNCE).await;
         let (counting, state) = (counting.clone(), state.clone());
         let told = tokio::task::spawn_blocking(move || {

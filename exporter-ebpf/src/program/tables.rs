@@ -236,7 +236,8 @@ static mut ANNOUNCED: u32 = 0;
 #[inline(always)]
 pub fn tell_if_full() {
     // SAFETY: words that are written atomically.
-    let news = unsafe { (&raw const FULL).read_volatile() & !(&raw const ANNOUNCED).read_volatile() };
+    let news =
+        unsafe { (&raw const FULL).read_volatile() & !(&raw const ANNOUNCED).read_volatile() };
     if news != 0 {
         tell_full(news);
     }

@@ -19,23 +19,23 @@ pub fn text(families: &[MetricFamily], format: Format) -> Vec<u8> {
 }
 
 fn write(family: &MetricFamily, format: Format, out: &mut Vec<u8>) {
-    let (kind, word) = match family.get_field_type() {
-        MetricType::COUNTER => (Kind::Counter, "counter"),
-        MetricType::HISTOGRAM => (Kind::Gauge, "histogram"),
-        MetricType::GAUGE => (Kind::Gauge, "gauge"),
+    let sample = family.name();
+    let (name, word) = match family.get_field_type() {
+        MetricType::COUNTER => {
+            (format.family_name(sample, Kind::Counter), format.kind(sample, Kind::Counter))
+        }
+        MetricType::HISTOGRAM => (sample, "histogram"),
+        MetricType::GAUGE => (sample, "gauge"),
         // The registry is ours, and has none of the others.
         MetricType::SUMMARY | MetricType::UNTYPED => return,
     };
-    let (name, sample) = format.names(family.name(), kind);
     let help = format.help(family.help());
     out.extend_from_slice(format!("# HELP {name} {help}\n# TYPE {name} {word}\n").as_bytes());
     for metric in family.get_metric() {
         match family.get_field_type() {
-            MetricType::COUNTER => {
-                put(&sample, metric, None, metric.get_counter().get_value(), out)
-            }
-            MetricType::GAUGE => put(&sample, metric, None, metric.get_gauge().get_value(), out),
-            _ => histogram(&sample, metric, out),
+            MetricType::COUNTER => put(sample, metric, None, metric.get_counter().get_value(), out),
+            MetricType::GAUGE => put(sample, metric, None, metric.get_gauge().get_value(), out),
+            _ => histogram(sample, metric, out),
         }
     }
 }

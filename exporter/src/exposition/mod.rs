@@ -92,8 +92,7 @@ impl Scrape {
                 cursor.format.header(family, &mut out);
             }
             let headed = out.len();
-            let (_, name) = cursor.format.names(family.name, family.kind);
-            let mut lines = Lines::new(&mut out, &name, MARK);
+            let mut lines = Lines::new(&mut out, family.name, MARK);
             match (family.rows)(&self.ledger, cursor.place, &mut lines) {
                 // Before its first row the family has not begun: the header is written again then.
                 Some(0) => {

@@ -23,8 +23,8 @@ const INTRODUCTION: &str = "\
      BLESS=1 cargo test -p mediasoup-exporter exposition -->
 
 All families of `/metrics` but the exporter's own (`mediasoup_exporter_…`, `process_…`). The names are
-those of the text format 0.0.4. OpenMetrics, when it is asked for, names the samples of every counter
-`…_total`, the contract's among them, and types `…_info` as info.
+the same in the text format 0.0.4 and in OpenMetrics. OpenMetrics, when it is asked for, types `…_info` as
+info, and the contract's two counters, whose names do not end in `_total`, as unknown.
 
 `?families=` takes the names of groups, separated by commas (`kernel` is `connections,streams,strangers`),
 and writes only those.

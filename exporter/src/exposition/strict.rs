@@ -82,10 +82,10 @@ impl Reader {
         }
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').ok_or("no type")?;
-            if !matches!(kind, "counter" | "gauge" | "histogram" | "info")
-                || kind == "info" && self.format == Format::Text
+            if !matches!(kind, "counter" | "gauge" | "histogram" | "info" | "unknown")
+                || matches!(kind, "info" | "unknown") && self.format == Format::Text
             {
-                return Err("unknown type".into());
+                return Err("no such type".into());
             }
             if self.family.as_deref() != Some(name) {
                 return Err("type without help before it".into());

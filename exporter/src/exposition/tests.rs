@@ -186,8 +186,10 @@ fn both_formats_say_the_same() {
     assert_eq!(values(&plain), values(&open));
     let contract = "mediasoup_producer_byte_count_bytes";
     assert_eq!(plain.value(contract, &[("id", "p1")]), Some(3000.0));
-    assert_eq!(open.value(&format!("{contract}_total"), &[("id", "p1")]), Some(3000.0));
+    assert_eq!(open.value(contract, &[("id", "p1")]), Some(3000.0));
     assert_eq!(plain.types[contract], "counter");
+    assert_eq!(open.types[contract], "unknown");
+    assert_eq!(open.types["mediasoup_stream_receive_bytes"], "counter");
     assert_eq!(open.types["mediasoup_peer"], "info");
     assert_eq!(plain.types["mediasoup_peer_info"], "gauge");
 }

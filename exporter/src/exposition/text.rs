@@ -31,27 +31,24 @@ impl Format {
         }
     }
 
-    /// A family's name in its HELP and TYPE lines, and that of its samples. OpenMetrics wants a
-    /// counter's samples to end with `_total` and an info's with `_info`, and the family to be named
-    /// without.
-    pub(crate) fn names(self, name: &str, kind: Kind) -> (String, String) {
-        match (self, kind) {
-            (Self::Text, _) | (Self::OpenMetrics, Kind::Gauge) => {
-                (name.to_owned(), name.to_owned())
-            }
-            (Self::OpenMetrics, Kind::Counter) => {
-                let family = name.strip_suffix("_total").unwrap_or(name);
-                (family.to_owned(), format!("{family}_total"))
-            }
-            (Self::OpenMetrics, Kind::Info) => {
-                let family = name.strip_suffix("_info").unwrap_or(name);
-                (family.to_owned(), format!("{family}_info"))
-            }
-        }
+    /// A family's name in its HELP and TYPE lines. Its samples keep `name` in both formats, because a
+    /// Prometheus that prefers OpenMetrics would otherwise store the contract's counters under other
+    /// names; OpenMetrics only names the family of a counter without `_total` and of an info without
+    /// `_info`.
+    pub(crate) fn family_name(self, name: &str, kind: Kind) -> &str {
+        let suffix = match (self, kind) {
+            (Self::Text, _) | (Self::OpenMetrics, Kind::Gauge) => return name,
+            (Self::OpenMetrics, Kind::Counter) => "_total",
+            (Self::OpenMetrics, Kind::Info) => "_info",
+        };
+        name.strip_suffix(suffix).unwrap_or(name)
     }
 
-    fn kind(self, kind: Kind) -> &'static str {
+    /// OpenMetrics has counters and infos only where the samples' name says so; a counter that is
+    /// called otherwise is of unknown type there.
+    pub(crate) fn kind(self, name: &str, kind: Kind) -> &'static str {
         match (self, kind) {
+            (Self::OpenMetrics, Kind::Counter) if !name.ends_with("_total") => "unknown",
             (_, Kind::Counter) => "counter",
             (_, Kind::Gauge) | (Self::Text, Kind::Info) => "gauge",
             (Self::OpenMetrics, Kind::Info) => "info",
@@ -61,14 +58,14 @@ impl Format {
     /// The lines before a family's samples.
     pub(crate) fn header(self, family: &Family, out: &mut Vec<u8>) {
         let Family { name, kind, unit, help, .. } = family;
-        let (name, _) = self.names(name, *kind);
-        for part in ["# HELP ", &name, " ", &self.help(help), "\n# TYPE ", &name, " "] {
+        let kind_name = self.kind(name, *kind);
+        let name = self.family_name(name, *kind);
+        for part in ["# HELP ", name, " ", &self.help(help), "\n# TYPE ", name, " ", kind_name] {
             out.extend_from_slice(part.as_bytes());
         }
-        out.extend_from_slice(self.kind(*kind).as_bytes());
         out.push(b'\n');
         if self == Self::OpenMetrics && name.ends_with(&format!("_{unit}")) && !unit.is_empty() {
-            for part in ["# UNIT ", &name, " ", unit, "\n"] {
+            for part in ["# UNIT ", name, " ", unit, "\n"] {
                 out.extend_from_slice(part.as_bytes());
             }
         }
@@ -215,14 +212,14 @@ mod tests {
     #[test]
     fn names_differ_between_the_formats() {
         let names = |name, kind| {
-            let (family, sample) = Format::OpenMetrics.names(name, kind);
-            assert_eq!(Format::Text.names(name, kind), (name.to_owned(), name.to_owned()));
-            format!("{family} {sample}")
+            assert_eq!(Format::Text.family_name(name, kind), name);
+            let open = Format::OpenMetrics;
+            format!("{} {}", open.family_name(name, kind), open.kind(name, kind))
         };
-        assert_eq!(names("a_bytes_total", Kind::Counter), "a_bytes a_bytes_total");
-        assert_eq!(names("a_count_bytes", Kind::Counter), "a_count_bytes a_count_bytes_total");
-        assert_eq!(names("a_info", Kind::Info), "a a_info");
-        assert_eq!(names("a_score", Kind::Gauge), "a_score a_score");
+        assert_eq!(names("a_bytes_total", Kind::Counter), "a_bytes counter");
+        assert_eq!(names("a_count_bytes", Kind::Counter), "a_count_bytes unknown");
+        assert_eq!(names("a_info", Kind::Info), "a info");
+        assert_eq!(names("a_score", Kind::Gauge), "a_score gauge");
     }
 
     #[test]

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::Limits;
 use super::attach::Mechanism;
 use super::capture::CaptureSource;
@@ -121,6 +123,8 @@ pub struct Counting {
     step_downs: Vec<StepDown>,
     /// Taken by [`Counting::follow`].
     changes: Mutex<Option<Changes>>,
+    /// Asks [`Counting::follow`] to look before its time.
+    soon: Notify,
 }
 
 enum Engine {
@@ -133,6 +137,8 @@ enum Engine {
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Changes come in bursts (a link, its addresses, its routes).
 const BURST: Duration = Duration::from_millis(50);
+/// Between two looks that [`Counting::look_soon`] asks for: each reads the workers' `/proc` folders.
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Counting {
     /// Starts the source that is asked for, or the best there is. Must run before privileges are
@@ -147,7 +153,7 @@ impl Counting {
                 None
             }
         };
-        Ok(Self { engine, step_downs, changes: Mutex::new(changes) })
+        Ok(Self { engine, step_downs, changes: Mutex::new(changes), soon: Notify::new() })
     }
 
     /// What counts.
@@ -204,6 +210,12 @@ impl Counting {
         }
     }
 
+    /// Asks [`Counting::follow`] to look for interfaces and workers again soon: a server has new
+    /// connections, perhaps on an interface that nobody listened on before.
+    pub fn look_soon(&self) {
+        self.soon.notify_one();
+    }
+
     /// Follows interfaces and addresses as they come and go, until `shutdown`.
     pub async fn follow(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -215,6 +227,7 @@ impl Counting {
             }
         });
         tokio::pin!(shutdown);
+        let mut pause_ends = tokio::time::Instant::now();
         loop {
             let changed = async {
                 match &mut listening {
@@ -225,6 +238,10 @@ impl Counting {
             tokio::select! {
                 () = &mut shutdown => return,
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = async {
+                    tokio::time::sleep_until(pause_ends).await;
+                    self.soon.notified().await;
+                } => {}
                 result = changed => {
                     if let Err(error) = result {
                         tracing::warn!("listen for interface changes: {error}");
@@ -236,6 +253,7 @@ impl Counting {
                     }
                 }
             }
+            pause_ends = tokio::time::Instant::now() + PAUSE;
             let this = Arc::clone(&self);
             let refreshed = tokio::task::spawn_blocking(move || this.refresh()).await;
             match refreshed {
