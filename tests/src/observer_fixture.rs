@@ -62,9 +62,18 @@ impl Fixture {
 
     /// Starts a server whose objects have the shape of mediasoup 3.6; it needs no mediasoup.
     pub fn start_old(socket: &Path) -> Result<Self> {
-        let mut command = Command::new("node");
+        Self::start_old_with(Command::new("node"), socket)
+    }
+
+    /// The same, by a command that ends where Node.js' arguments begin.
+    pub fn start_old_with(mut command: Command, socket: &Path) -> Result<Self> {
         command.arg(script("old.js")).arg(socket);
         Self::spawn(command, socket)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     fn spawn(command: Command, socket: &Path) -> Result<Self> {

@@ -3,8 +3,11 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +16,7 @@ use exporter_tests::observer_fixture::{Fixture, VERSIONS, differences};
 use exporter_tests::observer_watch::{Watch, options};
 use exporter_tests::process::TempDir;
 use exporter_tests::sfu::Build;
-use exporter_tests::{skip, wait};
+use exporter_tests::{root_or_skip, skip, wait};
 use mediasoup_exporter::observer::{AGENT_SCRIPT, Options};
 use serde_json::json;
 
@@ -139,7 +142,7 @@ fn the_agent_tells_the_same_as_a_console() -> Result<()> {
         fs::write(&script, AGENT_SCRIPT)?;
         let socket = folder.path().join("agent.sock");
         let mut server = Fixture::start_with_agent(&build, &script, &socket)?;
-        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&socket)?.permissions());
+        let mode = fs::metadata(&socket)?.permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let watch = Watch::start(options(std::slice::from_ref(&socket)))?;
         watch.synced()?;
@@ -215,6 +218,52 @@ fn mediasoup_3_6_leads_from_worker_to_stream_without_asking_the_worker() -> Resu
     // The tuple of a plain transport that is connected by hand changes without an event.
     server.ask(&json!({ "do": "connect" }))?;
     wait::until_equal("the far end", wait::LONG, || Ok((watch.seen(), seen(Some("203.0.113.9:9")))))
+}
+
+#[test]
+fn a_server_of_another_user_can_come_to_the_meeting_place() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let folder = TempDir::new("observer")?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777))?;
+    let socket = folder.path().join("console.sock");
+    let mut node = Command::new("node");
+    node.uid(65534).gid(65534);
+    let Ok(_server) = Fixture::start_old_with(node, &socket) else {
+        skip("another user cannot run Node.js with this checkout");
+        return Ok(());
+    };
+    assert_eq!(fs::metadata(&socket)?.uid(), 65534);
+    let watch = Watch::start(options(&[socket]))?;
+    watch.synced()?;
+    assert_eq!(watch.state().producers.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_server_with_a_file_system_of_its_own_is_met_there() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let folder = TempDir::new("observer")?;
+    let mut unshare = Command::new("unshare");
+    let hide = "mount -t tmpfs none \"$0\" && exec node \"$@\"";
+    unshare.args(["--mount", "sh", "-c", hide]).arg(folder.path());
+    let inside = folder.path().join("console.sock");
+    let Ok(server) = Fixture::start_old_with(unshare, &inside) else {
+        skip("no mount namespaces");
+        return Ok(());
+    };
+    assert!(!inside.exists());
+    let outside = Path::new("/proc").join(server.pid().to_string()).join("root");
+    let outside = outside.join(inside.strip_prefix("/")?);
+    let there = Options { meeting_folder: folder.path().to_owned(), ..options(&[outside]) };
+    let watch = Watch::start(there)?;
+    watch.synced()?;
+    assert_eq!(watch.state().producers.len(), 1);
+    assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+    Ok(())
 }
 
 /// A socket on which a fake server says something to each visitor and then waits.
