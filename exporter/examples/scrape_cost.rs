@@ -49,13 +49,12 @@ fn measure(streams: usize) {
     for round in 0..=ROUNDS {
         world.grow(&mut reading);
         let tick = round as u64;
-        let update = |reading| Update { tick, reading, state: &world.state, sockets: None };
         let started = spent();
-        scrape.update(update(Some(&reading)));
+        scrape.update(update(tick, &reading, &world));
         let updated = spent() - started;
         world.grow(&mut reading);
         let started = spent();
-        scrape.update_for(update(Some(&reading)), Selection::kernel());
+        scrape.update_for(update(tick, &reading, &world), Selection::kernel());
         let kernel_updated = spent() - started;
         let started = spent();
         bytes[0] = write(&scrape, Selection::kernel());
@@ -90,6 +89,10 @@ fn measure(streams: usize) {
         resident(),
         resident().saturating_sub(before),
     );
+}
+
+fn update<'a>(tick: u64, reading: &'a Reading, world: &'a World) -> Update<'a> {
+    Update { tick, reading: Some(reading), state: &world.state, sockets: None }
 }
 
 /// Processor time of this thread so far.
@@ -219,9 +222,7 @@ impl World {
 
     fn reading(&self) -> Reading {
         let mut counts = [[Counter::default(); 5]; 2];
-        for class in 1..4 {
-            counts[0][class] = Counter { packets: 10, bytes: 1000 };
-        }
+        counts[0][1..4].fill(Counter { packets: 10, bytes: 1000 });
         let flow = |tuple: &Tuple| Flow {
             tuple: *tuple,
             known: true,

@@ -139,6 +139,26 @@ mod tests {
     }
 
     #[test]
+    fn answers_change_only_with_the_revision() {
+        let mut told = Told::default();
+        told.transport("t1", "192.0.2.1:1000", 40_000);
+        told.transport("t2", "192.0.2.2:2000", 40_000);
+        let ssrcs = |told: &Told| ["t1", "t2"].map(|id| told.state.ssrcs_changed(&id.into()));
+        let (before, revision) = (ssrcs(&told), told.state.revision());
+        told.state.put_peer(told.state.peers[&"alice".into()].clone());
+        assert_eq!((ssrcs(&told), told.state.revision()), (before, revision));
+        told.consumer("c1", "t1", &[(31, None)]);
+        let after = ssrcs(&told);
+        assert!(after[0] != before[0] && after[1] == before[1]);
+        let revision = told.state.revision();
+        told.state.remove_consumer(&"c1".into());
+        assert!(ssrcs(&told)[0] != after[0] && told.state.revision() > revision);
+        let revision = told.state.revision();
+        told.state.remove_transport(&"t2".into());
+        assert!(told.state.revision() > revision);
+    }
+
+    #[test]
     fn coverage_is_a_share_of_bytes() {
         let mut coverage = Coverage::default();
         assert_eq!(coverage.ratio(), None);

@@ -54,6 +54,7 @@ mod contract;
 mod flows;
 mod leftovers;
 mod objects;
+mod owners;
 mod packets;
 mod series;
 mod sockets;

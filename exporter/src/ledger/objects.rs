@@ -12,10 +12,11 @@ use crate::labels::block::{self, Block};
 use crate::labels::text::{clean, limit};
 use crate::labels::{Labels, Tick};
 use crate::ledger::contract::{ContractLabels, ContractSeries, Totals};
+use crate::ledger::owners::{PeerText, TransportText, stamp};
 use crate::ledger::series::{GRACE, Room, SeriesId, Table};
 use crate::model::{
-    Consumer, ConsumerId, Encoding, MediaKind, Peer, PeerId, Producer, RoomId, ServerTuple,
-    Transport, TransportId, TransportKind,
+    Consumer, ConsumerId, Encoding, MediaKind, Peer, PeerId, Producer, RoomId, Transport,
+    TransportId,
 };
 use crate::state::{ProducerKey, State};
 
@@ -45,44 +46,6 @@ pub(crate) struct Objects {
 pub(crate) struct RoomText {
     pub(crate) labels: Arc<str>,
     pub(crate) peers: u64,
-}
-
-/// A peer's labels.
-#[derive(Debug)]
-pub(crate) struct PeerText {
-    /// Of the info family; `None` when there was no room for it.
-    pub(crate) labels: Option<Arc<str>>,
-    peer: Peer,
-    /// `display_name` and `user_agent`.
-    names: Arc<str>,
-    stamp: u64,
-}
-
-/// A transport's labels.
-#[derive(Debug)]
-pub(crate) struct TransportText {
-    /// Of the info family; `None` while its far end's label is undecided or there is no room for it.
-    pub(crate) labels: Option<Arc<str>>,
-    has_room: bool,
-    /// Its far end's label is undecided. What was shown before stays until it is.
-    waits: bool,
-    peer_stamp: u64,
-    transport: Transport,
-    remote: Option<Arc<str>>,
-    /// From `transport_id` to `remote_addr`; `None` while the far end's label is undecided.
-    ends: Option<Arc<str>>,
-    /// For the objects that name no other room and peer than the transport.
-    who: Who,
-    stamp: u64,
-}
-
-/// What the contract's labels and the info families say of an object's owner.
-#[derive(Clone, Debug, PartialEq)]
-struct Who {
-    /// From the opening brace to `remote_addr`; `None` while that is undecided.
-    prefix: Option<Arc<str>>,
-    /// `peer_id` and `room_id`.
-    info: Arc<str>,
 }
 
 /// A producer or a consumer.
@@ -362,184 +325,6 @@ impl Objects {
         for table in contract {
             table.retire(tick, GRACE, |_| false, |_| room.give_back(ContractSeries::FAMILIES));
         }
-    }
-}
-
-impl PeerText {
-    fn new(peer: &Peer, exposed: bool, stamp: u64, now: &mut Now<'_>) -> Self {
-        let Peer { id, room, display_name, user_agent } = peer;
-        let counts = &mut now.labels.text;
-        let room = room.as_ref().map_or("", RoomId::as_str);
-        let display_name = clean(display_name, limit::DISPLAY_NAME, counts);
-        let user_agent = clean(user_agent, limit::USER_AGENT, counts);
-        let labels = exposed.then(|| {
-            Block::open()
-                .label("peer_id", &clean(id.as_str(), limit::ID, counts))
-                .label("room_id", &clean(room, limit::ROOM, counts))
-                .label("display_name", &display_name)
-                .label("user_agent", &user_agent)
-                .close()
-        });
-        let names = Block::middle()
-            .label("display_name", &display_name)
-            .label("user_agent", &user_agent)
-            .finish();
-        Self { labels, peer: peer.clone(), names, stamp }
-    }
-}
-
-impl TransportText {
-    fn new(transport: &Transport, has_room: bool) -> Self {
-        Self {
-            labels: None,
-            has_room,
-            waits: false,
-            peer_stamp: 0,
-            transport: transport.clone(),
-            remote: None,
-            ends: None,
-            who: Who { prefix: None, info: "".into() },
-            stamp: 0,
-        }
-    }
-
-    fn update(
-        &mut self,
-        transport: &Transport,
-        peer: Option<&PeerText>,
-        stamps: &mut u64,
-        now: &mut Now<'_>,
-    ) {
-        let changed = self.transport != *transport;
-        if self.remote_end() != remote_end(transport) {
-            self.remote = None;
-        }
-        if changed {
-            self.transport = transport.clone();
-        }
-        let renamed = self.peer_stamp != stamp(peer);
-        let admitted = !self.has_room && now.room.take(1);
-        self.has_room |= admitted;
-        if self.waits || changed || renamed || admitted {
-            self.rebuild(peer, stamps, now);
-        }
-    }
-
-    fn remote_end(&self) -> Option<&ServerTuple> {
-        remote_end(&self.transport)
-    }
-
-    fn rebuild(&mut self, peer: Option<&PeerText>, stamps: &mut u64, now: &mut Now<'_>) {
-        let key = self.remote_end().and_then(ServerTuple::join_key);
-        if let (None, Some(key)) = (&self.remote, &key) {
-            self.remote = now.labels.remote(key);
-        }
-        self.waits = key.is_some() && self.remote.is_none();
-        if !self.waits {
-            self.ends = Some(self.ends(now));
-            self.labels = self.has_room.then(|| self.info(peer, now));
-        }
-        let Transport { room, peer: peer_id, .. } = &self.transport;
-        self.who = self.who(room.as_ref(), peer_id.as_ref(), peer, now);
-        self.peer_stamp = stamp(peer);
-        *stamps += 1;
-        self.stamp = *stamps;
-    }
-
-    fn ends(&self, now: &mut Now<'_>) -> Arc<str> {
-        let id = if now.quiet { "" } else { self.transport.id.as_str() };
-        let (proto, local) = self.local();
-        Block::middle()
-            .label("transport_id", &clean(id, limit::ID, &mut now.labels.text))
-            .label("proto", proto)
-            .label("local_addr", &clean(&local, limit::HOST_NAME, &mut now.labels.text))
-            .label("remote_addr", self.remote.as_deref().unwrap_or(""))
-            .finish()
-    }
-
-    fn local(&self) -> (&'static str, String) {
-        let Some(tuple) = self.transport.tuples.first() else { return ("", String::new()) };
-        let ServerTuple { proto, local_address, local_port, remote: _ } = tuple;
-        let local = match local_address.contains(':') {
-            true => format!("[{local_address}]:{local_port}"),
-            false => format!("{local_address}:{local_port}"),
-        };
-        (proto.as_str(), local)
-    }
-
-    fn info(&self, owner: Option<&PeerText>, now: &mut Now<'_>) -> Arc<str> {
-        let Transport { id, kind, pid, room, peer, tuples: _, ice_state, dtls_state } =
-            &self.transport;
-        let place = now.labels.place(self.remote_end().and_then(|tuple| tuple.remote));
-        let counts = &mut now.labels.text;
-        let (proto, local) = self.local();
-        let room = room.as_ref().or_else(|| owner.and_then(|owner| owner.peer.room.as_ref()));
-        let block = Block::open()
-            .label("transport_id", &clean(id.as_str(), limit::ID, counts))
-            .label("kind", kind_text(*kind))
-            .label("pid", itoa::Buffer::new().format(*pid))
-            .label("room_id", &clean(room.map_or("", RoomId::as_str), limit::ROOM, counts))
-            .label("peer_id", &clean(peer.as_ref().map_or("", PeerId::as_str), limit::ID, counts))
-            .label("proto", proto)
-            .label("local_addr", &clean(&local, limit::HOST_NAME, counts))
-            .label("remote_addr", self.remote.as_deref().unwrap_or(""))
-            .label("ice_state", &clean(ice_state.as_deref().unwrap_or(""), limit::WORD, counts))
-            .label("dtls_state", &clean(dtls_state.as_deref().unwrap_or(""), limit::WORD, counts));
-        match place {
-            None => block,
-            Some(place) => block
-                .label("country", &clean(&place.country, limit::WORD, counts))
-                .label("city", &clean(&place.city, limit::WORD, counts))
-                .label("asn", &place.asn)
-                .label("as_org", &clean(&place.as_org, limit::WORD, counts)),
-        }
-        .close()
-    }
-
-    /// The labels of an owner's things on this transport.
-    fn who(
-        &self,
-        room: Option<&RoomId>,
-        peer: Option<&PeerId>,
-        text: Option<&PeerText>,
-        now: &mut Now<'_>,
-    ) -> Who {
-        let counts = &mut now.labels.text;
-        let room = room.or_else(|| text.and_then(|text| text.peer.room.as_ref()));
-        let room = clean(room.map_or("", RoomId::as_str), limit::ROOM, counts);
-        let peer = clean(peer.map_or("", PeerId::as_str), limit::ID, counts);
-        let info = Block::middle().label("peer_id", &peer).label("room_id", &room).finish();
-        let prefix = self.ends.as_ref().map(|ends| {
-            let names = text.map_or(NO_NAMES, |text| &text.names);
-            let who = Block::open()
-                .label("pid", itoa::Buffer::new().format(self.transport.pid))
-                .label("room_id", &room)
-                .label("peer_id", &peer)
-                .finish();
-            format!("{who},{names},{ends}").into()
-        });
-        Who { prefix, info }
-    }
-}
-
-/// Of a peer that nobody told.
-const NO_NAMES: &str = r#"display_name="",user_agent="""#;
-
-fn stamp(peer: Option<&PeerText>) -> u64 {
-    peer.map_or(0, |peer| peer.stamp)
-}
-
-/// RTP's tuple: the first one. (RTCP's, where it is another, comes second.)
-fn remote_end(transport: &Transport) -> Option<&ServerTuple> {
-    transport.tuples.first()
-}
-
-fn kind_text(kind: TransportKind) -> &'static str {
-    match kind {
-        TransportKind::WebRtc => "webrtc",
-        TransportKind::Plain => "plain",
-        TransportKind::Pipe => "pipe",
-        TransportKind::Direct => "direct",
     }
 }
 
