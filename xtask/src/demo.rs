@@ -28,8 +28,8 @@ const BUILD: Duration = Duration::from_secs(15 * 60);
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let asks_for_help = args.rest.iter().any(|arg| arg == "--help" || arg == "-h");
-    if !args.no_setup && !asks_for_help {
+    let has = |flag: &str| args.rest.iter().any(|argument| argument == flag);
+    if !(args.no_setup || has("--no-setup") || has("--help") || has("-h")) {
         setup::install(setup::Part::Mediasoup)?;
     }
     let mut cargo = Command::new("cargo");
@@ -40,7 +40,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let release = paths::target().join("release");
     let mut demo = Command::new(release.join("demo"));
     mediasoup::name_to(&mut demo)?;
-    demo.env("MEDIASOUP_EXPORTER_BIN", release.join("mediasoup-exporter")).args(&args.rest);
+    demo.env("MEDIASOUP_EXPORTER_BIN", release.join("mediasoup-exporter"));
+    // This option is ours wherever it stands.
+    demo.args(args.rest.iter().filter(|argument| *argument != "--no-setup"));
     // It takes our place, so that signals reach it and it can end what it started.
     Err(demo.exec()).context("start the demonstration")
 }
