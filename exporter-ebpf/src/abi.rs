@@ -169,8 +169,9 @@ pub struct StreamKeyV6 {
 pub const KNOWN: u32 = 1 << 0;
 /// The far side sent something.
 pub const SEEN_RECEIVE: u32 = 1 << 1;
-/// This side sent what it sends to no stranger: RTP, RTCP, DTLS, a STUN success response, or TCP
-/// payload. (An SFU answers forged STUN requests with STUN errors, so those prove nothing.)
+/// This side sent what it sends to no stranger: RTP, RTCP, DTLS, or a STUN success response (over TCP
+/// in a frame, RFC 4571). An SFU answers forged STUN requests with STUN errors, so those prove
+/// nothing; nor does other TCP payload, which may be any server's.
 pub const PROVED_SEND: u32 = 1 << 2;
 
 /// What one flow carried, apart from RTP that has a [`StreamValue`] of its own: a flow's RTP is

@@ -181,6 +181,25 @@ fn classify_other(first: u32, cookie: u32, length: u32) -> Kind {
     }
 }
 
+/// Whether a TCP segment begins with a frame (RFC 4571 §2) that holds a STUN success response. Nothing
+/// else in a TCP connection proves that it is ICE-TCP's: an HTTP server's port may lie in the range,
+/// too.
+#[inline(always)]
+pub fn is_framed_stun_success(payload: &impl Payload, length: u32) -> bool {
+    const FRAME: u32 = 2;
+    const STUN: u32 = 20;
+    if length < FRAME + STUN {
+        return false;
+    }
+    match payload.words(FRAME as usize) {
+        Some([first, cookie]) => {
+            let kind = classify_other(u32::from_be(first), u32::from_be(cookie), length - FRAME);
+            kind == Kind::StunSuccess
+        }
+        None => false,
+    }
+}
+
 /// Too short for RTP: only RTCP's shortest packets and DTLS's first byte say something.
 #[inline(always)]
 fn classify_short(payload: &impl Payload, length: u32) -> Kind {

@@ -45,8 +45,7 @@ fn the_kernel_counts_no_frame_that_was_cut() {
         return;
     }
     let program = load();
-    let shapes: Vec<_> =
-        corpus(RECEIVE, 10_000).into_iter().filter(is_worth_cutting).collect();
+    let shapes: Vec<_> = corpus(RECEIVE, 10_000).into_iter().filter(is_worth_cutting).collect();
     let mut expected = 0;
     for shape in &shapes {
         for length in 14..headers_and_some(shape) {

@@ -225,8 +225,36 @@ fn errors_and_empty_segments_prove_nothing() {
     tcp.segment(RECEIVE, b"something");
     tcp.segment(SEND, b"");
     assert!(!tcp.is_known());
-    tcp.segment(SEND, b"something else");
+    // As an HTTP server would answer, whose port lies in the range.
+    tcp.segment(SEND, b"something else, and more than a STUN header has");
+    tcp.segment(SEND, &framed(&stun(STUN_ERROR, 12)));
+    assert!(!tcp.is_known());
+    tcp.segment(SEND, &framed(&stun(STUN_SUCCESS, 12)));
     assert!(tcp.is_known());
+}
+
+/// RFC 4571 §2.
+fn framed(datagram: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(datagram.len()).expect("fits a frame");
+    [&length.to_be_bytes()[..], datagram].concat()
+}
+
+#[test]
+fn whom_the_host_answers_needs_no_strangers_place() {
+    let Some(program) = load(Constants { strangers: 2, ..Constants::default() }) else { return };
+    for forged in 0..4 {
+        Talk::v4(&program, PORT + forged).datagram(RECEIVE, &stun(STUN_REQUEST, 80));
+    }
+    check_occupancy(&program, occupied(0, 0, 2, 0));
+    let caller = Talk::v4(&program, PORT + 100);
+    caller.datagram(RECEIVE, &stun(STUN_REQUEST, 80));
+    caller.datagram(SEND, &stun(STUN_ERROR, 12));
+    assert!(caller.flow().is_none());
+    caller.datagram(SEND, &stun(STUN_SUCCESS, 12));
+    assert!(caller.is_known());
+    caller.rtp(RECEIVE, SSRC, 1);
+    assert_eq!(caller.stream(RECEIVE, SSRC).expect("a stream").total.packets, 1);
+    check_occupancy(&program, occupied(1, 1, 2, 0));
 }
 
 #[test]

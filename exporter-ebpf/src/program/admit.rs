@@ -171,7 +171,7 @@ enum Found {
 fn flow<F: Family>(key: &F::Stream, arrival: &Arrival, speaks: bool) -> Found {
     let flow = match F::find_flow(key) {
         Some(flow) => flow,
-        None => match admit_flow::<F>(key) {
+        None => match admit_flow::<F>(key, speaks && arrival.direction == SEND as u32) {
             Ok(flow) => flow,
             Err(refusal) => {
                 arrival.event(refusal);
@@ -203,12 +203,16 @@ const fn empty_flow(flags: u32) -> FlowValue {
 }
 
 #[inline(always)]
-fn admit_flow<F: Family>(key: &F::Stream) -> Result<*mut FlowValue, Event> {
-    let is_known = F::is_told(key);
-    let quota = Quota::flows(is_known);
-    if !is_known && !quota.has_room() {
+fn admit_flow<F: Family>(key: &F::Stream, is_vouched: bool) -> Result<*mut FlowValue, Event> {
+    let is_told = F::is_told(key);
+    let strangers_are_full = !Quota::flows(false).has_room();
+    // Whom this host answers as it answers no stranger need not wait for a stranger's place while
+    // forged addresses hold them all.
+    let is_known = is_told || is_vouched && strangers_are_full;
+    if !is_known && strangers_are_full {
         return Err(Event::StrangersFull);
     }
+    let quota = Quota::flows(is_known);
     if CHECK_LOCAL.load() != 0 && !F::is_local(key) {
         return Err(Event::NotLocal);
     }

@@ -69,9 +69,11 @@ unsafe extern "C" fn datagram<F: Family>(index: u32, walk: *mut Walk<F>) -> i64 
 }
 
 /// A payload that need not be readable in place.
-struct Loaded {
-    skb: *mut __sk_buff,
-    offset: u32,
+pub struct Loaded {
+    /// The frame's buffer.
+    pub skb: *mut __sk_buff,
+    /// Where in the frame the payload begins.
+    pub offset: u32,
 }
 
 impl Payload for Loaded {

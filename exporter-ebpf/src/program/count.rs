@@ -8,9 +8,10 @@ use exporter_ebpf::packet::{self, Bytes, Link, Network, Packet, Skip, View};
 use exporter_ebpf::rtp::{self, Kind, Rtp, Within};
 
 use super::admit::{self, sort};
+use super::aggregate::{self, Loaded};
 use super::atomic::{add, try_lock, unlock};
 use super::tables::{Family, event, tell_if_full};
-use super::{PORT_MAX, PORT_MIN, SKIP_SEEN, aggregate};
+use super::{PORT_MAX, PORT_MIN, SKIP_SEEN};
 
 /// [`Link::Ethernet`], as a generic argument.
 pub const ETHERNET: bool = true;
@@ -88,7 +89,14 @@ where
     }
     if packet.proto != UDP {
         let key = packet.key(DIRECTION, 0);
-        let sort = sort(Kind::Other, packet.length != 0);
+        // What is sent by TCP lies in pages, seldom behind its headers.
+        let payload = Loaded { skb, offset: packet.payload as u32 };
+        let speaks = if DIRECTION == RECEIVE {
+            packet.length != 0
+        } else {
+            rtp::is_framed_stun_success(&payload, packet.length)
+        };
+        let sort = sort(Kind::Other, speaks);
         let is_counted = admit::plain::<Packet<W>>(&key, segments(skb), packet.length, sort);
         return finish::<DIRECTION>(skb, is_counted);
     }

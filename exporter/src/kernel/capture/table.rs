@@ -99,7 +99,13 @@ impl Table {
             if segment != 0 {
                 arrival.packets = u64::from(length.div_ceil(segment)).max(1);
             }
-            self.plain(&arrival, Kind::Other, length != 0);
+            let speaks = match direction {
+                Direction::Receive => length != 0,
+                Direction::Send => {
+                    rtp::is_framed_stun_success(&Within { frame, offset: payload }, length)
+                }
+            };
+            self.plain(&arrival, Kind::Other, speaks);
             return;
         }
         let segment = if segment == 0 || segment >= length { length } else { segment };
@@ -195,12 +201,14 @@ impl Table {
                 self.event_of(Event::NotLocal, arrival);
                 return None;
             }
-            if !self.take(flow_room(told)) {
-                let refusal = if told { Event::FlowsFull } else { Event::StrangersFull };
+            let vouched = speaks && arrival.direction == Direction::Send;
+            let known = told || vouched && !self.has_room(Occupancy::Strangers);
+            if !self.take(flow_room(known)) {
+                let refusal = if known { Event::FlowsFull } else { Event::StrangersFull };
                 self.event_of(refusal, arrival);
                 return None;
             }
-            let flags = if told { KNOWN } else { 0 };
+            let flags = if known { KNOWN } else { 0 };
             self.flows.insert(arrival.tuple, FlowValue { flags, ..FlowValue::default() });
         }
         let flow = self.flows.get_mut(&arrival.tuple)?;
@@ -289,11 +297,13 @@ impl Table {
         }
     }
 
+    fn has_room(&self, room: Occupancy) -> bool {
+        self.occupied[room as usize] < self.most(room).into()
+    }
+
     fn take(&mut self, room: Occupancy) -> bool {
-        let most = self.most(room);
-        let occupied = &mut self.occupied[room as usize];
-        let free = *occupied < most.into();
-        *occupied += u64::from(free);
+        let free = self.has_room(room);
+        self.occupied[room as usize] += u64::from(free);
         free
     }
 
