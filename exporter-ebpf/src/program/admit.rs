@@ -169,9 +169,10 @@ enum Found {
 /// Finds or makes the flow, and lets it become known when it has earned that.
 #[inline(always)]
 fn flow<F: Family>(key: &F::Stream, arrival: &Arrival, speaks: bool) -> Found {
-    let flow = match F::find_flow(key) {
+    let mut flow_key = F::flow_of(key);
+    let flow = match F::find_flow(&flow_key) {
         Some(flow) => flow,
-        None => match admit_flow::<F>(key) {
+        None => match admit_flow::<F>(key, &mut flow_key) {
             Ok(flow) => flow,
             Err(refusal) => {
                 arrival.event(refusal);
@@ -188,7 +189,7 @@ fn flow<F: Family>(key: &F::Stream, arrival: &Arrival, speaks: bool) -> Found {
         (*flow).flags
     };
     if flags & KNOWN == 0 {
-        introduce::<F>(key, flow, flags, arrival, speaks);
+        introduce::<F>(key, &mut flow_key, flow, flags, arrival, speaks);
     }
     Found::At(flow)
 }
@@ -203,13 +204,13 @@ const fn empty_flow(flags: u32) -> FlowValue {
 }
 
 #[inline(always)]
-fn admit_flow<F: Family>(key: &F::Stream) -> Result<*mut FlowValue, Event> {
-    let is_known = F::is_told(key);
+fn admit_flow<F: Family>(stream: &F::Stream, key: &mut F::Flow) -> Result<*mut FlowValue, Event> {
+    let is_known = F::is_told(stream, key);
     let quota = Quota::flows(is_known);
     if !is_known && !quota.has_room() {
         return Err(Event::StrangersFull);
     }
-    if CHECK_LOCAL.load() != 0 && !F::is_local(key) {
+    if CHECK_LOCAL.load() != 0 && !F::is_local(stream) {
         return Err(Event::NotLocal);
     }
     if !quota.take() {
@@ -225,7 +226,8 @@ fn admit_flow<F: Family>(key: &F::Stream) -> Result<*mut FlowValue, Event> {
 /// A stranger becomes known when both sides have spoken, or when the observer has told it since.
 #[inline(always)]
 fn introduce<F: Family>(
-    key: &F::Stream,
+    stream: &F::Stream,
+    key: &mut F::Flow,
     flow: *mut FlowValue,
     flags: u32,
     arrival: &Arrival,
@@ -238,7 +240,7 @@ fn introduce<F: Family>(
         flags = unsafe { fetch_or(&raw mut (*flow).flags, bit) } | bit;
     }
     let is_proven = flags & (SEEN_RECEIVE | PROVED_SEND) == SEEN_RECEIVE | PROVED_SEND;
-    if is_proven || F::is_told(key) {
+    if is_proven || F::is_told(stream, key) {
         // SAFETY: the table's value, which took a stranger's room.
         let has_room =
             unsafe { promote(&raw mut (*flow).flags, Quota::flows(false), Quota::flows(true)) };
