@@ -93,7 +93,7 @@ pub struct FlowKeyV6 {
 }
 
 macro_rules! words {
-    ($key:ty, $words:literal, $local:expr) => {
+    ($key:ty, $words:literal) => {
         impl $key {
             /// From words: remote and local address in network order, then what [`ends`] gives.
             #[inline(always)]
@@ -111,25 +111,20 @@ macro_rules! words {
 
             /// As the flows' table has it.
             #[inline(always)]
-            pub fn without_direction(self) -> Self {
-                let mut words = self.words();
-                words[$words - 1] &= u32::from_ne_bytes([0xff, 0, 0xff, 0xff]);
-                Self::from_words(words)
-            }
-
-            /// As the told flows' table has it.
-            #[inline(always)]
-            pub fn without_local(self) -> Self {
-                let mut words = self.words();
-                words[$local].fill(0);
-                Self::from_words(words)
+            pub fn without_direction(mut self) -> Self {
+                // SAFETY: the key's last word, within it and aligned.
+                unsafe {
+                    let last = (&raw mut self).cast::<u32>().add($words - 1);
+                    *last &= u32::from_ne_bytes([0xff, 0, 0xff, 0xff]);
+                }
+                self
             }
         }
     };
 }
 
-words!(FlowKeyV4, 4, 1..2);
-words!(FlowKeyV6, 10, 4..8);
+words!(FlowKeyV4, 4);
+words!(FlowKeyV6, 10);
 
 /// Ports, protocol and direction, as the two words that end a flow's key.
 #[inline(always)]

@@ -9,10 +9,11 @@ use core::mem::size_of;
 
 use crate::abi::{Event, FlowKeyV4, FlowKeyV6, RECEIVE, TCP, UDP, ends};
 
-/// No header that is looked at begins behind this.
-const MAX_HEADERS: usize = 0x3fff;
 /// IPv6 extension headers that are looked through.
 pub const MAX_EXTENSIONS: usize = 6;
+/// No header begins behind this, which as a mask says so to the verifier.
+const MAX_OFFSET: usize = 0x3fff;
+const _: () = assert!(14 + 8 + 40 + MAX_EXTENSIONS * 2048 <= MAX_OFFSET);
 
 /// What stands before the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +58,38 @@ pub struct Packet<const W: usize> {
     pub length: u32,
 }
 
-/// Why a frame is no counted packet.
+/// Why a frame is no counted packet. Flat, because the kernel's verifier refuses a field that only
+/// some of an enum's variants have, where the compiler moves it for all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skip {
+pub struct Skip {
+    /// The reason.
+    pub why: Why,
+    /// Bytes that the event counts; zero without one.
+    pub bytes: u32,
+}
+
+/// The reason of a [`Skip`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
     /// Not IP, neither UDP nor TCP, or a port outside the range: no concern of ours.
     Elsewhere,
     /// The readable bytes end before the headers do. The frame itself may have more.
     Short,
-    /// The headers say that it cannot be counted; the bytes are those that the event counts.
-    Event(Event, u32),
+    /// The headers say that it cannot be counted.
+    Event(Event),
+}
+
+impl Skip {
+    /// [`Why::Elsewhere`].
+    pub const ELSEWHERE: Self = Self { why: Why::Elsewhere, bytes: 0 };
+    /// [`Why::Short`].
+    pub const SHORT: Self = Self { why: Why::Short, bytes: 0 };
+
+    /// [`Why::Event`].
+    #[inline(always)]
+    pub const fn event(event: Event, bytes: u32) -> Self {
+        Self { why: Why::Event(event), bytes }
+    }
 }
 
 /// A counted packet of either family.
@@ -165,31 +189,34 @@ pub fn network(bytes: Bytes<'_>, view: &View) -> Result<Network, Skip> {
         Link::Ethernet => ethernet(bytes),
         // Never a single byte: the verifier learns nothing from `address >= end`, which is what the
         // compiler makes of that test.
-        Link::Raw => match u32::from_be(bytes.read(0).ok_or(Skip::Short)?) >> 28 {
+        Link::Raw => match u32::from_be(bytes.read(0).ok_or(Skip::SHORT)?) >> 28 {
             4 => Ok(Network::V4(0)),
             6 => Ok(Network::V6(0)),
-            _ => Err(Skip::Elsewhere),
+            _ => Err(Skip::ELSEWHERE),
         },
     }
 }
 
 #[inline(always)]
 fn ethernet(bytes: Bytes<'_>) -> Result<Network, Skip> {
-    let mut kind = u16::from_be(bytes.read(12).ok_or(Skip::Short)?);
+    let mut kind = u16::from_be(bytes.read(12).ok_or(Skip::SHORT)?);
     let mut offset = 14;
     // Written out, because the compiler's loop is slower and harder on the verifier.
     if is_tag(kind) {
-        kind = u16::from_be(bytes.read(16).ok_or(Skip::Short)?);
+        kind = u16::from_be(bytes.read(16).ok_or(Skip::SHORT)?);
         offset = 18;
         if is_tag(kind) {
-            kind = u16::from_be(bytes.read(20).ok_or(Skip::Short)?);
+            kind = u16::from_be(bytes.read(20).ok_or(Skip::SHORT)?);
             offset = 22;
         }
+        // So that the verifier goes through the rest once for all tagged frames.
+        let [forgotten, ..] = forget([offset as u8, 0, 0, 0]);
+        offset = forgotten as usize & 0x1f;
     }
     match kind {
         0x0800 => Ok(Network::V4(offset)),
         0x86dd => Ok(Network::V6(offset)),
-        _ => Err(Skip::Elsewhere),
+        _ => Err(Skip::ELSEWHERE),
     }
 }
 
@@ -221,28 +248,28 @@ unsafe impl Plain for Ipv4 {}
 /// Looks through an IPv4 header and what follows it.
 #[inline(always)]
 pub fn ipv4(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Packet<1>, Skip> {
-    let header: Ipv4 = bytes.read(offset).ok_or(Skip::Short)?;
-    let malformed = Skip::Event(Event::Malformed, view.frame);
+    let header: Ipv4 = bytes.read(offset).ok_or(Skip::SHORT)?;
+    let malformed = Skip::event(Event::Malformed, view.frame);
     let words = (header.version_and_words & 0x0f) as usize;
     if header.version_and_words >> 4 != 4 || words < 5 {
         return Err(malformed);
     }
     if header.proto != UDP && header.proto != TCP {
-        return Err(Skip::Elsewhere);
+        return Err(Skip::ELSEWHERE);
     }
     let room = view.frame.wrapping_sub(offset as u32);
     let total = u16::from_be(header.total) as u32;
     let fragment = u16::from_be(header.fragment);
     if fragment & 0x1fff != 0 {
         let bytes = total.saturating_sub(words as u32 * 4);
-        return Err(Skip::Event(Event::LaterFragment, bytes));
+        return Err(Skip::event(Event::LaterFragment, bytes));
     }
     let transport = offset + words * 4;
     let ports = ports(bytes, transport, view)?;
     // A TCP aggregate of more than 64 KiB has no room for its length (BIG TCP, Linux 6.3).
     let total = if total == 0 && header.proto == TCP { room } else { total };
     if total > room {
-        return Err(Skip::Event(Event::Truncated, view.frame));
+        return Err(Skip::event(Event::Truncated, view.frame));
     }
     if total < words as u32 * 4 {
         return Err(malformed);
@@ -276,9 +303,9 @@ unsafe impl Plain for Ipv6 {}
 /// Looks through an IPv6 header, its extensions, and what follows them.
 #[inline(always)]
 pub fn ipv6(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Packet<4>, Skip> {
-    let header: Ipv6 = bytes.read(offset).ok_or(Skip::Short)?;
+    let header: Ipv6 = bytes.read(offset).ok_or(Skip::SHORT)?;
     if u32::from_be(header.version_class_flow) >> 28 != 6 {
-        return Err(Skip::Event(Event::Malformed, view.frame));
+        return Err(Skip::event(Event::Malformed, view.frame));
     }
     let mut chain = Chain {
         next: header.next,
@@ -289,26 +316,23 @@ pub fn ipv6(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Packet<4>, S
     if chain.next != UDP && chain.next != TCP {
         chain.follow(bytes, view)?;
         chain.forget();
-        if chain.offset > MAX_HEADERS {
-            return Err(Skip::Elsewhere);
-        }
     }
     let room = view.frame.wrapping_sub((offset + size_of::<Ipv6>()) as u32);
     let extensions = (chain.offset - offset - size_of::<Ipv6>()) as u32;
     let total = u16::from_be(header.length) as u32;
     if chain.is_later_fragment {
         let bytes = total.saturating_sub(extensions);
-        return Err(Skip::Event(Event::LaterFragment, bytes));
+        return Err(Skip::event(Event::LaterFragment, bytes));
     }
     let ports = ports(bytes, chain.offset, view)?;
     // A jumbogram (RFC 2675 §3), or an aggregate of more than 64 KiB (Linux 5.19).
     let is_jumbo = total == 0;
     let total = if is_jumbo { room } else { total };
     if total > room {
-        return Err(Skip::Event(Event::Truncated, view.frame));
+        return Err(Skip::event(Event::Truncated, view.frame));
     }
     if total < extensions {
-        return Err(Skip::Event(Event::Malformed, view.frame));
+        return Err(Skip::event(Event::Malformed, view.frame));
     }
     let segment = Segment {
         offset: chain.offset,
@@ -336,12 +360,12 @@ impl Chain {
         for _ in 0..MAX_EXTENSIONS {
             // Hop-by-hop options, routing, destination options; fragment; authentication.
             let [next, units] = match self.next {
-                0 | 43 | 60 | 44 | 51 => bytes.read(self.offset).ok_or(Skip::Short)?,
-                _ => return Err(Skip::Elsewhere),
+                0 | 43 | 60 | 44 | 51 => bytes.read(self.offset).ok_or(Skip::SHORT)?,
+                _ => return Err(Skip::ELSEWHERE),
             };
             let size = match self.next {
                 44 => {
-                    let [_, place]: [u16; 2] = bytes.read(self.offset).ok_or(Skip::Short)?;
+                    let [_, place]: [u16; 2] = bytes.read(self.offset).ok_or(Skip::SHORT)?;
                     let place = u16::from_be(place);
                     self.is_fragment = place & 1 != 0;
                     self.is_later_fragment = place & 0xfff8 != 0;
@@ -357,8 +381,8 @@ impl Chain {
             }
         }
         match self.next {
-            0 | 43 | 60 | 44 | 51 => Err(Skip::Event(Event::TooManyExtensions, view.frame)),
-            _ => Err(Skip::Elsewhere),
+            0 | 43 | 60 | 44 | 51 => Err(Skip::event(Event::TooManyExtensions, view.frame)),
+            _ => Err(Skip::ELSEWHERE),
         }
     }
 }
@@ -370,7 +394,7 @@ impl Chain {
         let flags = self.is_fragment as u8 | (self.is_later_fragment as u8) << 1;
         let [low, high] = (self.offset as u16).to_ne_bytes();
         let [low, high, next, flags] = forget([low, high, self.next, flags]);
-        self.offset = u16::from_ne_bytes([low, high]) as usize;
+        self.offset = u16::from_ne_bytes([low, high]) as usize & MAX_OFFSET;
         self.next = next;
         self.is_fragment = flags & 1 != 0;
         self.is_later_fragment = flags & 2 != 0;
@@ -403,12 +427,12 @@ struct Ports {
 
 #[inline(always)]
 fn ports(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Ports, Skip> {
-    let [source, destination]: [u16; 2] = bytes.read(offset).ok_or(Skip::Short)?;
+    let [source, destination]: [u16; 2] = bytes.read(offset).ok_or(Skip::SHORT)?;
     let (remote, local) =
         if view.direction == RECEIVE { (source, destination) } else { (destination, source) };
     let local = u16::from_be(local);
     if local < view.port_min || local > view.port_max {
-        return Err(Skip::Elsewhere);
+        return Err(Skip::ELSEWHERE);
     }
     Ok(Ports { remote: u16::from_be(remote), local })
 }
@@ -452,21 +476,21 @@ impl Segment {
     #[inline(always)]
     fn payload(&self, bytes: Bytes<'_>, view: &View) -> Result<(usize, u32), Skip> {
         let (header, end) = if self.proto == UDP {
-            let told = u16::from_be(bytes.read(self.offset + 4).ok_or(Skip::Short)?) as u32;
+            let told = u16::from_be(bytes.read(self.offset + 4).ok_or(Skip::SHORT)?) as u32;
             // A first fragment has the length of the whole datagram, a jumbogram has none.
             let has_no_length = self.is_jumbo && told == 0;
             (8, if self.is_fragment || has_no_length { self.length } else { told })
         } else {
             // Reading the last byte of the fixed part makes sure that all of it is there.
-            let [words, ..]: [u8; 8] = bytes.read(self.offset + 12).ok_or(Skip::Short)?;
+            let [words, ..]: [u8; 8] = bytes.read(self.offset + 12).ok_or(Skip::SHORT)?;
             let words = (words >> 4) as u32;
             if words < 5 {
-                return Err(Skip::Event(Event::Malformed, view.frame));
+                return Err(Skip::event(Event::Malformed, view.frame));
             }
             (words * 4, self.length)
         };
         if end < header || end > self.length {
-            return Err(Skip::Event(Event::Malformed, view.frame));
+            return Err(Skip::event(Event::Malformed, view.frame));
         }
         Ok((self.offset + header as usize, end - header))
     }

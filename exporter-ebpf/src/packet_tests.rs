@@ -36,8 +36,8 @@ fn ends_ports_and_length() {
     let key = packet.flow(RECEIVE);
     assert_eq!((key.remote, key.remote_port), ([203, 0, 113, 7], 5000));
     assert_eq!((key.local, key.local_port), ([192, 0, 2, 1], 40_000));
-    assert_eq!(look(&frame, View { direction: SEND, ..VIEW }), Err(Skip::Elsewhere));
-    assert_eq!(look(&frame, View { port_min: 40_001, ..VIEW }), Err(Skip::Elsewhere));
+    assert_eq!(look(&frame, View { direction: SEND, ..VIEW }), Err(Skip::ELSEWHERE));
+    assert_eq!(look(&frame, View { port_min: 40_001, ..VIEW }), Err(Skip::ELSEWHERE));
     let raw = look(&frame[14..], View { link: Link::Raw, ..VIEW });
     assert_eq!(raw, Ok(Parsed::V4(Packet { payload: 28, ..packet })));
 }
@@ -55,7 +55,7 @@ fn a_cut_frame_is_short_or_truncated() {
     let frame = udp_frame(100);
     for end in 0..frame.len() {
         let expected =
-            if end < 40 { Skip::Short } else { Skip::Event(Event::Truncated, end as u32) };
+            if end < 40 { Skip::SHORT } else { Skip::event(Event::Truncated, end as u32) };
         let got = look(&frame[..end], VIEW);
         // The ports are known before the rest of the header is.
         let is_cut = got == Err(expected) || (34..40).contains(&end) && got.is_err();
@@ -68,5 +68,5 @@ fn readable_bytes_may_end_before_the_frame() {
     let frame = udp_frame(100);
     let view = View { frame: frame.len() as u32, ..VIEW };
     assert!(parse(Bytes::new(&frame[..42]), &view).is_ok());
-    assert_eq!(parse(Bytes::new(&frame[..36]), &view), Err(Skip::Short));
+    assert_eq!(parse(Bytes::new(&frame[..36]), &view), Err(Skip::SHORT));
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use exporter_ebpf::abi::{
     CLASSES, Class, Counter, DIRECTIONS, EVENTS, Event, RECEIVE, SEND, StreamValue,
 };
-use exporter_ebpf::packet::{self, Bytes, Link, Parsed, Skip, View};
+use exporter_ebpf::packet::{self, Bytes, Link, Parsed, View, Why};
 use exporter_ebpf::rtp::{self, Kind, Within};
 use exporter_tests::packets::{Counted, Shape, corpus};
 use exporter_tests::prog::{Constants, Frame, Program};
@@ -229,9 +229,11 @@ fn host(shape: &Shape, bytes: &[u8], length: usize) -> Vec<Counted> {
     let (proto, payload, length) = match packet::parse(frame, &view) {
         Ok(Parsed::V4(packet)) => (packet.proto, packet.payload, packet.length),
         Ok(Parsed::V6(packet)) => (packet.proto, packet.payload, packet.length),
-        Err(Skip::Elsewhere) => return vec![],
-        Err(Skip::Short) => return one(Event::Truncated, view.frame),
-        Err(Skip::Event(event, bytes)) => return one(event, bytes),
+        Err(skip) => match skip.why {
+            Why::Elsewhere => return vec![],
+            Why::Short => return one(Event::Truncated, view.frame),
+            Why::Event(event) => return one(event, skip.bytes),
+        },
     };
     if proto == exporter_tests::packets::TCP {
         return vec![Counted::Flow(Class::Other as usize, 1, length.into())];

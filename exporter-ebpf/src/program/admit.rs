@@ -169,18 +169,21 @@ enum Found {
 /// Finds or makes the flow, and lets it become known when it has earned that.
 #[inline(always)]
 fn flow<F: Family>(key: &F::Stream, arrival: &Arrival, speaks: bool) -> Found {
-    let flow = match F::find_flow(key) {
+    let mut flow_key = F::flow_of(key);
+    let flow = match F::find_flow(&flow_key) {
         Some(flow) => flow,
-        None => match admit_flow::<F>(key, speaks && arrival.direction == SEND as u32) {
-            Ok(flow) => flow,
-            Err(refusal) => {
-                arrival.event(refusal);
-                return match refusal {
-                    Event::NotLocal | Event::StrangersFull => Found::NotOurs,
-                    _ => Found::NoRoom,
-                };
+        None => {
+            match admit_flow::<F>(key, &mut flow_key, speaks && arrival.direction == SEND as u32) {
+                Ok(flow) => flow,
+                Err(refusal) => {
+                    arrival.event(refusal);
+                    return match refusal {
+                        Event::NotLocal | Event::StrangersFull => Found::NotOurs,
+                        _ => Found::NoRoom,
+                    };
+                }
             }
-        },
+        }
     };
     // SAFETY: the table's value, and a helper without arguments.
     let flags = unsafe {
@@ -188,7 +191,7 @@ fn flow<F: Family>(key: &F::Stream, arrival: &Arrival, speaks: bool) -> Found {
         (*flow).flags
     };
     if flags & KNOWN == 0 {
-        introduce::<F>(key, flow, flags, arrival, speaks);
+        introduce::<F>(key, &mut flow_key, flow, flags, arrival, speaks);
     }
     Found::At(flow)
 }
@@ -203,8 +206,12 @@ const fn empty_flow(flags: u32) -> FlowValue {
 }
 
 #[inline(always)]
-fn admit_flow<F: Family>(key: &F::Stream, is_vouched: bool) -> Result<*mut FlowValue, Event> {
-    let is_told = F::is_told(key);
+fn admit_flow<F: Family>(
+    stream: &F::Stream,
+    key: &mut F::Flow,
+    is_vouched: bool,
+) -> Result<*mut FlowValue, Event> {
+    let is_told = F::is_told(stream, key);
     let strangers_are_full = !Quota::flows(false).has_room();
     // Whom this host answers as it answers no stranger need not wait for a stranger's place while
     // forged addresses hold them all.
@@ -213,7 +220,7 @@ fn admit_flow<F: Family>(key: &F::Stream, is_vouched: bool) -> Result<*mut FlowV
         return Err(Event::StrangersFull);
     }
     let quota = Quota::flows(is_known);
-    if CHECK_LOCAL.load() != 0 && !F::is_local(key) {
+    if CHECK_LOCAL.load() != 0 && !F::is_local(stream) {
         return Err(Event::NotLocal);
     }
     if !quota.take() {
@@ -229,7 +236,8 @@ fn admit_flow<F: Family>(key: &F::Stream, is_vouched: bool) -> Result<*mut FlowV
 /// A stranger becomes known when both sides have spoken, or when the observer has told it since.
 #[inline(always)]
 fn introduce<F: Family>(
-    key: &F::Stream,
+    stream: &F::Stream,
+    key: &mut F::Flow,
     flow: *mut FlowValue,
     flags: u32,
     arrival: &Arrival,
@@ -242,7 +250,7 @@ fn introduce<F: Family>(
         flags = unsafe { fetch_or(&raw mut (*flow).flags, bit) } | bit;
     }
     let is_proven = flags & (SEEN_RECEIVE | PROVED_SEND) == SEEN_RECEIVE | PROVED_SEND;
-    if is_proven || F::is_told(key) {
+    if is_proven || F::is_told(stream, key) {
         // SAFETY: the table's value, which took a stranger's room.
         let has_room =
             unsafe { promote(&raw mut (*flow).flags, Quota::flows(false), Quota::flows(true)) };

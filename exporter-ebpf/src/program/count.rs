@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_skb_pull_data};
 use exporter_ebpf::abi::{Event, KNOWN, RECEIVE, SEND, StreamValue, UDP};
-use exporter_ebpf::packet::{self, Bytes, Link, Network, Packet, Skip, View};
+use exporter_ebpf::packet::{self, Bytes, Link, Network, Packet, Skip, View, Why};
 use exporter_ebpf::rtp::{self, Kind, Rtp, Within};
 
 use super::admit::{self, sort};
@@ -24,21 +24,21 @@ const HEADERS: u32 = 512;
 /// Counts one frame, which the kernel owns: nothing of it changes but the mark that says so.
 #[inline(always)]
 pub fn frame<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) {
-    let mut is_pulled = false;
-    loop {
-        match linear::<LINK, DIRECTION>(skb) {
-            Ok(()) | Err(Skip::Elsewhere) => return,
-            Err(Skip::Event(kind, bytes)) => return skipped::<DIRECTION>(skb, kind, bytes),
-            Err(Skip::Short) => {}
-        }
-        // SAFETY: the kernel's context.
-        let length = unsafe { (*skb).len };
-        if is_pulled {
-            return skipped::<DIRECTION>(skb, Event::Truncated, length);
-        }
-        is_pulled = true;
+    let mut outcome = linear::<LINK, DIRECTION>(skb);
+    // SAFETY: the kernel's context.
+    let length = unsafe { (*skb).len };
+    if let Err(Skip { why: Why::Short, .. }) = outcome {
         // SAFETY: as above. A failure leaves the frame as it was: still too short.
         unsafe { bpf_skb_pull_data(skb, length.min(HEADERS)) };
+        // Once more, written out: Linux 6.1 does not take the loop that the compiler would make, and
+        // a function of its own would need more stack than there is.
+        outcome = linear::<LINK, DIRECTION>(skb);
+    }
+    let Err(skip) = outcome else { return };
+    match skip.why {
+        Why::Elsewhere => {}
+        Why::Short => skipped::<DIRECTION>(skb, Event::Truncated, length),
+        Why::Event(event) => skipped::<DIRECTION>(skb, event, skip.bytes),
     }
 }
 
@@ -85,7 +85,7 @@ where
     Packet<W>: Family,
 {
     if is_seen::<DIRECTION>(skb) {
-        return Err(Skip::Event(Event::SeenBefore, packet.length));
+        return Err(Skip::event(Event::SeenBefore, packet.length));
     }
     if packet.proto != UDP {
         let key = packet.key(DIRECTION, 0);
@@ -128,7 +128,7 @@ where
         return finish::<DIRECTION>(skb, is_counted);
     }
     if content.kind == Kind::Unreadable {
-        return Err(Skip::Short);
+        return Err(Skip::SHORT);
     }
     let sort = sort(content.kind, DIRECTION == RECEIVE || content.kind.is_proof());
     let is_counted = admit::plain::<Packet<W>>(&key, 1, packet.length, sort);
@@ -208,7 +208,7 @@ pub fn record(stream: *mut StreamValue, rtp: &Rtp, bytes: u32, direction: u8) {
 }
 
 /// Tries before a packet gives up: the lock is held for some ten nanoseconds.
-const TRIES: u32 = 64;
+const TRIES: u32 = 16;
 
 #[inline(never)]
 fn spin(stream: *mut StreamValue) -> bool {

@@ -5,17 +5,19 @@ use aya_ebpf::helpers::generated::bpf_map_update_elem;
 use aya_ebpf::maps::HashMap;
 use aya_log_ebpf::warn;
 use exporter_ebpf::abi::{
-    DIRECTIONS, Event, FlowValue, KNOWN, Occupancy, StreamKeyV4, StreamKeyV6, StreamValue,
+    DIRECTIONS, Event, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, Occupancy, StreamKeyV4, StreamKeyV6,
+    StreamValue,
 };
 use exporter_ebpf::packet::Packet;
 
 use super::atomic::{add, fetch_add, fetch_or};
 use super::*;
 
-/// Keys and tables of one address family. A flow is named by the key of one of its streams, and its
-/// own key is made anew at each use: kept, it would take the stack that a walk along an aggregate
-/// needs.
+/// Keys and tables of one address family. A flow's key is made once and lent to whatever needs it:
+/// in a walk along an aggregate the stack is almost used up.
 pub trait Family: Copy {
+    /// Key of the flows' table.
+    type Flow;
     /// Key of the streams' table.
     type Stream: Copy;
 
@@ -25,19 +27,21 @@ pub trait Family: Copy {
     fn direction_of(key: &Self::Stream) -> u8;
     /// Makes it the key of another stream of its flow.
     fn set_ssrc(key: &mut Self::Stream, ssrc: u32);
+    /// The flow of a stream.
+    fn flow_of(key: &Self::Stream) -> Self::Flow;
 
     /// The flow's value.
-    fn find_flow(key: &Self::Stream) -> Option<*mut FlowValue>;
+    fn find_flow(key: &Self::Flow) -> Option<*mut FlowValue>;
     /// The stream's value.
     fn find_stream(key: &Self::Stream) -> Option<*mut StreamValue>;
     /// Puts a value that begins like `value`, if there is none.
-    fn insert_flow(key: &Self::Stream, value: &'static FlowValue) -> Inserted;
+    fn insert_flow(key: &Self::Flow, value: &'static FlowValue) -> Inserted;
     /// As [`Family::insert_flow`].
     fn insert_stream(key: &Self::Stream, value: &'static StreamValue) -> Inserted;
-    /// The observer told this flow.
-    fn is_told(key: &Self::Stream) -> bool;
-    /// The flow's local address is this host's.
-    fn is_local(key: &Self::Stream) -> bool;
+    /// The observer told the flow of this stream, whose key is made over for a moment.
+    fn is_told(stream: &Self::Stream, flow: &mut Self::Flow) -> bool;
+    /// The stream's local address is this host's.
+    fn is_local(stream: &Self::Stream) -> bool;
 }
 
 /// How an insertion ended.
@@ -65,9 +69,10 @@ fn insert<K, V>(map: &HashMap<K, V>, key: &K, value: &'static V) -> Inserted {
 }
 
 macro_rules! family {
-    ($words:literal, $stream:ident, $flows:ident, $streams:ident, $told:ident,
+    ($words:literal, $flow:ident, $stream:ident, $flows:ident, $streams:ident, $told:ident,
      $locals:ident) => {
         impl Family for Packet<$words> {
+            type Flow = $flow;
             type Stream = $stream;
 
             #[inline(always)]
@@ -86,8 +91,13 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            fn find_flow(key: &$stream) -> Option<*mut FlowValue> {
-                $flows.get_ptr_mut(key.flow.without_direction())
+            fn flow_of(key: &$stream) -> $flow {
+                key.flow.without_direction()
+            }
+
+            #[inline(always)]
+            fn find_flow(key: &$flow) -> Option<*mut FlowValue> {
+                $flows.get_ptr_mut(key)
             }
 
             #[inline(always)]
@@ -96,8 +106,8 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            fn insert_flow(key: &$stream, value: &'static FlowValue) -> Inserted {
-                insert(&$flows, &key.flow.without_direction(), value)
+            fn insert_flow(key: &$flow, value: &'static FlowValue) -> Inserted {
+                insert(&$flows, key, value)
             }
 
             #[inline(always)]
@@ -106,20 +116,28 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            fn is_told(key: &$stream) -> bool {
-                $told.get_ptr(key.flow.without_direction().without_local()).is_some()
+            fn is_told(stream: &$stream, flow: &mut $flow) -> bool {
+                let local = (&raw mut flow.local).cast::<u32>();
+                for word in 0..$words {
+                    // SAFETY: within the address, aligned as the key is. Volatile, because the
+                    // compiler would make of it a call of memset.
+                    unsafe { local.add(word).write_volatile(0) };
+                }
+                let is_told = $told.get_ptr(&*flow).is_some();
+                flow.local = stream.flow.local;
+                is_told
             }
 
             #[inline(always)]
-            fn is_local(key: &$stream) -> bool {
-                $locals.get_ptr(key.flow.local).is_some()
+            fn is_local(stream: &$stream) -> bool {
+                $locals.get_ptr(&stream.flow.local).is_some()
             }
         }
     };
 }
 
-family!(1, StreamKeyV4, FLOWS_V4, STREAMS_V4, TOLD_V4, LOCAL_V4);
-family!(4, StreamKeyV6, FLOWS_V6, STREAMS_V6, TOLD_V6, LOCAL_V6);
+family!(1, FlowKeyV4, StreamKeyV4, FLOWS_V4, STREAMS_V4, TOLD_V4, LOCAL_V4);
+family!(4, FlowKeyV6, StreamKeyV6, FLOWS_V6, STREAMS_V6, TOLD_V6, LOCAL_V6);
 
 /// What has a bound.
 #[derive(Clone, Copy)]

@@ -11,7 +11,7 @@ use exporter_ebpf::abi::{
     EVENTS, Event, FlowValue, KNOWN, Occupancy, PROVED_SEND, RECEIVE, SEEN_RECEIVE, StreamValue,
     TCP,
 };
-use exporter_ebpf::packet::{self, Bytes, Parsed, Skip, View};
+use exporter_ebpf::packet::{self, Bytes, Parsed, Why, View};
 use exporter_ebpf::rtp::{self, Content, Kind, NO_SEQUENCE, Within};
 use foldhash::{HashMap, HashMapExt};
 
@@ -90,9 +90,11 @@ impl Table {
                     packet.length,
                 )
             }
-            Err(Skip::Elsewhere) => return,
-            Err(Skip::Short) => return self.event(Event::Truncated, direction, 1, view.frame),
-            Err(Skip::Event(event, bytes)) => return self.event(event, direction, 1, bytes),
+            Err(skip) => match skip.why {
+                Why::Elsewhere => return,
+                Why::Short => return self.event(Event::Truncated, direction, 1, view.frame),
+                Why::Event(event) => return self.event(event, direction, 1, skip.bytes),
+            },
         };
         let mut arrival = Arrival { tuple, direction, packets: 1, bytes: length.into(), now };
         if tuple.proto == Proto::Tcp {
