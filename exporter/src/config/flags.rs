@@ -17,8 +17,12 @@ use crate::config::{Size, Source};
 #[derive(Debug, Parser)]
 #[command(name = "mediasoup-exporter", styles = Styles::plain(), disable_help_subcommand = true)]
 pub(super) struct Flags {
-    /// Where to serve; [::] takes IPv4 too [default: [::]:8889]
-    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Serving")]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        help_heading = "Serving",
+        help = "Where to serve; [::] takes IPv4 too [default: [::]:8889]"
+    )]
     pub(super) listen: Option<String>,
     /// Port to serve on, when --listen names none [variable: PROM_PORT]
     #[arg(long, value_name = "PORT", help_heading = "Serving")]
