@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use exporter_tests::exporter::Exporter;
 use exporter_tests::netns::{Netns, veth};
 use exporter_tests::rtp::Packet;
+use exporter_tests::wait;
 
 use crate::Effort;
 use crate::figures::{Figure, Spread, Target};
@@ -34,10 +35,12 @@ pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
     }
     let before = resident(exporter.pid())?;
     let streams = SFU_SOCKETS * PEER_SOCKETS * STREAMS;
-    // The first wave makes the streams known, and its scrape their labels.
+    // The first wave makes the flows known. What no server claims is shown two ticks later only.
     crowd.wave(0)?;
     crowd.wave(1)?;
-    exporter.metrics()?;
+    wait::until("all streams in the text", 2 * wait::LONG, || {
+        Ok((found(&exporter.metrics()?) >= streams).then_some(()))
+    })?;
     let mut live = Vec::new();
     for round in 0..rounds {
         crowd.wave(2 + round as u16)?;
@@ -66,13 +69,18 @@ pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
 fn interval(exporter: &Exporter, streams: usize) -> Result<f64> {
     let before = used(exporter.pid())?;
     let text = exporter.metrics()?;
-    let found = text.matches("\nmediasoup_stream_receive_packets_total{").count()
-        + text.matches("\nmediasoup_stream_send_packets_total{").count();
+    let found = found(&text);
     ensure!(found == streams, "{found} of {streams} streams in the text");
     // Nothing is waited for: the time that passes is what is measured.
     thread::sleep(INTERVAL);
     let used = used(exporter.pid())?.saturating_sub(before);
     Ok(used.as_secs_f64() / INTERVAL.as_secs_f64() * 100.0)
+}
+
+/// Streams in a text.
+fn found(text: &str) -> usize {
+    let lines = |name: &str| text.matches(&format!("\nmediasoup_stream_{name}_total{{")).count();
+    lines("receive_packets") + lines("send_packets")
 }
 
 /// Peers at one host that talk with an SFU at another, each with each of its ports.

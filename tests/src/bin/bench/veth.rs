@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use exporter_tests::pair::{Conversation, Pair, start};
+use anyhow::{Result, ensure};
+use exporter_tests::pair::{Conversation, Pair, counted, start};
 use exporter_tests::rtp::Packet;
 use mediasoup_exporter::kernel::SourceChoice;
 use mediasoup_exporter::model::Direction;
@@ -29,6 +29,8 @@ pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
         talk.say(Direction::Receive, 7, 1, PAYLOAD)?;
         talk.say(Direction::Send, 8, 1, PAYLOAD)?;
         let with = throughput(&talk, slice)?;
+        let (packets, _) = counted(&counting.read()?, Direction::Receive, 7);
+        ensure!(packets > with.packets, "{packets} counted of {} and one", with.packets);
         drop(counting);
         if round > 0 {
             for (samples, value) in
@@ -49,10 +51,11 @@ pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
     ])
 }
 
-/// Packets a millisecond.
+/// Packets a millisecond, and all that were sent.
 struct Rate {
     sent: f64,
     received: f64,
+    packets: u64,
 }
 
 fn throughput(talk: &Conversation, slice: Duration) -> Result<Rate> {
@@ -77,7 +80,7 @@ fn throughput(talk: &Conversation, slice: Duration) -> Result<Rate> {
     talk.sfu.set_read_timeout(Some(Duration::from_secs(10)))?;
     let milliseconds = took.as_secs_f64() * 1e3;
     let received = received.load(Ordering::Relaxed) as f64;
-    Ok(Rate { sent: sent as f64 / milliseconds, received: received / milliseconds })
+    Ok(Rate { sent: sent as f64 / milliseconds, received: received / milliseconds, packets: sent })
 }
 
 fn send(talk: &Conversation, slice: Duration) -> Result<(u64, Duration)> {
