@@ -19,6 +19,8 @@ mod dist;
 
 mod demo;
 
+mod bench;
+
 #[cfg(test)]
 mod floors;
 
@@ -46,6 +48,8 @@ enum Command {
     Dist(dist::Args),
     /// Show the exporter at work: a real mediasoup with rooms of peers that talk (root).
     Demo(demo::Args),
+    /// Measure what a packet, a scrape and a stream cost (root).
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -66,5 +70,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Test(args) => test::run(&args),
         Command::Dist(args) => dist::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench::run(&args),
     }
 }

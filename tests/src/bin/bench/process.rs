@@ -1,0 +1,61 @@
+//! What processes use: processor time and memory, from /proc.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+/// Processor time of the calling thread so far: a busy machine disturbs it less than wall time.
+pub fn spent() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of our own, valid for the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Milliseconds of processor time that `work` takes.
+pub fn cost<T>(work: impl FnOnce() -> T) -> (f64, T) {
+    let started = spent();
+    let result = work();
+    ((spent() - started).as_secs_f64() * 1e3, result)
+}
+
+/// Processor time that all living threads of a process have used.
+pub fn used(pid: u32) -> Result<Duration> {
+    let mut sum = Duration::ZERO;
+    let folder = format!("/proc/{pid}/task");
+    for thread in fs::read_dir(&folder).with_context(|| folder.clone())? {
+        // A thread may end between being listed and being asked.
+        let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+        let nanoseconds = text.split(' ').next().and_then(|it| it.parse().ok()).unwrap_or(0);
+        sum += Duration::from_nanos(nanoseconds);
+    }
+    Ok(sum)
+}
+
+/// Resident memory in MB.
+pub fn resident(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes: f64 = line
+        .and_then(|line| line.split_whitespace().next())
+        .with_context(|| format!("no VmRSS in {path}"))?
+        .parse()?;
+    Ok(kilobytes / 1024.0)
+}
+
+/// Memory in MB of the eBPF maps that a process has open, which no process's own memory shows.
+pub fn kernel_tables(pid: u32) -> Result<f64> {
+    let mut maps = std::collections::BTreeMap::new();
+    for info in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        let text = fs::read_to_string(info?.path()).unwrap_or_default();
+        let field = |name: &str| -> Option<u64> {
+            text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+        };
+        if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:")) {
+            maps.insert(id, bytes);
+        }
+    }
+    Ok(maps.values().sum::<u64>() as f64 / 1048576.0)
+}
