@@ -42,9 +42,6 @@ fn main() -> Result<()> {
         proto: 17,
         ..Default::default()
     })?;
-    let exchange = Program::load(&Constants { plain_release: false, ..constants })?;
-    let mut exchange = exchange;
-    exchange.tell_v4(key)?;
     let full = Program::load(&Constants { strangers: 0, ..constants })?;
     let mut full_local =
         Program::load(&Constants { strangers: 0, check_local: true, ..constants })?;
@@ -78,7 +75,6 @@ fn main() -> Result<()> {
         ("empty", Box::new(base("empty"))),
         ("minimal", Box::new(base("minimal"))),
         ("known v4", ours(&known, "count_receive", &v4)),
-        ("known v4, exchange", ours(&exchange, "count_receive", &v4)),
         ("known v4 raw", ours(&known, "count_receive_raw", &v4[14..])),
         ("known v4 vlan", ours(&known, "count_receive", &vlan)),
         ("known v6", ours(&known, "count_receive", &v6)),

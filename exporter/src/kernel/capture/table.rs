@@ -11,7 +11,7 @@ use exporter_ebpf::abi::{
     EVENTS, Event, FlowValue, KNOWN, Occupancy, PROVED_SEND, RECEIVE, SEEN_RECEIVE, StreamValue,
     TCP,
 };
-use exporter_ebpf::packet::{self, Bytes, Parsed, Why, View};
+use exporter_ebpf::packet::{self, Bytes, Parsed, View, Why};
 use exporter_ebpf::rtp::{self, Content, Kind, NO_SEQUENCE, Within};
 use foldhash::{HashMap, HashMapExt};
 
