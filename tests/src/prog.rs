@@ -39,8 +39,6 @@ pub struct Constants {
     pub ssrcs: u32,
     /// Do not count a frame that carries the mark of having been counted.
     pub skip_seen: bool,
-    /// A plain store frees a stream's lock.
-    pub plain_release: bool,
 }
 
 impl Default for Constants {
@@ -54,7 +52,6 @@ impl Default for Constants {
             stranger_streams: 200,
             ssrcs: 64,
             skip_seen: true,
-            plain_release: cfg!(target_arch = "x86_64"),
         }
     }
 }
@@ -89,18 +86,14 @@ impl Program {
 
     /// Loads another object of the same make.
     pub fn load_object(object: &[u8], constants: &Constants) -> Result<Self> {
-        let (check_local, skip_seen, plain_release) = (
-            u32::from(constants.check_local),
-            u32::from(constants.skip_seen),
-            u32::from(constants.plain_release),
-        );
+        let (check_local, skip_seen) =
+            (u32::from(constants.check_local), u32::from(constants.skip_seen));
         let mut loader = EbpfLoader::new();
         loader
             .override_global("PORT_MIN", &constants.ports.0, true)
             .override_global("PORT_MAX", &constants.ports.1, true)
             .override_global("CHECK_LOCAL", &check_local, true)
             .override_global("SKIP_SEEN", &skip_seen, true)
-            .override_global("PLAIN_RELEASE", &plain_release, true)
             .override_global("MAX_FLOWS", &constants.flows, true)
             .override_global("MAX_STREAMS", &constants.streams, true)
             .override_global("MAX_STRANGERS", &constants.strangers, true)

@@ -1,9 +1,12 @@
 //! Aggregates of datagrams (UDP GRO and GSO): every datagram has an RTP header of its own, perhaps
 //! of another stream, so each is looked at and counted as the packet that it is.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_skb_load_bytes};
 use exporter_ebpf::abi::RECEIVE;
+use exporter_ebpf::packet::Plain;
 use exporter_ebpf::rtp::{self, Kind, Payload};
 
 use super::admit::{self, sort};
@@ -79,23 +82,25 @@ pub struct Loaded {
 impl Payload for Loaded {
     #[inline(always)]
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
-        let mut words = [0; N];
-        self.load(offset, &mut words).then_some(words)
+        self.load(offset)
     }
 
     #[inline(always)]
     fn lead(&self) -> Option<[u8; 2]> {
-        let mut bytes = [0; 2];
-        self.load(0, &mut bytes).then_some(bytes)
+        self.load(0)
     }
 }
 
 impl Loaded {
     #[inline(always)]
-    fn load<T>(&self, offset: usize, into: &mut T) -> bool {
-        let size = size_of::<T>() as u32;
-        let into = core::ptr::from_mut(into).cast();
-        // SAFETY: the kernel writes `size` bytes or none.
-        unsafe { bpf_skb_load_bytes(self.skb.cast(), self.offset + offset as u32, into, size) == 0 }
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        let mut into = MaybeUninit::<T>::uninit();
+        let (offset, size) = (self.offset + offset as u32, size_of::<T>() as u32);
+        // SAFETY: the kernel writes all bytes, or tells that it did not; and any bytes make a `T`.
+        unsafe {
+            let is_there =
+                bpf_skb_load_bytes(self.skb.cast(), offset, into.as_mut_ptr().cast(), size);
+            (is_there == 0).then(|| into.assume_init())
+        }
     }
 }

@@ -31,9 +31,6 @@ static CHECK_LOCAL: Global<u32> = Global::new(0);
 /// 0: count a packet again that another interface has counted (for measuring with repeated runs).
 #[unsafe(no_mangle)]
 static SKIP_SEEN: Global<u32> = Global::new(1);
-/// 1 where a plain store after other stores is seen after them (x86): it then frees a stream's lock.
-#[unsafe(no_mangle)]
-static PLAIN_RELEASE: Global<u32> = Global::new(0);
 /// Bounds of admission; see [`exporter_ebpf::abi::Occupancy`].
 #[unsafe(no_mangle)]
 static MAX_FLOWS: Global<u64> = Global::new(65_536);

@@ -46,10 +46,7 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
     if let Some(pins) = &pins {
         pins.tell(&mut loader);
     }
-    // A store after other stores is seen after them on x86 (no other processor promises that).
-    let plain_release = u32::from(cfg!(target_arch = "x86_64"));
     loader
-        .override_global("PLAIN_RELEASE", &plain_release, true)
         .override_global("PORT_MIN", &port_min, true)
         .override_global("PORT_MAX", &port_max, true)
         .override_global("CHECK_LOCAL", &check_local, true)
