@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::paths;
 
 /// Longer than every cold build together takes on a slow machine.
-const LOCK_LIMIT: Duration = Duration::from_secs(45 * 60);
+const LOCK_LIMIT: Duration = Duration::from_secs(80 * 60);
 
 /// The digest of everything that a tool is made from.
 pub struct Recipe(Sha256);
