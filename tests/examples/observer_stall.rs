@@ -1,7 +1,7 @@
 //! What an observer's visit costs a server with 500 producers and 2,000 consumers. Measures and
 //! prints; the figures stand in `docs/observer-protocol.md`.
 //!
-//! `cargo test --release -p exporter-tests --test observer_stall -- --ignored --nocapture`
+//! `cargo run --release -p exporter-tests --example observer_stall`
 
 use std::thread;
 use std::time::Duration;
@@ -15,9 +15,7 @@ use exporter_tests::{skip, wait};
 use mediasoup_exporter::observer::Options;
 use serde_json::json;
 
-#[test]
-#[ignore = "measures, and takes minutes"]
-fn what_a_visit_costs() -> Result<()> {
+fn main() -> Result<()> {
     for version in VERSIONS {
         let Some(build) = Build::find(version) else {
             skip(&format!("no mediasoup {version}"));
