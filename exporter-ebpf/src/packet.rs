@@ -285,6 +285,36 @@ pub fn ipv4(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Packet<1>, S
     Ok(ports.with_ends(header.source, header.destination, header.proto, payload, length, view))
 }
 
+/// An IPv4 header without options, and the ports behind it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4AndPorts {
+    ip: Ipv4,
+    ports: [u16; 2],
+}
+
+// SAFETY: integers without padding.
+unsafe impl Plain for Ipv4AndPorts {}
+
+/// Tells [`Why::Elsewhere`] of the commonest frame, IPv4 without tags and options, by four tests. On a
+/// host with other traffic this is all that most packets cost. False: look closer.
+#[inline(always)]
+pub fn is_plainly_elsewhere(bytes: Bytes<'_>, view: &View) -> bool {
+    let offset = match view.link {
+        Link::Ethernet if bytes.read::<u16>(12) != Some(0x0800u16.to_be()) => return false,
+        Link::Ethernet => 14,
+        Link::Raw => 0,
+    };
+    let Some(header) = bytes.read::<Ipv4AndPorts>(offset) else { return false };
+    if header.ip.version_and_words != 0x45 || header.ip.fragment & 0x1fffu16.to_be() != 0 {
+        return false;
+    }
+    // Of another protocol these are no ports, but then it is elsewhere anyway.
+    let [source, destination] = header.ports;
+    let local = u16::from_be(if view.direction == RECEIVE { destination } else { source });
+    local < view.port_min || local > view.port_max
+}
+
 /// RFC 8200 §3.
 #[repr(C)]
 #[derive(Clone, Copy)]

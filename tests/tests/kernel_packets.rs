@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use exporter_ebpf::abi::{
     CLASSES, Class, Counter, DIRECTIONS, EVENTS, Event, RECEIVE, SEND, StreamValue,
 };
-use exporter_ebpf::packet::{self, Bytes, Link, Parsed, View, Why};
+use exporter_ebpf::packet::{self, Bytes, Link, Parsed, Skip, View, Why};
 use exporter_ebpf::rtp::{self, Kind, Within};
 use exporter_tests::packets::{Counted, Shape, corpus};
 use exporter_tests::prog::{Constants, Frame, Program};
@@ -225,6 +225,9 @@ fn host(shape: &Shape, bytes: &[u8], length: usize) -> Vec<Counted> {
         frame: length as u32,
     };
     let frame = Bytes::new(bytes);
+    if packet::is_plainly_elsewhere(frame, &view) {
+        assert_eq!(packet::parse(frame, &view), Err(Skip::ELSEWHERE), "{}", shape.name);
+    }
     let one = |event: Event, bytes: u32| vec![Counted::Event(event as u32, 1, bytes.into())];
     let (proto, payload, length) = match packet::parse(frame, &view) {
         Ok(Parsed::V4(packet)) => (packet.proto, packet.payload, packet.length),

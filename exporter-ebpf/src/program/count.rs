@@ -24,21 +24,20 @@ const HEADERS: u32 = 512;
 /// Counts one frame, which the kernel owns: nothing of it changes but the mark that says so.
 #[inline(always)]
 pub fn frame<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) {
-    let mut outcome = linear::<LINK, DIRECTION>(skb);
+    let mut left = linear::<LINK, DIRECTION>(skb);
     // SAFETY: the kernel's context.
     let length = unsafe { (*skb).len };
-    if let Err(Skip { why: Why::Short, .. }) = outcome {
+    if left.why == Why::Short {
         // SAFETY: as above. A failure leaves the frame as it was: still too short.
         unsafe { bpf_skb_pull_data(skb, length.min(HEADERS)) };
         // Once more, written out: Linux 6.1 does not take the loop that the compiler would make, and
         // a function of its own would need more stack than there is.
-        outcome = linear::<LINK, DIRECTION>(skb);
+        left = linear::<LINK, DIRECTION>(skb);
     }
-    let Err(skip) = outcome else { return };
-    match skip.why {
+    match left.why {
         Why::Elsewhere => {}
         Why::Short => skipped::<DIRECTION>(skb, Event::Truncated, length),
-        Why::Event(event) => skipped::<DIRECTION>(skb, event, skip.bytes),
+        Why::Event(event) => skipped::<DIRECTION>(skb, event, left.bytes),
     }
 }
 
@@ -53,8 +52,10 @@ fn skipped<const DIRECTION: u8>(skb: *mut __sk_buff, kind: Event, bytes: u32) {
     mark::<DIRECTION>(skb);
 }
 
+/// Counts a frame whose headers are readable, and tells what is left to do: nothing, as with frames
+/// that are no concern of ours, unless it says otherwise.
 #[inline(always)]
-fn linear<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) -> Result<(), Skip> {
+fn linear<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) -> Skip {
     // SAFETY: the kernel's context: the bytes between the two addresses are readable.
     let (bytes, frame) =
         unsafe { (Bytes::between((*skb).data as usize, (*skb).data_end as usize), (*skb).len) };
@@ -65,13 +66,19 @@ fn linear<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) -> Result<
         port_max: PORT_MAX.load(),
         frame,
     };
-    match packet::network(bytes, &view)? {
-        Network::V4(offset) => {
-            packet::<_, DIRECTION>(skb, bytes, packet::ipv4(bytes, offset, &view)?)
-        }
-        Network::V6(offset) => {
-            packet::<_, DIRECTION>(skb, bytes, packet::ipv6(bytes, offset, &view)?)
-        }
+    if packet::is_plainly_elsewhere(bytes, &view) {
+        return Skip::ELSEWHERE;
+    }
+    match packet::network(bytes, &view) {
+        Ok(Network::V4(offset)) => match packet::ipv4(bytes, offset, &view) {
+            Ok(found) => packet::<_, DIRECTION>(skb, bytes, found),
+            Err(skip) => skip,
+        },
+        Ok(Network::V6(offset)) => match packet::ipv6(bytes, offset, &view) {
+            Ok(found) => packet::<_, DIRECTION>(skb, bytes, found),
+            Err(skip) => skip,
+        },
+        Err(skip) => skip,
     }
 }
 
@@ -80,12 +87,12 @@ fn packet<const W: usize, const DIRECTION: u8>(
     skb: *mut __sk_buff,
     bytes: Bytes<'_>,
     packet: Packet<W>,
-) -> Result<(), Skip>
+) -> Skip
 where
     Packet<W>: Family,
 {
     if is_seen::<DIRECTION>(skb) {
-        return Err(Skip::event(Event::SeenBefore, packet.length));
+        return Skip::event(Event::SeenBefore, packet.length);
     }
     if packet.proto != UDP {
         let key = packet.key(DIRECTION, 0);
@@ -121,14 +128,14 @@ where
             if unsafe { (*stream).flags } & KNOWN != 0 {
                 record(stream, &content.rtp, packet.length, DIRECTION);
                 mark::<DIRECTION>(skb);
-                return Ok(());
+                return Skip::ELSEWHERE;
             }
         }
         let is_counted = admit::rtp::<Packet<W>>(&key, pack(&content.rtp), packet.length);
         return finish::<DIRECTION>(skb, is_counted);
     }
     if content.kind == Kind::Unreadable {
-        return Err(Skip::SHORT);
+        return Skip::SHORT;
     }
     let sort = sort(content.kind, DIRECTION == RECEIVE || content.kind.is_proof());
     let is_counted = admit::plain::<Packet<W>>(&key, 1, packet.length, sort);
@@ -154,12 +161,12 @@ pub fn unpack(packed: u64) -> Rtp {
 
 /// Ends what is not the RTP of a known stream.
 #[inline(always)]
-fn finish<const DIRECTION: u8>(skb: *mut __sk_buff, is_counted: bool) -> Result<(), Skip> {
+fn finish<const DIRECTION: u8>(skb: *mut __sk_buff, is_counted: bool) -> Skip {
     if is_counted {
         mark::<DIRECTION>(skb);
     }
     tell_if_full();
-    Ok(())
+    Skip::ELSEWHERE
 }
 
 /// Packets that a TCP aggregate stands for.

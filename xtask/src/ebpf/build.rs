@@ -25,24 +25,31 @@ const TARGET: &str = "bpfel-unknown-none";
 const QUICK: Duration = Duration::from_secs(60);
 const BUILD: Duration = Duration::from_secs(10 * 60);
 
-/// Compiles the kernel object.
-pub fn object(toolchain: &Toolchain) -> anyhow::Result<Vec<u8>> {
+/// The objects: the exporter's, and what its cost is measured against.
+pub const OBJECTS: [&str; 2] = ["exporter-ebpf", "baseline"];
+
+/// Compiles [`OBJECTS`].
+pub fn objects(toolchain: &Toolchain) -> anyhow::Result<[Vec<u8>; 2]> {
     // The registry's folder must be there before its path can be kept out of the object.
     process::run(cargo(toolchain).args(["fetch", "--locked"]), BUILD)?;
 
     let target = paths::target().join("ebpf");
     let mut build = cargo(toolchain);
-    build.args(["build", "--locked", "--release", "--bin", "exporter-ebpf"]);
+    build.args(["build", "--locked", "--release", "--bins"]);
     build.args(["-Z", "build-std=core", "--target", TARGET, "--target-dir"]).arg(&target);
     build.env("CARGO_ENCODED_RUSTFLAGS", encoded_flags(&remapped(toolchain)?));
     process::run(&mut build, BUILD)?;
 
-    let built = target.join(TARGET).join("release/exporter-ebpf");
-    let stripped = target.join("exporter-ebpf.o");
-    strip(toolchain, &built, &stripped)?;
-    let object = cache::read(&stripped)?;
-    refuse_paths(&object)?;
-    Ok(object)
+    let stripped = |name: &str| -> anyhow::Result<Vec<u8>> {
+        let built = target.join(TARGET).join("release").join(name);
+        let stripped = target.join(name).with_extension("o");
+        strip(toolchain, &built, &stripped)?;
+        let object = cache::read(&stripped)?;
+        refuse_paths(&object)?;
+        Ok(object)
+    };
+    let [exporter, baseline] = OBJECTS;
+    Ok([stripped(exporter)?, stripped(baseline)?])
 }
 
 fn cargo(toolchain: &Toolchain) -> Command {

@@ -39,13 +39,14 @@ fn update() -> anyhow::Result<()> {
     let toolchain = toolchain::find()?;
     // Read before and after: a source that is edited meanwhile must not pass for built.
     let sources = sources::digests()?;
-    let object = build::object(&toolchain)?;
+    let objects = build::objects(&toolchain)?;
     if sources != sources::digests()? {
         bail!("build the kernel object: a source changed meanwhile, build again");
     }
-    let list = sources::list(&sources, &object);
+    let list = sources::list(&sources, &objects);
     let files = [
-        (OBJECT, object.as_slice()),
+        (OBJECTS[0], objects[0].as_slice()),
+        (OBJECTS[1], objects[1].as_slice()),
         (DIGESTS, list.as_bytes()),
         (TOOLCHAIN, toolchain.description.as_bytes()),
     ];
@@ -54,22 +55,25 @@ fn update() -> anyhow::Result<()> {
         let path = prebuilt(name);
         fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
     }
-    eprintln!("wrote {} ({} bytes)", prebuilt(OBJECT).display(), object.len());
+    for (name, object) in OBJECTS.iter().zip(&objects) {
+        eprintln!("wrote {} ({} bytes)", prebuilt(name).display(), object.len());
+    }
     Ok(())
 }
 
 /// Fails when the committed object is stale. Rebuilds it and compares bytes where that is possible;
 /// returns why, where it is not.
 pub fn check() -> anyhow::Result<Option<String>> {
-    let object = cache::read(&prebuilt(OBJECT)).context(REMEDY)?;
+    let read = |name| cache::read(&prebuilt(name)).context(REMEDY);
+    let objects = [read(OBJECTS[0])?, read(OBJECTS[1])?];
     let recorded = String::from_utf8(cache::read(&prebuilt(DIGESTS))?)?;
-    let differing = sources::differing(&recorded, &sources::list(&sources::digests()?, &object));
+    let differing = sources::differing(&recorded, &sources::list(&sources::digests()?, &objects));
     if !differing.is_empty() {
         bail!("the kernel object was not built from these: {}. {REMEDY}", differing.join(", "));
     }
     eprintln!("the kernel object's sources are the ones that it was built from");
     match same_toolchain()? {
-        Ok(toolchain) if build::object(&toolchain)? == object => {
+        Ok(toolchain) if build::objects(&toolchain)? == objects => {
             eprintln!("the kernel object was built again and came out the same");
             Ok(None)
         }
@@ -92,7 +96,8 @@ fn same_toolchain() -> anyhow::Result<Result<Toolchain, String>> {
     })
 }
 
-const OBJECT: &str = "exporter-ebpf.o";
+/// The files of [`build::OBJECTS`].
+const OBJECTS: [&str; 2] = ["exporter-ebpf.o", "baseline.o"];
 const DIGESTS: &str = "SOURCES.sha256";
 const TOOLCHAIN: &str = "TOOLCHAIN";
 

@@ -10,8 +10,6 @@ use crate::cache;
 /// Digest by path, relative to `exporter-ebpf`.
 pub type Digests = BTreeMap<String, String>;
 
-const OBJECT: &str = "prebuilt/exporter-ebpf.o";
-
 /// The sources as they are now: the manifest, the lock file and everything below `src`.
 pub fn digests() -> anyhow::Result<Digests> {
     let folder = super::folder();
@@ -30,10 +28,12 @@ pub fn digests() -> anyhow::Result<Digests> {
     Ok(digests)
 }
 
-/// The list that is committed: the sources and the object itself.
-pub fn list(sources: &Digests, object: &[u8]) -> String {
+/// The list that is committed: the sources and the objects themselves.
+pub fn list(sources: &Digests, objects: &[Vec<u8>; 2]) -> String {
     let mut all = sources.clone();
-    all.insert(OBJECT.to_owned(), cache::sha256(object));
+    for (name, object) in super::OBJECTS.iter().zip(objects) {
+        all.insert(format!("prebuilt/{name}"), cache::sha256(object));
+    }
     all.iter().map(|(path, digest)| format!("{digest}  {path}\n")).collect()
 }
 
@@ -74,10 +74,11 @@ mod tests {
     }
 
     #[test]
-    fn a_list_names_the_object_and_reads_back() {
+    fn a_list_names_the_objects_and_reads_back() {
         let sources = Digests::from([("src/main.rs".to_owned(), "1".to_owned())]);
-        let list = list(&sources, b"abc");
-        assert!(list.starts_with("ba7816bf") && list.contains("  prebuilt/exporter-ebpf.o\n"));
+        let list = list(&sources, &[b"abc".to_vec(), vec![]]);
+        assert!(list.contains("ad  prebuilt/exporter-ebpf.o\n") && list.contains("ba7816bf"));
+        assert!(list.contains("  prebuilt/baseline.o\n"));
         assert_eq!(parse(&list)["src/main.rs"], "1");
     }
 
