@@ -174,7 +174,8 @@ pub struct Stream {
     pub direction: Direction,
     /// RTP synchronisation source.
     pub ssrc: u32,
-    /// As in [`Flow::known`].
+    /// Whose room it takes: its flow was known when it was made, or when its last packet came. False
+    /// in a known flow: it has said nothing since.
     pub known: bool,
     /// Seconds since the last packet.
     pub idle_seconds: u32,

@@ -20,6 +20,9 @@ use crate::wait;
 
 /// The SFU's bridge.
 pub const BRIDGE: &str = "br0";
+/// The bridge's own link address. Without one of its own a bridge takes its ports' lowest, which may
+/// change with any new port, and then what is on the way to the former one is lost.
+const BRIDGE_ADDRESS: &str = "02:00:00:00:77:01";
 const IPV4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 
@@ -147,7 +150,8 @@ impl Scene {
     /// An SFU without rooms.
     pub fn open(build: &Build, workers: usize) -> Result<Self> {
         let host = Arc::new(Netns::new("sfu")?);
-        host.ip(&format!("link add {BRIDGE} type bridge forward_delay 0"))?;
+        let address = BRIDGE_ADDRESS;
+        host.ip(&format!("link add {BRIDGE} address {address} type bridge forward_delay 0"))?;
         host.ip(&format!("link set {BRIDGE} up"))?;
         host.address(BRIDGE, IPV4.into(), 16)?;
         host.address(BRIDGE, IPV6.into(), 64)?;
