@@ -5,6 +5,7 @@
 mod apply;
 mod event;
 mod places;
+mod texts;
 
 use std::collections::{HashMap, HashSet};
 
@@ -67,6 +68,7 @@ pub struct State {
     revision: u64,
     /// The revision at which a transport's SSRCs last changed.
     ssrcs_changed: HashMap<TransportId, u64>,
+    texts: texts::Texts,
     places: places::Places,
     sources: apply::Sources,
 }
@@ -135,12 +137,21 @@ impl State {
     }
 
     /// Adds or replaces a peer.
-    pub fn put_peer(&mut self, peer: Peer) {
+    pub fn put_peer(&mut self, mut peer: Peer) {
+        let Peer { id, room, user_agent, .. } = &mut peer;
+        self.texts.share_all([
+            Some(&mut id.0),
+            Some(user_agent),
+            room.as_mut().map(|it| &mut it.0),
+        ]);
         self.peers.insert(peer.id.clone(), peer);
     }
 
     /// Adds or replaces a transport.
-    pub fn put_transport(&mut self, transport: Transport) {
+    pub fn put_transport(&mut self, mut transport: Transport) {
+        let Transport { id, room, peer, ice_state, dtls_state, .. } = &mut transport;
+        self.texts.share_all([Some(&mut id.0), ice_state.as_mut(), dtls_state.as_mut()]);
+        self.texts.share_owner(room, peer);
         self.unindex_transport(&transport.id);
         self.revision += 1;
         for key in transport.tuples.iter().filter_map(|tuple| tuple.join_key()) {
@@ -150,7 +161,10 @@ impl State {
     }
 
     /// Adds or replaces a producer.
-    pub fn put_producer(&mut self, producer: Producer) {
+    pub fn put_producer(&mut self, mut producer: Producer) {
+        let Producer { id, transport, room, peer, codec, .. } = &mut producer;
+        self.texts.share_all([Some(&mut id.0), Some(&mut transport.0), Some(codec)]);
+        self.texts.share_owner(room, peer);
         let key = (producer.transport.clone(), producer.id.clone());
         self.remove_producer(&key);
         let owner = OwnerKey::Producer(key.clone());
@@ -159,7 +173,11 @@ impl State {
     }
 
     /// Adds or replaces a consumer.
-    pub fn put_consumer(&mut self, consumer: Consumer) {
+    pub fn put_consumer(&mut self, mut consumer: Consumer) {
+        // Nobody else names the consumer.
+        let Consumer { producer, transport, room, peer, codec, .. } = &mut consumer;
+        self.texts.share_all([Some(&mut producer.0), Some(&mut transport.0), Some(codec)]);
+        self.texts.share_owner(room, peer);
         self.remove_consumer(&consumer.id);
         let owner = OwnerKey::Consumer(consumer.id.clone());
         self.index(&consumer.transport, Direction::Send, &consumer.encodings, &owner);

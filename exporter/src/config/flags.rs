@@ -52,10 +52,10 @@ pub(super) struct Flags {
     )]
     pub(super) source: Source,
     /// Flows that the observer told or traffic proved
-    #[arg(long, value_name = "N", default_value = "65536", help_heading = "Counting")]
+    #[arg(long, value_name = "N", default_value = "24576", help_heading = "Counting")]
     pub(super) max_flows: Size,
     /// Streams (SSRCs) of those flows
-    #[arg(long, value_name = "N", default_value = "262144", help_heading = "Counting")]
+    #[arg(long, value_name = "N", default_value = "122880", help_heading = "Counting")]
     pub(super) max_streams: Size,
     /// Flows of strangers
     #[arg(long, value_name = "N", default_value = "8192", help_heading = "Counting")]

@@ -30,7 +30,7 @@ fn without_flags_everything_has_a_default() {
     assert_eq!(config.listen.to_string(), "[::]:8889");
     assert!(config.listen_is_default && config.ports.is_none() && config.interfaces.is_empty());
     assert_eq!(config.source, Source::Auto);
-    assert_eq!(config.tables.flows, 65_536);
+    assert_eq!(config.tables.flows, 24_576);
     assert_eq!(config.tables.ssrcs_per_flow, 1_024);
     assert_eq!(config.stats_interval, Some(Duration::from_secs(15)));
     assert_eq!(config.privacy.mode, Deidentify::None);

@@ -45,11 +45,13 @@ pub struct Limits {
     pub ssrcs_per_flow: u32,
 }
 
+/// With the strangers' they make powers of two: the kernel rounds a table's buckets up to one, and a
+/// reading walks them all.
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            flows: 65_536,
-            streams: 262_144,
+            flows: 24_576,
+            streams: 122_880,
             stranger_flows: 8_192,
             stranger_streams: 8_192,
             ssrcs_per_flow: 1_024,

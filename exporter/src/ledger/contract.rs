@@ -117,6 +117,8 @@ impl Totals {
         let at = known
             .or_else(|| self.last.get(place).filter(|last| last.ssrc.is_none()).map(|_| place));
         let at = at.unwrap_or_else(|| {
+            // Most objects have one encoding.
+            self.last.reserve_exact(1);
             self.last.push(Last { ssrc, bytes: 0 });
             self.last.len() - 1
         });

@@ -158,10 +158,11 @@ impl State {
     /// Forgets what a source told before the given connection.
     fn sweep(&mut self, source: SourceId, generation: u64) {
         let old = |stamp: &Stamp| stamp.source == source && stamp.generation < generation;
-        let gone: Vec<Gone> = stale(&self.sources.told, old);
-        gone.iter().for_each(|object| self.forget(object));
-        let disowned: Vec<Owned> = stale(&self.sources.owned, old);
-        self.disown(source, &disowned);
+        for object in stale(&self.sources.told, old) {
+            self.forget(&object);
+        }
+        self.disown(source, &stale(&self.sources.owned, old));
+        self.texts.forget_unused();
     }
 
     fn forget(&mut self, gone: &Gone) {
