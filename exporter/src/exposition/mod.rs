@@ -8,6 +8,7 @@
 
 pub mod families;
 pub mod foreign;
+mod prefetch;
 pub mod reference;
 mod rows;
 #[cfg(test)]

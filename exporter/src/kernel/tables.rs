@@ -225,16 +225,8 @@ impl Tables {
     }
 
     fn correct(&mut self, reading: &Reading) {
-        let live_flows = reading.flows.iter().filter(|flow| !flow.ended);
-        let live_streams = reading.streams.iter().filter(|stream| !stream.ended);
-        let known = live_flows.clone().filter(|flow| flow.known).count() as u64;
-        let of_known = live_streams.clone().filter(|stream| stream.known).count() as u64;
-        let counted = CELLS.map(|cell| match cell {
-            Occupancy::Flows => known,
-            Occupancy::Streams => of_known,
-            Occupancy::Strangers => live_flows.clone().count() as u64 - known,
-            Occupancy::StrangerStreams => live_streams.clone().count() as u64 - of_known,
-        });
+        let counted = live(reading);
+        let counted = CELLS.map(|cell| counted[cell as usize]);
         let cells = CELLS.map(|cell| self.occupied.get(cell));
         for (cell, surplus) in
             CELLS.into_iter().zip(self.surplus.compare(cells, counted).unwrap_or_default())
@@ -311,6 +303,19 @@ type Act<A, B> = fn(BorrowedFd<'_>, Family<A, B>) -> io::Result<()>;
 fn stream(key: &impl Key, ssrc: u32, value: &StreamValue, clock: &Clock) -> Stream {
     let idle_seconds = clock.idle_seconds(value.last_seen);
     keys::stream(key.tuple(), key.direction(), ssrc, value, idle_seconds)
+}
+
+/// Entries that the reading left in the tables, by [`Occupancy`].
+fn live(reading: &Reading) -> [u64; OCCUPANCIES] {
+    let mut counts = [0; OCCUPANCIES];
+    for flow in reading.flows.iter().filter(|flow| !flow.ended) {
+        counts[if flow.known { Occupancy::Flows } else { Occupancy::Strangers } as usize] += 1;
+    }
+    for stream in reading.streams.iter().filter(|stream| !stream.ended) {
+        let cell = if stream.known { Occupancy::Streams } else { Occupancy::StrangerStreams };
+        counts[cell as usize] += 1;
+    }
+    counts
 }
 
 fn tend(fds: &TableFds, request: Tend) -> io::Result<u32> {

@@ -168,6 +168,11 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
             .filter_map(|(index, slot)| slot.series.as_ref().map(|series| (index, series)))
     }
 
+    /// What is at a place, if anything.
+    pub(crate) fn at(&self, place: usize) -> Option<&Series<L, T>> {
+        self.slots.get(place)?.series.as_ref()
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Series<L, T>> {
         self.slots.iter_mut().filter_map(|slot| slot.series.as_mut())
     }
