@@ -2,6 +2,7 @@
 //!
 //! Only plain values live here: no I/O, no clock, no policy.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
@@ -38,6 +39,12 @@ macro_rules! identifier {
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
                 Self(text.into())
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
             }
         }
 
@@ -346,18 +353,12 @@ pub struct StreamStats {
     /// RTP header and payload without the SRTP tag; a producer's includes repaired RTX, a
     /// consumer's excludes RTX and probation.
     pub byte_count: u64,
-    /// Packets, as `byte_count`.
-    pub packet_count: u64,
     /// Lost packets; negative when duplicates outnumber losses (RFC 3550 A.3).
     pub packets_lost: i64,
-    /// Retransmitted packets.
-    pub packets_retransmitted: u64,
     /// Loss that the far side reported in its last receiver report, 0–255 (RFC 3550 §6.4.1).
     pub fraction_lost: u8,
     /// Milliseconds.
     pub round_trip_time: Option<f64>,
-    /// Bits per second, as mediasoup measures it.
-    pub bitrate: u64,
 }
 
 /// A producer as the server tells it.

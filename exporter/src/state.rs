@@ -9,6 +9,8 @@ mod texts;
 
 use std::collections::{HashMap, HashSet};
 
+use indexmap::IndexMap;
+
 use crate::model::{
     Consumer, ConsumerId, Direction, Encoding, JoinKey, PROBATION_SSRC, Peer, PeerId, Producer,
     ProducerId, RoomId, Transport, TransportId, Worker,
@@ -49,19 +51,20 @@ enum OwnerKey {
 }
 
 /// All servers' objects. The public maps are for reading; change them through `put_*` and
-/// `remove_*`, which keep the indexes.
+/// `remove_*`, which keep the indexes. Their objects lie side by side, in no order that means
+/// anything: all of them are visited at each scrape.
 #[derive(Debug, Default)]
 pub struct State {
     /// By process id.
-    pub workers: HashMap<u32, Worker>,
+    pub workers: IndexMap<u32, Worker>,
     /// By peer id.
-    pub peers: HashMap<PeerId, Peer>,
+    pub peers: IndexMap<PeerId, Peer>,
     /// By transport id.
-    pub transports: HashMap<TransportId, Transport>,
+    pub transports: IndexMap<TransportId, Transport>,
     /// By transport id and producer id.
-    pub producers: HashMap<ProducerKey, Producer>,
+    pub producers: IndexMap<ProducerKey, Producer>,
     /// By consumer id.
-    pub consumers: HashMap<ConsumerId, Consumer>,
+    pub consumers: IndexMap<ConsumerId, Consumer>,
     by_tuple: HashMap<JoinKey, TransportId>,
     by_ssrc: HashMap<(TransportId, Direction, u32), (OwnerKey, StreamRole)>,
     /// Grows with each change of an index.
@@ -191,7 +194,7 @@ impl State {
     }
 
     fn unindex_transport(&mut self, id: &TransportId) {
-        let Some(old) = self.transports.remove(id) else { return };
+        let Some(old) = self.transports.swap_remove(id) else { return };
         self.revision += 1;
         for key in old.tuples.iter().filter_map(|tuple| tuple.join_key()) {
             // Another transport may have taken the tuple since.
@@ -203,14 +206,14 @@ impl State {
 
     /// Forgets a producer.
     pub fn remove_producer(&mut self, key: &ProducerKey) {
-        let Some(old) = self.producers.remove(key) else { return };
+        let Some(old) = self.producers.swap_remove(key) else { return };
         let owner = OwnerKey::Producer(key.clone());
         self.unindex(&old.transport, Direction::Receive, &old.encodings, &owner);
     }
 
     /// Forgets a consumer.
     pub fn remove_consumer(&mut self, id: &ConsumerId) {
-        let Some(old) = self.consumers.remove(id) else { return };
+        let Some(old) = self.consumers.swap_remove(id) else { return };
         let owner = OwnerKey::Consumer(id.clone());
         self.unindex(&old.transport, Direction::Send, &old.encodings, &owner);
     }

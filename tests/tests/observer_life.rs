@@ -173,7 +173,7 @@ fn statistics_come_at_their_interval_and_not_without() -> Result<()> {
     wait::until("every encoding that was heard has statistics", wait::LONG, || {
         let state = watch.state();
         let heard = state.producers.values().flat_map(|p| &p.encodings).filter(|e| e.rid.is_some());
-        let known = heard.filter(|e| e.stats.is_some_and(|stats| stats.packet_count > 0)).count();
+        let known = heard.filter(|e| e.stats.is_some_and(|stats| stats.byte_count > 0)).count();
         Ok((known == 6).then_some(()))
     })?;
     watch.stop()?;

@@ -315,7 +315,7 @@ fn a_name_that_changes_takes_the_byte_count_along() {
     bench.told.state.put_producer(producer);
     let scraped = bench.scrape();
     assert_eq!(scraped.value(COUNT, &[("display_name", "Alice"), ("room_id", "r1")]), Some(7.0));
-    let mut peer = bench.told.state.peers[&"alice".into()].clone();
+    let mut peer = bench.told.state.peers["alice"].clone();
     peer.display_name = "Bob".into();
     bench.told.state.put_peer(peer);
     let scraped = bench.scrape();

@@ -752,8 +752,7 @@ function install(socket, need, roots) {
       say({ t: 'stats', what: rec.what, id: rec.id, transport: rec.parent,
         of: list(stats).filter((stat) => stat.type === type).map((stat) => ({
           ssrc: stat.ssrc, rtx: stat.rtxSsrc, rid: text(stat.rid), bytes: stat.byteCount,
-          packets: stat.packetCount, lost: stat.packetsLost, resent: stat.packetsRetransmitted,
-          fraction: stat.fractionLost, rtt: stat.roundTripTime, bps: stat.bitrate })) });
+          lost: stat.packetsLost, fraction: stat.fractionLost, rtt: stat.roundTripTime })) });
     }).catch((error) => {
       waiting.delete(request);
       if (!rec.gone && !rec.object.closed) failed(rec.what + '.getStats')(error);

@@ -225,12 +225,9 @@ struct EncodingStatsLine {
     rtx: Option<u32>,
     rid: Option<Text>,
     bytes: Option<Int>,
-    packets: Option<Int>,
     lost: Option<Int>,
-    resent: Option<Int>,
     fraction: Option<Int>,
     rtt: Option<f64>,
-    bps: Option<Int>,
 }
 
 #[derive(Deserialize)]
@@ -432,19 +429,15 @@ fn stats(line: StatsLine) -> Result<Event, Unreadable> {
 }
 
 fn encoding_stats(line: EncodingStatsLine) -> Option<EncodingStats> {
-    let count = |count: Option<Int>| count.map_or(0, Int::clamped::<u64>);
     Some(EncodingStats {
         ssrc: line.ssrc?,
         rtx: line.rtx,
         rid: line.rid.and_then(Text::filled),
         stats: StreamStats {
-            byte_count: count(line.bytes),
-            packet_count: count(line.packets),
+            byte_count: line.bytes.map_or(0, Int::clamped),
             packets_lost: line.lost.map_or(0, |lost| lost.0),
-            packets_retransmitted: count(line.resent),
             fraction_lost: line.fraction.map_or(0, Int::clamped),
             round_trip_time: line.rtt.filter(|rtt| rtt.is_finite() && *rtt > 0.0),
-            bitrate: count(line.bps),
         },
     })
 }

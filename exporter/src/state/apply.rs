@@ -169,12 +169,12 @@ impl State {
         self.sources.told.remove(gone);
         match gone {
             Gone::Worker(pid) => {
-                self.workers.remove(pid);
+                self.workers.swap_remove(pid);
             }
             Gone::Router(id) => self.unplace_router(id),
             Gone::Room(id) => self.unplace_room(id),
             Gone::Peer(id) => {
-                self.peers.remove(id);
+                self.peers.swap_remove(id);
                 self.settle_peer(id);
             }
             Gone::Transport(id) => self.forget_transport(id),

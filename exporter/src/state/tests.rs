@@ -92,7 +92,7 @@ fn check_place(events: &[(SourceId, Event)], room: Option<&str>, peer: Option<&s
         events.rotate_left(turn);
         for events in [events.clone(), events.into_iter().rev().collect()] {
             let state = told(&events);
-            let consumer = &state.consumers[&"C".into()];
+            let consumer = &state.consumers["C"];
             assert_eq!(consumer.room.as_ref().map(RoomId::as_str), room, "{events:?}");
             assert_eq!(consumer.peer.as_ref().map(PeerId::as_str), peer, "{events:?}");
         }
@@ -139,7 +139,7 @@ fn what_becomes_unknown_is_unknown_again() {
     ]);
     state.apply(B, Event::Gone(Gone::Room("named".into())));
     state.apply(B, Event::Disown(vec![Owned::Consumer("C".into())]));
-    let consumer = &state.consumers[&"C".into()];
+    let consumer = &state.consumers["C"];
     assert_eq!((consumer.room.clone(), consumer.peer.clone()), (Some("S".into()), None));
     // Only whoever told something can take it back.
     state.apply(B, Event::Gone(Gone::Consumer("C".into())));
@@ -161,7 +161,7 @@ fn a_reconnect_replaces_all_at_its_end_and_an_absence_after_its_grace() {
     state.apply(A, transport("kept", "R", "203.0.113.1:2"));
     assert_eq!(state.transports.len(), 3);
     state.apply(A, Event::Synced);
-    assert!(!state.transports.contains_key(&"old".into()));
+    assert!(!state.transports.contains_key("old"));
     assert_eq!(state.told().len(), 2);
     state.apply(A, Event::Forget);
     assert_eq!(state.transports.keys().collect::<Vec<_>>(), [&TransportId::from("other")]);
@@ -220,7 +220,7 @@ fn told_again_keeps_statistics() {
         (A, hello()),
         (A, consumer("C", "T", 1)),
     ]);
-    assert_eq!(state.consumers[&"C".into()].encodings[0].stats, Some(stats));
+    assert_eq!(state.consumers["C"].encodings[0].stats, Some(stats));
 }
 
 #[test]
