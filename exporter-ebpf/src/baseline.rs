@@ -1,6 +1,20 @@
-//! What the counting is measured against: a program that does nothing, and the least that could be
-//! called counting (an IPv4 5-tuple at fixed offsets into a per-CPU hash). No part of the product.
+//! What the counting is measured against: a program that does nothing, the least that could be called
+//! counting (an IPv4 5-tuple at fixed offsets into a per-CPU hash), and the tables that there was a
+//! choice of. No part of the product.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "core's atomics have no fetch_add on this target"),
+    feature(core_intrinsics)
+)]
+
+#[cfg(target_arch = "bpf")]
+#[expect(dead_code, reason = "the product's, which needs more of them")]
+#[path = "program/atomic.rs"]
+mod atomic;
+#[cfg(target_arch = "bpf")]
+#[path = "baseline/variants.rs"]
+mod variants;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -7,6 +7,7 @@
     reason = "in a program, `pub` says which items a module's neighbours use"
 )]
 
+mod batch;
 mod figures;
 mod kernel;
 mod node;
@@ -14,6 +15,9 @@ mod process;
 mod rest;
 mod scrape;
 mod tables;
+mod together;
+mod trial;
+mod variants;
 mod veth;
 mod world;
 
@@ -47,6 +51,8 @@ struct Args {
 enum Part {
     /// Nanoseconds a packet.
     Kernel,
+    /// Tables that there was a choice of.
+    Tables,
     /// Reading the kernel's tables.
     Read,
     /// A scrape from the tables to the text, and its memory.
@@ -59,8 +65,8 @@ enum Part {
     Node,
 }
 
-const PARTS: [Part; 6] =
-    [Part::Kernel, Part::Read, Part::Scrape, Part::Veth, Part::Rest, Part::Node];
+const PARTS: [Part; 7] =
+    [Part::Kernel, Part::Tables, Part::Read, Part::Scrape, Part::Veth, Part::Rest, Part::Node];
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +108,7 @@ fn main() -> Result<()> {
 fn measure(part: Part, effort: Effort) -> Result<Vec<Figure>> {
     match part {
         Part::Kernel => kernel::measure(effort),
+        Part::Tables => variants::measure(effort),
         Part::Read => scrape::measure_read(effort),
         Part::Scrape => scrape::measure(effort),
         Part::Veth => veth::measure(effort),

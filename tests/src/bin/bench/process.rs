@@ -1,6 +1,7 @@
 //! What processes use: processor time and memory, from /proc.
 
 use std::fs;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -50,12 +51,22 @@ pub fn kernel_tables(pid: u32) -> Result<f64> {
     let mut maps = std::collections::BTreeMap::new();
     for info in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         let text = fs::read_to_string(info?.path()).unwrap_or_default();
-        let field = |name: &str| -> Option<u64> {
-            text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
-        };
-        if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:")) {
+        if let (Some(id), Some(bytes)) = (field(&text, "map_id:"), field(&text, "memlock:")) {
             maps.insert(id, bytes);
         }
     }
     Ok(maps.values().sum::<u64>() as f64 / 1048576.0)
+}
+
+/// Memory in MB of one eBPF map of this process, by the kernel's account (as it is used from Linux
+/// 6.4 on, an estimate before).
+pub fn map_memory(map: BorrowedFd<'_>) -> Result<f64> {
+    let path = format!("/proc/self/fdinfo/{}", map.as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let bytes = field(&text, "memlock:").with_context(|| format!("no memlock in {path}"))?;
+    Ok(bytes as f64 / 1048576.0)
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
 }
