@@ -79,6 +79,12 @@ pub struct Effort {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Ok(size) = std::env::var("ACCOUNTS") {
+        return scrape::accounts(size.parse()?);
+    }
+    if let Ok(size) = std::env::var("PROFILE") {
+        return scrape::profile(size.parse()?);
+    }
     if let Some(streams) = args.resident {
         return scrape::resident(streams);
     }

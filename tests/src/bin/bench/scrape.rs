@@ -244,3 +244,105 @@ pub fn resident(streams: usize) -> Result<()> {
     println!("{}", json!({ "resident": resident, "tables": tables }));
     Ok(())
 }
+
+/// PROFILE
+pub fn profile(size: usize) -> Result<()> {
+    let world = World::new(size);
+    let counted = Counted::new(&world)?;
+    let mut scrape = scrape();
+    let mut ways = [Way::default(), Way::default()];
+    let only = std::env::var("WAY").ok();
+    let rounds: usize = std::env::var("ROUNDS").ok().and_then(|it| it.parse().ok()).unwrap_or(15);
+    for round in 0..=rounds {
+        for (way, selection) in [(0, Selection::kernel()), (1, Selection::ALL)] {
+            if round > 0 && only.as_deref().is_some_and(|it| it != way.to_string()) {
+                continue;
+            }
+            let (read, reading) = cost(|| counted.counting.read());
+            let mut reading = reading?;
+            World::grow(&mut reading, 2 * round as u64 + way as u64 + 1);
+            let update = update(round, &reading, &world);
+            let (updated, ()) = cost(|| scrape.update_for(update, selection));
+            let (written, bytes) = cost(|| write(&scrape, selection));
+            if round == 0 {
+                continue;
+            }
+            let way = &mut ways[way];
+            way.read.push(read);
+            way.update.push(updated);
+            way.write.push(written);
+            way.time.push(read + updated + written);
+            way.bytes = bytes;
+        }
+    }
+    for way in &ways {
+        if way.time.is_empty() {
+            continue;
+        }
+        println!(
+            "{:?} read {:.1} update {:.1} write {:.1} text {:.1}",
+            Spread::of(&way.time),
+            Spread::of(&way.read).median,
+            Spread::of(&way.update).median,
+            Spread::of(&way.write).median,
+            way.bytes as f64 / 1e6
+        );
+    }
+    println!("resident {} MB", resident_memory(std::process::id())?);
+    Ok(())
+}
+/// PROFILE
+pub fn accounts(size: usize) -> Result<()> {
+    let pid = std::process::id();
+    let mut last = resident_memory(pid)?;
+    let mut step = |what: &str| -> Result<()> {
+        let now = resident_memory(pid)?;
+        println!("{what}: +{:.1} -> {now:.1}", now - last);
+        last = now;
+        Ok(())
+    };
+    let world = World::new(size);
+    step("world")?;
+    let counted = Counted::new(&world)?;
+    step("tables")?;
+    let info = unsafe { libc::mallinfo2() };
+    println!(
+        "in use {:.1} free {:.1} mmapped {:.1} arena {:.1}",
+        info.uordblks as f64 / 1e6,
+        info.fordblks as f64 / 1e6,
+        info.hblkhd as f64 / 1e6,
+        info.arena as f64 / 1e6
+    );
+    let mut scrape = scrape();
+    for round in 0..3 {
+        let mut reading = counted.counting.read()?;
+        step("reading")?;
+        World::grow(&mut reading, round as u64);
+        scrape.update_for(update(round, &reading, &world), Selection::kernel());
+        step("update kernel")?;
+        scrape.update(update(round, &reading, &world));
+        step("update all")?;
+        write(&scrape, Selection::ALL);
+        step("write")?;
+        drop(reading);
+        step("drop reading")?;
+    }
+    // SAFETY: fills a struct
+    let info = unsafe { libc::mallinfo2() };
+    println!(
+        "in use {:.1} free {:.1} mmapped {:.1} arena {:.1}",
+        info.uordblks as f64 / 1e6,
+        info.fordblks as f64 / 1e6,
+        info.hblkhd as f64 / 1e6,
+        info.arena as f64 / 1e6
+    );
+    drop(scrape);
+    step("drop scrape")?;
+    // SAFETY: no arguments that matter.
+    unsafe { libc::malloc_trim(0) };
+    step("trim")?;
+    drop(world);
+    unsafe { libc::malloc_trim(0) };
+    step("drop world")?;
+    Ok(())
+}
