@@ -328,7 +328,7 @@ pub struct Tend {
 }
 
 const _: () = {
-    use core::mem::{align_of, size_of};
+    use core::mem::{align_of, offset_of, size_of};
     assert!(size_of::<FlowKeyV4>() == 16 && align_of::<FlowKeyV4>() == 4);
     assert!(size_of::<FlowKeyV6>() == 40 && align_of::<FlowKeyV6>() == 4);
     assert!(size_of::<StreamKeyV4>() == 20 && align_of::<StreamKeyV4>() == 4);
@@ -336,5 +336,6 @@ const _: () = {
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<FlowValue>() == 176 && align_of::<FlowValue>() == 8);
     assert!(size_of::<StreamValue>() == 144 && align_of::<StreamValue>() == 8);
+    assert!(offset_of!(StreamValue, base_seq) == 64);
     assert!(size_of::<Tend>() == 64 && align_of::<Tend>() == 4);
 };

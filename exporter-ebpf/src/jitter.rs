@@ -32,7 +32,7 @@ pub fn is_due(stream: &StreamValue) -> bool {
 }
 
 /// Takes the packet that was counted last, which is due and came at `now` nanoseconds of a clock
-/// that is never set.
+/// that is never set. Aggregates' packets may come at the same time.
 #[inline(always)]
 pub fn take(stream: &mut StreamValue, timestamp: u32, now: u64) {
     let packets = stream.total.packets;
@@ -43,7 +43,8 @@ pub fn take(stream: &mut StreamValue, timestamp: u32, now: u64) {
         stream.next_sample = packets as u32 + 1;
         return;
     }
-    let elapsed = now.wrapping_sub(stream.sample_arrival);
+    // Two processors' clocks may differ a little.
+    let elapsed = now.saturating_sub(stream.sample_arrival);
     let advance = timestamp.wrapping_sub(stream.sample_timestamp) as i32;
     if elapsed <= LONGEST {
         let elapsed = elapsed / 1000;

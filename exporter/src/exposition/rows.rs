@@ -6,7 +6,7 @@
 
 use std::hash::Hash;
 
-use crate::exposition::text::{Lines, Value};
+use crate::exposition::text::{Lines, Micros, Value};
 use crate::join::CLASSES;
 use crate::ledger::{Counts, Gauges, Ledger, Object, Series, SocketSeries, StreamTotals, Table};
 
@@ -169,6 +169,21 @@ pub(crate) fn streams<V: Value>(
 ) -> Option<usize> {
     walk(&ledger.packets.stream_series[direction], start, lines, |stream, lines| {
         lines.put(&[&stream.labels], value(&stream.values.totals));
+    })
+}
+
+/// A stream whose clock is not known has none.
+pub(crate) fn jitter(
+    ledger: &Ledger,
+    direction: usize,
+    start: usize,
+    lines: &mut Lines<'_>,
+) -> Option<usize> {
+    walk(&ledger.packets.stream_series[direction], start, lines, |stream, lines| {
+        if let Some(sixteenths) = stream.values.jitter() {
+            // As a receiver report has it (RFC 3550 A.8): whole units.
+            lines.put(&[&stream.labels], Micros((sixteenths >> 4).into()));
+        }
     })
 }
 

@@ -8,6 +8,7 @@
 )]
 
 mod figures;
+mod jitter;
 mod kernel;
 mod node;
 mod process;
@@ -47,6 +48,8 @@ struct Args {
 enum Part {
     /// Nanoseconds a packet.
     Kernel,
+    /// The error of sampled jitter.
+    Jitter,
     /// Reading the kernel's tables.
     Read,
     /// A scrape from the tables to the text, and its memory.
@@ -59,8 +62,8 @@ enum Part {
     Node,
 }
 
-const PARTS: [Part; 6] =
-    [Part::Kernel, Part::Read, Part::Scrape, Part::Veth, Part::Rest, Part::Node];
+const PARTS: [Part; 7] =
+    [Part::Kernel, Part::Jitter, Part::Read, Part::Scrape, Part::Veth, Part::Rest, Part::Node];
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +105,7 @@ fn main() -> Result<()> {
 fn measure(part: Part, effort: Effort) -> Result<Vec<Figure>> {
     match part {
         Part::Kernel => kernel::measure(effort),
+        Part::Jitter => jitter::measure(effort),
         Part::Read => scrape::measure_read(effort),
         Part::Scrape => scrape::measure(effort),
         Part::Veth => veth::measure(effort),
