@@ -9,7 +9,7 @@
 //! in pieces waits for the pieces.
 
 /// Changes whenever a table's layout or meaning does.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// IPPROTO_UDP.
 pub const UDP: u8 = 17;
@@ -41,6 +41,22 @@ pub enum Class {
 
 /// Number of [`Class`]es.
 pub const CLASSES: usize = 5;
+
+/// The RTP clocks that mediasoup's codecs have: jitter cannot be told without one, and only userspace
+/// knows which is a stream's. Indexes [`StreamValue::jitter`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Clock {
+    /// 90 kHz: all video (RFC 3551 §5).
+    Khz90 = 0,
+    /// 48 kHz: Opus (RFC 7587 §4.1).
+    Khz48 = 1,
+    /// 8 kHz: PCMU, PCMA, G.722 and others (RFC 3551 §4.5).
+    Khz8 = 2,
+}
+
+/// Number of [`Clock`]s.
+pub const CLOCKS: usize = 3;
 
 /// Packets and their bytes.
 #[repr(C)]
@@ -184,9 +200,10 @@ pub struct FlowValue {
     pub counts: [[Counter; CLASSES]; DIRECTIONS],
 }
 
-/// What one SSRC carried in one direction of a flow, with its sequence state (RFC 3550 A.1, A.3).
+/// What one SSRC carried in one direction of a flow, with its sequence state (RFC 3550 A.1, A.3) and
+/// its jitter (A.8).
 ///
-/// The first cache line holds what every packet writes. It is written under `lock`; a packet that
+/// The first cache line holds what every packet writes or tests. It is written under `lock`; a packet that
 /// finds the lock taken for too long adds itself atomically to `contended` and leaves the sequence
 /// state alone, so packets and bytes stay exact.
 #[repr(C, align(8))]
@@ -203,13 +220,17 @@ pub struct StreamValue {
     pub last_seen: u64,
     /// Packets that RFC 3550 A.1 accepts as part of the sequence, duplicates included.
     pub received: u64,
-    /// Extended sequence number (cycles · 65536 + sequence) of the current run's first packet.
-    pub base_seq: u64,
-    /// Highest extended sequence number of the current run.
+    /// Highest extended sequence number (cycles · 65536 + sequence) of the current run.
     pub max_seq: u64,
     /// Bit n is set when extended sequence number `max_seq − n` was received.
     pub window: u64,
+    /// Payload type (0–127) of the last packet.
+    pub payload_type: u32,
+    /// The packet, as the low half of `total.packets`, from which on jitter wants the clock read.
+    pub next_sample: u32,
     // -- 64 bytes --
+    /// Extended sequence number of the current run's first packet.
+    pub base_seq: u64,
     /// Packets expected in the runs before the current one (a run ends when the source restarts its
     /// sequence): expected = `expected_prior` + `max_seq` − `base_seq` + 1.
     pub expected_prior: u64,
@@ -221,10 +242,13 @@ pub struct StreamValue {
     pub restarts: u32,
     /// The sequence number that would confirm a restart (RFC 3550 A.1 `bad_seq`), or 65537.
     pub bad_seq: u32,
-    /// RTP timestamp of the last packet in order.
-    pub rtp_timestamp: u32,
-    /// Payload type (0–127) of the last packet.
-    pub payload_type: u32,
+    /// When the packet came whose successor makes a sample of jitter: nanoseconds, 0 for none.
+    pub sample_arrival: u64,
+    /// Its RTP timestamp.
+    pub sample_timestamp: u32,
+    /// Interarrival jitter (RFC 3550 A.8) if the stream's clock were this [`Clock`]: sixteenths of a
+    /// microsecond, at most a second; see [`crate::jitter`].
+    pub jitter: [u32; CLOCKS],
     /// Packets that found the lock taken; their bytes.
     pub contended: Counter,
 }
@@ -304,13 +328,14 @@ pub struct Tend {
 }
 
 const _: () = {
-    use core::mem::{align_of, size_of};
+    use core::mem::{align_of, offset_of, size_of};
     assert!(size_of::<FlowKeyV4>() == 16 && align_of::<FlowKeyV4>() == 4);
     assert!(size_of::<FlowKeyV6>() == 40 && align_of::<FlowKeyV6>() == 4);
     assert!(size_of::<StreamKeyV4>() == 20 && align_of::<StreamKeyV4>() == 4);
     assert!(size_of::<StreamKeyV6>() == 44 && align_of::<StreamKeyV6>() == 4);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<FlowValue>() == 176 && align_of::<FlowValue>() == 8);
-    assert!(size_of::<StreamValue>() == 120 && align_of::<StreamValue>() == 8);
+    assert!(size_of::<StreamValue>() == 144 && align_of::<StreamValue>() == 8);
+    assert!(offset_of!(StreamValue, base_seq) == 64);
     assert!(size_of::<Tend>() == 64 && align_of::<Tend>() == 4);
 };

@@ -1,9 +1,10 @@
 //! A datagram's payload in, its class and RTP header out (RFC 7983, RFC 5761, RFC 3550 §5.1); and
-//! the sequence state of one RTP stream (RFC 3550 A.1, A.3).
+//! the sequence state of one RTP stream (RFC 3550 A.1, A.3), on whose turns [`jitter`] depends.
 //!
 //! Nothing here knows addresses, tables or clocks.
 
 use crate::abi::{Class, StreamValue};
+use crate::jitter;
 use crate::packet::Bytes;
 
 /// A jump ahead by fewer numbers than this is loss, by more a restart (RFC 3550 A.1 `MAX_DROPOUT`).
@@ -228,7 +229,6 @@ pub fn count(stream: &mut StreamValue, rtp: &Rtp, bytes: u32, now: u64) {
         stream.max_seq += ahead as u64;
         stream.window = if ahead < 64 { stream.window << ahead | 1 } else { 1 };
         stream.received += 1;
-        stream.rtp_timestamp = rtp.timestamp;
     } else {
         count_out_of_line(stream, rtp, ahead);
     }
@@ -256,6 +256,7 @@ fn count_out_of_line(stream: &mut StreamValue, rtp: &Rtp, ahead: u16) {
         begin(stream, rtp);
     } else {
         stream.bad_seq = (sequence + 1) & 0xffff;
+        jitter::skip(stream);
     }
 }
 
@@ -266,7 +267,7 @@ fn begin(stream: &mut StreamValue, rtp: &Rtp) {
     stream.window = 1;
     stream.bad_seq = NO_SEQUENCE;
     stream.received += 1;
-    stream.rtp_timestamp = rtp.timestamp;
+    jitter::begin(stream);
 }
 
 /// Packets that the sequence numbers promise (RFC 3550 A.3).

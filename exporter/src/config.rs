@@ -40,6 +40,8 @@ pub struct Config {
     pub source: Source,
     /// Bounds of the tables.
     pub tables: Tables,
+    /// Keep interarrival jitter.
+    pub jitter: bool,
     /// Directory on a bpf file system in which tables outlive the exporter.
     pub pin: Option<PathBuf>,
     /// Observer sockets; empty: the known paths.
@@ -229,6 +231,7 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
             )?,
             ssrcs_per_flow: flags.max_ssrcs_per_flow.within("--max-ssrcs-per-flow", 1, 1 << 20)?,
         },
+        jitter: boolean(Origin("--jitter"), &flags.jitter)?,
         pin: flags.pin.clone(),
         observers: flags.observers.clone(),
         stats_interval: Some(duration(Origin("--observer.stats-interval"), &flags.stats_interval)?)

@@ -48,6 +48,7 @@ pub(crate) fn stream(tuple: Tuple, direction: Direction, ssrc: u32, count: u64) 
         out_of_order: 0,
         duplicates: 0,
         restarts: 0,
+        jitter: [1, 2, 3].map(|millis| millis * 16_000),
     }
 }
 

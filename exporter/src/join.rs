@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Class, Direction, Transport, TransportId, Tuple};
+use crate::model::{Class, Clock, Consumer, Direction, Producer, Transport, TransportId, Tuple};
 use crate::state::{Owner, State, StreamRole};
 
 /// How much is known of a stream's owner, least first.
@@ -30,6 +30,9 @@ pub struct Claim {
     pub owner: Option<Arc<str>>,
     /// What the stream is to its owner.
     pub role: Option<StreamRole>,
+    /// What its timestamps count, where its owner's codec says it (RTX counts as its media does, RFC
+    /// 4588 §8.6).
+    pub clock: Option<Clock>,
 }
 
 /// The transport that claims a flow. The local address plays no part: a server may announce another
@@ -46,17 +49,21 @@ pub fn stream(
     ssrc: u32,
 ) -> Claim {
     let Some(transport) = transport else {
-        return Claim { level: Level::Nobody, owner: None, role: None };
+        return Claim { level: Level::Nobody, owner: None, role: None, clock: None };
     };
     match state.owner(transport, direction, ssrc) {
-        None => Claim { level: Level::Transport, owner: None, role: None },
+        None => Claim { level: Level::Transport, owner: None, role: None, clock: None },
         Some((owner, role)) => {
-            let owner = match owner {
-                Owner::Producer(producer) => Some(producer.id.0.clone()),
-                Owner::Consumer(consumer) => Some(consumer.id.0.clone()),
-                Owner::Transport => None,
+            let (owner, clock) = match owner {
+                Owner::Producer(Producer { id, kind, codec, .. }) => {
+                    (Some(id.0.clone()), kind.clock(codec))
+                }
+                Owner::Consumer(Consumer { id, kind, codec, .. }) => {
+                    (Some(id.0.clone()), kind.clock(codec))
+                }
+                Owner::Transport => (None, None),
             };
-            Claim { level: Level::Owner, owner, role: Some(role) }
+            Claim { level: Level::Owner, owner, role: Some(role), clock }
         }
     }
 }

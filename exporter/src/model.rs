@@ -8,6 +8,8 @@ use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use exporter_ebpf::abi::CLOCKS;
+
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -108,6 +110,9 @@ pub enum Direction {
 
 /// What a datagram carries; see [`exporter_ebpf::abi::Class`].
 pub use exporter_ebpf::abi::Class;
+
+/// An RTP clock; see [`exporter_ebpf::abi::Clock`].
+pub use exporter_ebpf::abi::Clock;
 
 /// Packets and bytes; see [`exporter_ebpf::abi::Counter`].
 pub use exporter_ebpf::abi::Counter;
@@ -218,6 +223,9 @@ pub struct Stream {
     pub duplicates: u64,
     /// Times the source began a new sequence.
     pub restarts: u32,
+    /// Interarrival jitter by [`Clock`], of which one is the stream's: sixteenths of a microsecond
+    /// (RFC 3550 A.8). Zero where none is kept.
+    pub jitter: [u32; CLOCKS],
 }
 
 /// How full a bounded table is.
@@ -274,6 +282,18 @@ impl MediaKind {
         match self {
             Self::Audio => "audio",
             Self::Video => "video",
+        }
+    }
+
+    /// The clock of a codec by its MIME subtype, where that says it: some audio codecs of mediasoup's
+    /// (SILK, ISAC, CN) have several.
+    pub fn clock(self, codec: &str) -> Option<Clock> {
+        let is_any = |names: &[&str]| names.iter().any(|name| name.eq_ignore_ascii_case(codec));
+        match self {
+            Self::Video => Some(Clock::Khz90),
+            Self::Audio if is_any(&["opus", "multiopus"]) => Some(Clock::Khz48),
+            Self::Audio if is_any(&["PCMU", "PCMA", "G722", "iLBC"]) => Some(Clock::Khz8),
+            Self::Audio => None,
         }
     }
 }

@@ -50,6 +50,7 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
         observer: observer(config),
         ledger: ledger::Settings {
             max_series: config.max_series as u64,
+            jitter: config.jitter,
             quiet: config.quiet,
             ..ledger::Settings::default()
         },
@@ -132,6 +133,7 @@ fn counting(config: &Config) -> kernel::Options {
             config::Source::None => kernel::SourceChoice::None,
         },
         limits: kernel::Limits { flows, streams, stranger_flows, stranger_streams, ssrcs_per_flow },
+        jitter: config.jitter,
         pin: config.pin.clone(),
         ..kernel::Options::default()
     }
@@ -182,6 +184,7 @@ pub fn describe(config: &Config, prepared: &Prepared) -> String {
         ("ports", format!("{}-{}", counting.ports.start(), counting.ports.end())),
         ("interfaces", list(config.interfaces.clone(), "by default route and the SFU's addresses")),
         ("tables", format!("{:?}", config.tables)),
+        ("jitter", if config.jitter { "sampled" } else { "not kept" }.to_owned()),
         ("pinned", list(paths(config.pin.as_slice()), "no")),
         ("observe", list(paths(&config.observers), &known)),
         ("getStats", stats),

@@ -128,6 +128,22 @@ fn scraped_streams(scene: &Scene, scrape: &Scrape) -> BTreeMap<StreamId, Count> 
     streams
 }
 
+/// Every stream of every peer, all of which have a codec that tells their clock; and those that have
+/// jitter of a plausible size.
+pub fn jitter(scene: &Scene, scrape: &Scrape) -> (BTreeSet<StreamId>, BTreeSet<StreamId>) {
+    let expected = streams(scene, scrape).0.into_keys().collect();
+    let mut scraped = BTreeSet::new();
+    for direction in DIRECTIONS {
+        for it in of_peers(scene, scrape, &format!("mediasoup_stream_{direction}_jitter_seconds")) {
+            if (0.0..=1.0).contains(&it.value) {
+                let label = |name: &str| it.label(name).to_owned();
+                scraped.insert((direction, label("id"), label("ssrc"), label("role")));
+            }
+        }
+    }
+    (expected, scraped)
+}
+
 /// Every connection by class, as the peers' sockets counted; and the connection families.
 pub fn connections(
     scene: &Scene,

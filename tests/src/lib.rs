@@ -3,6 +3,7 @@
 //! Nothing here is specific to one test: hosts, processes and peers are started and stopped here,
 //! and what they counted is handed out as plain values.
 
+pub mod arrivals;
 pub mod cast;
 pub mod endpoint;
 pub mod expect;

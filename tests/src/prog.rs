@@ -39,6 +39,8 @@ pub struct Constants {
     pub ssrcs: u32,
     /// Do not count a frame that carries the mark of having been counted.
     pub skip_seen: bool,
+    /// Keep interarrival jitter.
+    pub jitter: bool,
 }
 
 impl Default for Constants {
@@ -52,6 +54,7 @@ impl Default for Constants {
             stranger_streams: 200,
             ssrcs: 64,
             skip_seen: true,
+            jitter: true,
         }
     }
 }
@@ -86,14 +89,15 @@ impl Program {
 
     /// Loads another object of the same make.
     pub fn load_object(object: &[u8], constants: &Constants) -> Result<Self> {
-        let (check_local, skip_seen) =
-            (u32::from(constants.check_local), u32::from(constants.skip_seen));
+        let [check_local, skip_seen, jitter] =
+            [constants.check_local, constants.skip_seen, constants.jitter].map(u32::from);
         let mut loader = EbpfLoader::new();
         loader
             .override_global("PORT_MIN", &constants.ports.0, true)
             .override_global("PORT_MAX", &constants.ports.1, true)
             .override_global("CHECK_LOCAL", &check_local, true)
             .override_global("SKIP_SEEN", &skip_seen, true)
+            .override_global("JITTER", &jitter, true)
             .override_global("MAX_FLOWS", &constants.flows, true)
             .override_global("MAX_STREAMS", &constants.streams, true)
             .override_global("MAX_STRANGERS", &constants.strangers, true)
@@ -201,12 +205,12 @@ impl Program {
 
     /// All streams over IPv4.
     pub fn streams_v4(&self) -> Result<BTreeMap<[u8; 20], (StreamKeyV4, StreamValue)>> {
-        self.entries::<StreamKeyV4, StreamValue, 20, 120>("STREAMS_V4")
+        self.entries::<StreamKeyV4, StreamValue, 20, 144>("STREAMS_V4")
     }
 
     /// All streams over IPv6.
     pub fn streams_v6(&self) -> Result<BTreeMap<[u8; 44], (StreamKeyV6, StreamValue)>> {
-        self.entries::<StreamKeyV6, StreamValue, 44, 120>("STREAMS_V6")
+        self.entries::<StreamKeyV6, StreamValue, 44, 144>("STREAMS_V6")
     }
 
     fn entries<K, V, const KEY: usize, const VALUE: usize>(

@@ -1,11 +1,12 @@
-//! Packet capture counts what eBPF counts, of the same traffic.
+//! Packet capture counts what eBPF counts, of the same traffic; and both keep jitter, or neither.
 
 use anyhow::Result;
-use exporter_tests::pair::{Pair, counted, start};
+use exporter_tests::pair::{Pair, counted, options, start, start_with};
+use exporter_tests::rtp::Packet;
 use exporter_tests::{root_or_skip, wait};
-use mediasoup_exporter::kernel::{Source, SourceChoice};
+use mediasoup_exporter::kernel::{Options, Source, SourceChoice};
 use mediasoup_exporter::model::Direction::{Receive, Send};
-use mediasoup_exporter::model::{Flow, Reading, Stream};
+use mediasoup_exporter::model::{Clock, Flow, Reading, Stream};
 
 #[test]
 fn capture_and_ebpf_count_the_same() -> Result<()> {
@@ -35,6 +36,41 @@ fn capture_and_ebpf_count_the_same() -> Result<()> {
     })?;
     assert_eq!(counted(&captured.read()?, Receive, 104).0, 120);
     assert_eq!(captured.status().capture_lost, Some(0));
+    Ok(())
+}
+
+#[test]
+fn jitter_is_kept_unless_it_is_off() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let pair = Pair::new()?;
+    for source in [SourceChoice::Capture, SourceChoice::Ebpf] {
+        for jitter in [true, false] {
+            let interfaces = vec!["sfu0".to_owned()];
+            let counting =
+                start_with(&pair.sfu, Options { interfaces, source, jitter, ..options() })?;
+            let talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
+            for number in 0..200_u16 {
+                // Timestamps half a second apart, of packets that come at once.
+                let packet = Packet {
+                    sequence: number,
+                    timestamp: u32::from(number) * 45_000,
+                    ssrc: 7,
+                    ..Packet::default()
+                };
+                talk.peer.send(&packet.to_bytes())?;
+                talk.sfu.recv(&mut [0; 100])?;
+            }
+            let reading = wait::until("all packets to be counted", wait::LONG, || {
+                let reading = counting.read()?;
+                Ok((counted(&reading, Receive, 7).0 == 200).then_some(reading))
+            })?;
+            let millis = reading.streams[0].jitter[Clock::Khz90 as usize] / 16_000;
+            let expected = if jitter { 200..=500 } else { 0..=0 };
+            assert!(expected.contains(&millis), "{source:?}, {jitter}: {millis} ms");
+        }
+    }
     Ok(())
 }
 

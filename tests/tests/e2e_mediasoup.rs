@@ -91,6 +91,9 @@ fn everything_is_counted(scene: &mut Scene, exporter: &Exporter) -> Result<()> {
     wait::until_equal("connections as nftables counts", limit, || {
         expect::flows(scene, &scrape()?)
     })?;
+    wait::until_equal("jitter of what is claimed", limit, || {
+        Ok(expect::jitter(scene, &scrape()?))
+    })?;
     wait::until_equal("sequences as scripted", limit, || Ok(expect::sequences(scene, &scrape()?)))
 }
 

@@ -31,6 +31,9 @@ static CHECK_LOCAL: Global<u32> = Global::new(0);
 /// 0: count a packet again that another interface has counted (for measuring with repeated runs).
 #[unsafe(no_mangle)]
 static SKIP_SEEN: Global<u32> = Global::new(1);
+/// 0: keep no interarrival jitter.
+#[unsafe(no_mangle)]
+static JITTER: Global<u32> = Global::new(1);
 /// Bounds of admission; see [`exporter_ebpf::abi::Occupancy`].
 #[unsafe(no_mangle)]
 static MAX_FLOWS: Global<u64> = Global::new(65_536);

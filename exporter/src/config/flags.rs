@@ -66,6 +66,17 @@ pub(super) struct Flags {
     /// SSRCs of one flow, both directions together
     #[arg(long, value_name = "N", default_value = "1024", help_heading = "Counting")]
     pub(super) max_ssrcs_per_flow: Size,
+    /// Keep each stream's interarrival jitter (RFC 3550 A.8), estimated from a sample of its packets
+    #[arg(
+        long,
+        value_name = "YES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "yes",
+        default_missing_value = "yes",
+        help_heading = "Counting"
+    )]
+    pub(super) jitter: String,
     /// Directory on a bpf file system, such as /sys/fs/bpf/mediasoup, where the tables outlive the
     /// exporter
     #[arg(long, value_name = "DIRECTORY", help_heading = "Counting")]

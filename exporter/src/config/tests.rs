@@ -35,7 +35,7 @@ fn without_flags_everything_has_a_default() {
     assert_eq!(config.stats_interval, Some(Duration::from_secs(15)));
     assert_eq!(config.privacy.mode, Deidentify::None);
     assert_eq!((config.privacy.ipv4_prefix, config.privacy.ipv6_prefix), (24, 48));
-    assert!(!config.numeric && !config.quiet && !config.check);
+    assert!(!config.numeric && !config.quiet && !config.check && config.jitter);
     assert_eq!(config.log, Log::Levels(Levels::default()));
 }
 
@@ -130,6 +130,7 @@ fn bad_values_are_named_in_one_line() {
     check("", &[("PROM_DEIDENTIFY", "2")], &["PROM_DEIDENTIFY:", "`2`", "pseudonym"]);
     check("", &[("PROM_NUMERIC", "maybe")], &["PROM_NUMERIC:", "`maybe`", "true"]);
     check("", &[("PROM_QUIET", "2\nx")], &["PROM_QUIET:", "true"]);
+    check("--jitter=perhaps", &[], &["--jitter:", "`perhaps`"]);
     check("--numeric=perhaps", &[], &["--numeric:", "`perhaps`"]);
     check("--deidentify.ipv4-prefix 33", &[], &["--deidentify.ipv4-prefix:", "`33`", "32"]);
     check("--deidentify.ipv6-prefix -1", &[], &["-1"]);

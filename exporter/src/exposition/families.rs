@@ -466,6 +466,17 @@ pub static FAMILIES: &[Family] = &[
         rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.restarts),
     },
     Family {
+        name: "mediasoup_stream_receive_jitter_seconds",
+        kind: Kind::Gauge,
+        unit: "seconds",
+        help: "Interarrival jitter of what arrived, where it is counted (RFC 3550 A.8, by the clock of \
+               the owner's codec); estimated from a sample of the packets.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::jitter(ledger, 0, start, lines),
+    },
+    Family {
         name: "mediasoup_stream_send_bytes_total",
         kind: Kind::Counter,
         unit: "bytes",
@@ -536,6 +547,17 @@ pub static FAMILIES: &[Family] = &[
         group: Group::Streams,
         origin: Origin::Packets,
         rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.restarts),
+    },
+    Family {
+        name: "mediasoup_stream_send_jitter_seconds",
+        kind: Kind::Gauge,
+        unit: "seconds",
+        help: "Interarrival jitter of what left, where it is counted (RFC 3550 A.8, by the clock of the \
+               owner's codec); estimated from a sample of the packets.",
+        labels: STREAM,
+        group: Group::Streams,
+        origin: Origin::Packets,
+        rows: |ledger, start, lines| rows::jitter(ledger, 1, start, lines),
     },
     Family {
         name: "mediasoup_join_coverage_ratio",

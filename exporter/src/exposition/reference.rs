@@ -56,7 +56,18 @@ fn about(group: Group) -> &'static str {
         Group::Streams => {
             "One stream is one SSRC in one direction of a connection. `id` is the producer (receive) \
              or consumer (send), `role` is `media`, `rtx` or `probation`; `id` and `role` are empty \
-             while no server claims the SSRC, `transport_id` too while none claims the connection."
+             while no server claims the SSRC, `transport_id` too while none claims the connection.\n\n\
+             Jitter is estimated from a sample: of every other two packets that come one after the \
+             other among a stream's first 64, then of one pair in 17.5, at random; \
+             docs/performance.md shows the estimate's error. A packet comes when the kernel program \
+             sees it, at the interface's TC hook, where those of an aggregate (GRO, GSO) come at one \
+             moment; or when packet capture reads it. Pairs that are more than a second apart, or \
+             differ from their timestamps by more, do not count: pauses, and sources that begin new \
+             timestamps. The clock is that of the owner's codec: 90 kHz for video, 48 kHz for Opus, 8 \
+             kHz for PCMU, PCMA, G722 and iLBC. There is no jitter while no codec is told, for any \
+             other clock, for `probation`, and with `--jitter=no`. Where several streams share a \
+             series it is that of the one whose packets were read last; one that rests keeps its \
+             value."
         }
         Group::Strangers => {
             "Anyone can send to an open port. Who is neither told by a server nor proven by traffic \

@@ -8,7 +8,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::exposition::prefetch;
-use crate::exposition::text::{Lines, Value};
+use crate::exposition::text::{Lines, Micros, Value};
 use crate::join::CLASSES;
 use crate::ledger::{Counts, Gauges, Ledger, Object, Series, SocketSeries, StreamTotals, Table};
 
@@ -240,6 +240,28 @@ pub(crate) fn streams<V: Value>(
         |it| &*it.labels,
         |stream, lines| {
             lines.put(&[&stream.labels], value(&stream.values.totals));
+        },
+    )
+}
+
+/// A stream whose clock is not known has none.
+pub(crate) fn jitter(
+    ledger: &Ledger,
+    direction: usize,
+    start: usize,
+    lines: &mut Lines<'_>,
+) -> Option<usize> {
+    let table = &ledger.packets.stream_series[direction];
+    walk(
+        table,
+        start,
+        lines,
+        |it| &*it.labels,
+        |stream, lines| {
+            if let Some(sixteenths) = stream.values.jitter() {
+                // As a receiver report has it (RFC 3550 A.8): whole units.
+                lines.put(&[&stream.labels], Micros((sixteenths >> 4).into()));
+            }
         },
     )
 }

@@ -131,6 +131,7 @@ mod tests {
             out_of_order: 0,
             duplicates: 0,
             restarts: 0,
+            jitter: [0; 3],
         }
     }
 

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
 use exporter_ebpf::abi::{
-    FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, RECEIVE, SEND, StreamKeyV4, StreamKeyV6, StreamValue,
-    TCP, Tend, UDP,
+    CLOCKS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, RECEIVE, SEND, StreamKeyV4, StreamKeyV6,
+    StreamValue, TCP, Tend, UDP,
 };
 use exporter_ebpf::rtp;
 
@@ -125,6 +125,7 @@ pub(super) fn stream(
         out_of_order: 0,
         duplicates: 0,
         restarts: 0,
+        jitter: [0; CLOCKS],
     };
     set_stream(&mut stream, value, idle_seconds);
     stream
@@ -144,6 +145,7 @@ pub(super) fn set_stream(stream: &mut Stream, value: &StreamValue, idle_seconds:
     stream.out_of_order = value.out_of_order;
     stream.duplicates = value.duplicates;
     stream.restarts = value.restarts;
+    stream.jitter = value.jitter;
 }
 
 /// The key of a flow in its table.

@@ -38,7 +38,7 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
     let streams = limits.streams.saturating_add(limits.stranger_streams);
     let maxima = [limits.flows, limits.streams, limits.stranger_flows, limits.stranger_streams]
         .map(u64::from);
-    let check_local = u32::from(!options.every_address);
+    let [check_local, jitter] = [!options.every_address, options.jitter].map(u32::from);
 
     let pins = options.pin.as_deref().map(|path| Pins::prepare(path, flows.max(1), streams.max(1)));
     let pins = pins.transpose().context("--pin")?;
@@ -50,6 +50,7 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
         .override_global("PORT_MIN", &port_min, true)
         .override_global("PORT_MAX", &port_max, true)
         .override_global("CHECK_LOCAL", &check_local, true)
+        .override_global("JITTER", &jitter, true)
         .override_global("MAX_FLOWS", &maxima[0], true)
         .override_global("MAX_STREAMS", &maxima[1], true)
         .override_global("MAX_STRANGERS", &maxima[2], true)

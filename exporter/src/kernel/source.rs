@@ -42,6 +42,8 @@ pub struct Options {
     pub local: Vec<IpAddr>,
     /// Count whatever the local address is, forwarded traffic too.
     pub every_address: bool,
+    /// Keep interarrival jitter.
+    pub jitter: bool,
     /// How programs are attached.
     pub mechanism: Mechanism,
     /// Directory below a bpffs where the tables are pinned, so that they outlive the exporter.
@@ -58,6 +60,7 @@ impl Default for Options {
             lifetimes: Lifetimes::default(),
             local: Vec::new(),
             every_address: false,
+            jitter: true,
             mechanism: Mechanism::Auto,
             pin: None,
         }

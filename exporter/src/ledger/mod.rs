@@ -85,6 +85,8 @@ pub struct Settings {
     pub max_unclaimed_streams: usize,
     /// Ticks that traffic which nobody claims is held back. Zero where no server is there to claim it.
     pub hold: Tick,
+    /// Readings have jitter.
+    pub jitter: bool,
     /// Blank `transport_id` and `id` in the contract's families.
     pub quiet: bool,
 }
@@ -96,6 +98,7 @@ impl Default for Settings {
             max_unclaimed_connections: 16_384,
             max_unclaimed_streams: 65_536,
             hold: 2,
+            jitter: true,
             quiet: false,
         }
     }
@@ -165,11 +168,8 @@ impl Ledger {
             objects.update(state, &mut objects::Now { tick, quiet: settings.quiet, labels, room });
         }
         if let Some(reading) = reading {
-            packets.update(
-                reading,
-                state,
-                &mut packets::Now { tick, hold: settings.hold, labels, room },
-            );
+            let Settings { hold, jitter, .. } = *settings;
+            packets.update(reading, state, &mut packets::Now { tick, hold, jitter, labels, room });
         }
         if let Some(sockets) = sockets {
             socket_ledger.update(sockets, tick, labels, room);

@@ -18,8 +18,8 @@ use crate::ledger::totals::{Counts, StreamTotals, add_all};
 use crate::model::{Class, Direction, Flow, Reading, Stream};
 use crate::state::State;
 
-/// Families that one stream has a series in.
-pub(crate) const STREAM_SERIES: u64 = 7;
+/// Families that one stream has a series in; in that of jitter only if its clock is known.
+pub(crate) const STREAM_SERIES: u64 = 8;
 /// Families that one class of a connection has a series in.
 pub(crate) const CLASS_SERIES: u64 = 4;
 /// Readings that a source may be missing from before it is forgotten: a table that is read while it
@@ -51,6 +51,8 @@ pub(crate) struct Now<'a> {
     pub(crate) tick: Tick,
     /// Ticks that traffic without an owner is held back.
     pub(crate) hold: Tick,
+    /// Readings have jitter.
+    pub(crate) jitter: bool,
     pub(crate) labels: &'a mut Labels,
     pub(crate) room: &'a mut Room,
 }
@@ -170,7 +172,7 @@ impl Packets {
         let table = &mut stream_series[direction];
         if !stream.ended {
             coverage.add(stream.total.bytes, flow.claimed_now);
-            if source.go_on(grown, flow.claims, false, table, now.tick) {
+            if source.go_on(grown, flow.claims, stream, table, now.tick) {
                 return Some(slot);
             }
         }

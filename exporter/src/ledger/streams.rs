@@ -11,7 +11,7 @@ use crate::labels::text::{self, limit};
 use crate::ledger::packets::{Now, STREAM_SERIES, Unclaimed};
 use crate::ledger::series::{Room, SeriesId, Table};
 use crate::ledger::totals::StreamTotals;
-use crate::model::{Direction, Stream, TransportId};
+use crate::model::{Clock, Direction, Stream, TransportId};
 use crate::state::StreamRole;
 
 /// A stream's series.
@@ -19,6 +19,9 @@ use crate::state::StreamRole;
 pub(crate) struct StreamSeries {
     pub(crate) totals: StreamTotals,
     pub(crate) owner: Option<(TransportId, Arc<str>, u32)>,
+    /// Of the stream that counted into it last; it means nothing without a clock.
+    jitter: u32,
+    clock: Option<Clock>,
     unclaimed: bool,
 }
 
@@ -159,16 +162,16 @@ impl StreamSource {
         &mut self,
         grown: StreamTotals,
         claims: u32,
-        ended: bool,
+        stream: &Stream,
         table: &mut Table<Arc<str>, StreamSeries>,
         tick: Tick,
     ) -> bool {
         let series = self.series.filter(|_| self.claims == claims);
         let Some(series) = series.and_then(|id| table.get_mut(id)) else { return false };
-        if !self.orphan && !ended {
+        if !self.orphan && !stream.ended {
             series.touch(tick);
         }
-        series.values.totals.add(grown);
+        series.values.take(grown, stream);
         true
     }
 
@@ -192,7 +195,7 @@ impl StreamSource {
             // Its owner closed: what still comes is his, until the series goes.
             self.orphan = claimed.claim.level < self.level;
             if stays || self.orphan {
-                if self.go_on(pending, claimed.claims, stream.ended, table, now.tick) {
+                if self.go_on(pending, claimed.claims, stream, table, now.tick) {
                     return;
                 }
             } else if claimed.claim.level > self.level
@@ -211,13 +214,13 @@ impl StreamSource {
         }
         let young = now.tick.saturating_sub(self.since) < now.hold;
         let waits = claimed.claim.level < Level::Owner && young && !stream.ended;
-        if waits || !self.open(pending, claimed, table, unclaimed, now) {
+        if waits || !self.open(pending, claimed, stream, table, unclaimed, now) {
             self.pending = Some(Box::new(pending));
         }
     }
 
     fn is(&self, Claimed { claim, transport: _, epoch, claims: _ }: &Claimed<'_>) -> bool {
-        let Claim { level, owner, role } = claim;
+        let Claim { level, owner, role, clock: _ } = claim;
         (self.level, self.epoch, self.role) == (*level, *epoch, *role) && self.owner == *owner
     }
 
@@ -225,12 +228,13 @@ impl StreamSource {
         &mut self,
         pending: StreamTotals,
         claimed: &Claimed<'_>,
+        stream: &Stream,
         table: &mut Table<Arc<str>, StreamSeries>,
         unclaimed: &mut Unclaimed,
         now: &mut Now<'_>,
     ) -> bool {
         let ssrc = self.key.ssrc;
-        let Claim { level, owner, role } = &claimed.claim;
+        let Claim { level, owner, role, clock } = &claimed.claim;
         let labels = claimed.labels(ssrc, &mut now.labels.text);
         let named = claimed.transport.zip(owner.as_ref());
         let named = named.map(|(transport, id)| (transport.clone(), id.clone(), ssrc));
@@ -240,7 +244,8 @@ impl StreamSource {
         };
         if let Some(series) = table.get_mut(id) {
             series.touch(now.tick);
-            series.values.totals.add(pending);
+            series.values.clock = clock.filter(|_| now.jitter);
+            series.values.take(pending, stream);
         }
         (self.series, self.orphan) = (Some(id), false);
         (self.level, self.role, self.epoch) = (*level, *role, claimed.epoch);
@@ -274,7 +279,24 @@ impl StreamSeries {
         }
         unclaimed.streams += usize::from(nobodys);
         let totals = StreamTotals::default();
-        Some(table.open(labels, Self { totals, owner, unclaimed: nobodys }, now.tick))
+        let fresh = Self { totals, owner, jitter: 0, clock: None, unclaimed: nobodys };
+        Some(table.open(labels, fresh, now.tick))
+    }
+
+    /// Interarrival jitter in sixteenths of a microsecond; `None` where the clock is not known. It
+    /// cannot be added up: of several streams that share the series, it is that of the one whose
+    /// packets were read last.
+    pub(crate) fn jitter(&self) -> Option<u32> {
+        self.clock.map(|_| self.jitter)
+    }
+
+    fn take(&mut self, grown: StreamTotals, stream: &Stream) {
+        self.totals.add(grown);
+        if let Some(clock) = self.clock
+            && grown.total.packets > 0
+        {
+            self.jitter = stream.jitter[clock as usize];
+        }
     }
 
     pub(crate) fn leave(self, unclaimed: &mut Unclaimed, room: &mut Room) {

@@ -10,11 +10,15 @@ use crate::labels::{AddressPolicy, Geo, Labels, Policy};
 use crate::ledger::totals::{Counts, StreamTotals, add, add_all};
 use crate::ledger::{Ledger, Settings, Update};
 use crate::model::Direction::{Receive, Send};
-use crate::model::{Counter, Direction, Reading, Stream, StreamStats, Tuple};
+use crate::model::{
+    Clock, Consumer, Counter, Direction, MediaKind, PROBATION_SSRC, Reading, Stream, StreamStats,
+    Tuple,
+};
 use crate::state::State;
 
 const SENT: &str = "mediasoup_stream_send_bytes_total";
 const RECEIVED: &str = "mediasoup_stream_receive_bytes_total";
+const JITTER: &str = "mediasoup_stream_send_jitter_seconds";
 const CONNECTION: &str = "mediasoup_connection_send_bytes_total";
 
 /// A scrape and what it is fed.
@@ -246,7 +250,7 @@ fn what_has_no_room_is_counted_and_admitted_later() {
     let mut bench = Bench::new(settings, AddressPolicy::None);
     bench.told.state.remove_transport(&"none".into());
     bench.put(one(), Send, 31, 5);
-    // A room, a peer, a connection's class and two streams: 1 + 1 + 4 + 14.
+    // A room, a peer, a connection's class and two streams: 1 + 1 + 4 + 16.
     bench.put(one(), Send, 32, 5);
     bench.scrape();
     bench.put(one(), Send, 33, 5);
@@ -254,7 +258,7 @@ fn what_has_no_room_is_counted_and_admitted_later() {
     assert_eq!(scraped.find(SENT, &[]).len(), 2, "newcomers wait");
     assert_eq!(scraped.value(SENT, &[("ssrc", "31")]), bytes(5));
     let fill = bench.scrape.fill();
-    assert_eq!((fill.series, fill.refused, fill.refused_total), (20, 7, 7));
+    assert_eq!((fill.series, fill.refused, fill.refused_total), (22, 8, 8));
     assert_eq!(scraped.value(CONNECTION, &[]), bytes(15), "its connection has counted it");
     bench.reading.streams[0].ended = true;
     for _ in 0..3 {
@@ -264,6 +268,53 @@ fn what_has_no_room_is_counted_and_admitted_later() {
     let scraped = bench.scrape();
     assert_eq!(scraped.value(SENT, &[("ssrc", "33")]), bytes(6), "with all that it counted");
     assert_eq!(bench.scrape.fill().refused, 0);
+}
+
+#[test]
+fn jitter_is_told_by_the_codecs_clock() {
+    let check = |kind: MediaKind, codec: &str, jitter: bool, expected: Option<f64>| {
+        let settings = Settings { jitter, ..Settings::default() };
+        let mut bench = Bench::new(settings, AddressPolicy::None);
+        bench.told.transport("t1", "192.0.2.1:1000", 40_000);
+        let consumer = fixture::consumer("c1", "t1", &[(31, Some(32))]);
+        bench.told.state.put_consumer(Consumer { kind, codec: codec.into(), ..consumer });
+        for ssrc in [31, 32, PROBATION_SSRC] {
+            bench.put(one(), Send, ssrc, 5);
+        }
+        let scraped = bench.scrape();
+        assert_eq!(scraped.value(JITTER, &[("role", "media")]), expected, "{codec}");
+        assert_eq!(scraped.value(JITTER, &[("role", "rtx")]), expected, "{codec}");
+        assert_eq!(scraped.value(JITTER, &[("role", "probation")]), None, "{codec}");
+        assert_eq!(scraped.types.contains_key(JITTER), expected.is_some(), "{codec}");
+    };
+    check(MediaKind::Video, "H264", true, Some(0.001));
+    check(MediaKind::Audio, "opus", true, Some(0.002));
+    check(MediaKind::Audio, "pcmu", true, Some(0.003));
+    check(MediaKind::Audio, "SILK", true, None);
+    check(MediaKind::Video, "H264", false, None);
+}
+
+#[test]
+fn jitter_is_that_of_the_last_packets() {
+    let mut bench = Bench::plain();
+    bench.put(one(), Send, 31, 5);
+    for _ in 0..4 {
+        bench.scrape();
+    }
+    assert_eq!(bench.scrape().value(JITTER, &[]), None, "nobody's");
+    bench.told.transport("t1", "192.0.2.1:1000", 40_000);
+    bench.told.consumer("c1", "t1", &[(31, None)]);
+    assert_eq!(bench.scrape().value(JITTER, &[("id", "c1")]), Some(0.001));
+    bench.put(one(), Send, 31, 6);
+    bench.reading.streams[0].jitter[Clock::Khz90 as usize] = 80_000;
+    assert_eq!(bench.scrape().value(JITTER, &[]), Some(0.005));
+    // The transport moves to another connection; the old one says nothing any more.
+    bench.told.transport("t1", "192.0.2.2:2000", 40_000);
+    bench.put(two(), Send, 31, 5);
+    assert_eq!(bench.scrape().value(JITTER, &[]), Some(0.001));
+    assert_eq!(bench.scrape().value(JITTER, &[]), Some(0.001));
+    bench.reading.streams.clear();
+    assert_eq!(bench.scrape().value(JITTER, &[]), Some(0.001), "it stays as long as its series");
 }
 
 #[test]

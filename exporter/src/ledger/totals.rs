@@ -62,6 +62,7 @@ impl From<&Stream> for StreamTotals {
             out_of_order,
             duplicates,
             restarts,
+            jitter: _,
         } = *stream;
         let restarts = u64::from(restarts);
         Self { total, received, expected, out_of_order, duplicates, restarts }

@@ -75,7 +75,8 @@ impl CaptureSource {
     /// Opens the sockets. Fails when nothing at all could be opened.
     pub(super) fn start(options: &Options) -> anyhow::Result<Self> {
         Socket::probe().context("open a packet socket")?;
-        let table = Table::new(options.limits, options.lifetimes, !options.every_address);
+        let Options { limits, lifetimes, jitter, .. } = *options;
+        let table = Table::new(limits, lifetimes, !options.every_address, jitter);
         let (start, lost) = (Instant::now(), AtomicU64::new(0));
         let counted = Arc::new(Counted { table: Mutex::new(table), start, lost });
         let surveyor = Surveyor::new(options)?;
@@ -217,7 +218,7 @@ fn open(
 
 impl Counted {
     fn hear(&self, heard: &Heard<'_>, view: View) {
-        let now = self.start.elapsed().as_secs();
+        let now = self.start.elapsed();
         let view = View { frame: heard.length, ..view };
         lock(&self.table).frame(heard.bytes, &view, heard.segment, now);
     }

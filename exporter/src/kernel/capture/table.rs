@@ -6,13 +6,15 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use exporter_ebpf::abi::{
     EVENTS, Event, FlowValue, KNOWN, Occupancy, PROVED_SEND, RECEIVE, SEEN_RECEIVE, StreamValue,
     TCP,
 };
+use exporter_ebpf::jitter;
 use exporter_ebpf::packet::{self, Bytes, Parsed, View, Why};
-use exporter_ebpf::rtp::{self, Content, Kind, NO_SEQUENCE, Within};
+use exporter_ebpf::rtp::{self, Content, Kind, NO_SEQUENCE, Rtp, Within};
 use foldhash::{HashMap, HashMapExt};
 
 use crate::kernel::evict::{self, Lifetimes};
@@ -39,6 +41,7 @@ pub(super) struct Table {
     told: HashSet<JoinKey>,
     /// `None`: every address counts as local.
     local: Option<HashSet<IpAddr>>,
+    jitter: bool,
 }
 
 /// A packet's part of the tables, and how much it adds.
@@ -47,12 +50,17 @@ struct Arrival {
     direction: Direction,
     packets: u64,
     bytes: u64,
-    /// Seconds.
-    now: u64,
+    /// Since this process began to count.
+    now: Duration,
 }
 
 impl Table {
-    pub(super) fn new(limits: Limits, lifetimes: Lifetimes, check_local: bool) -> Self {
+    pub(super) fn new(
+        limits: Limits,
+        lifetimes: Lifetimes,
+        check_local: bool,
+        jitter: bool,
+    ) -> Self {
         Self {
             limits,
             lifetimes,
@@ -62,12 +70,13 @@ impl Table {
             events: [[Counter::default(); 2]; EVENTS],
             told: HashSet::new(),
             local: check_local.then(HashSet::new),
+            jitter,
         }
     }
 
-    /// Counts one frame at `now` seconds. `segment`: payload bytes of each packet of an aggregate,
+    /// Counts one frame that came at `now`. `segment`: payload bytes of each packet of an aggregate,
     /// 0 for none.
-    pub(super) fn frame(&mut self, bytes: &[u8], view: &View, segment: u32, now: u64) {
+    pub(super) fn frame(&mut self, bytes: &[u8], view: &View, segment: u32, now: Duration) {
         let frame = Bytes::new(bytes);
         let direction =
             if view.direction == RECEIVE { Direction::Receive } else { Direction::Send };
@@ -163,17 +172,16 @@ impl Table {
             let speaks = arrival.direction == Direction::Receive || kind.is_proof();
             return self.plain(arrival, kind, speaks);
         }
-        let bytes = arrival.bytes as u32;
+        let jitter = self.jitter;
         let id = (arrival.tuple, arrival.direction, content.rtp.ssrc);
         if let Some(stream) = self.streams.get_mut(&id)
             && stream.flags & KNOWN != 0
         {
-            rtp::count(stream, &content.rtp, bytes, arrival.now);
-            return;
+            return record(stream, &content.rtp, arrival, jitter);
         }
         let Some(known) = self.flow(arrival, true) else { return };
         match self.stream(id, known, arrival) {
-            Ok(stream) => rtp::count(stream, &content.rtp, bytes, arrival.now),
+            Ok(stream) => record(stream, &content.rtp, arrival, jitter),
             Err(refusal) => {
                 self.event_of(refusal, arrival);
                 self.add(arrival, Kind::Rtp);
@@ -214,7 +222,7 @@ impl Table {
             self.flows.insert(arrival.tuple, FlowValue { flags, ..FlowValue::default() });
         }
         let flow = self.flows.get_mut(&arrival.tuple)?;
-        flow.last_seen = arrival.now;
+        flow.last_seen = arrival.now.as_secs();
         if flow.flags & KNOWN != 0 {
             return Some(true);
         }
@@ -347,6 +355,14 @@ impl Table {
         let counter = &mut self.events[event as usize][number(direction)];
         counter.packets += packets;
         counter.bytes += u64::from(bytes);
+    }
+}
+
+fn record(stream: &mut StreamValue, rtp: &Rtp, arrival: &Arrival, jitter: bool) {
+    rtp::count(stream, rtp, arrival.bytes as u32, arrival.now.as_secs());
+    if jitter && jitter::is_due(stream) {
+        // Half a millennium of nanoseconds.
+        jitter::take(stream, rtp.timestamp, arrival.now.as_nanos() as u64);
     }
 }
 

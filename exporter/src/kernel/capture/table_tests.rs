@@ -2,12 +2,13 @@ use exporter_ebpf::abi::{Class, SEND};
 use exporter_ebpf::packet::Link;
 
 use super::*;
+use crate::model::Clock;
 
 const LIMITS: Limits =
     Limits { flows: 4, streams: 4, stranger_flows: 2, stranger_streams: 2, ssrcs_per_flow: 3 };
 
 fn table() -> Table {
-    let mut table = Table::new(LIMITS, Lifetimes::default(), true);
+    let mut table = Table::new(LIMITS, Lifetimes::default(), true, true);
     table.set_local(&HashSet::from([IpAddr::from([10, 0, 0, 1])]));
     table
 }
@@ -41,7 +42,7 @@ fn count(table: &mut Table, direction: u8, port: u16, payload: &[u8], segment: u
     let bytes = packet(direction, port, payload);
     let frame = bytes.len() as u32;
     let view = View { link: Link::Raw, direction, port_min: 40_000, port_max: 40_000, frame };
-    table.frame(&bytes, &view, segment, now);
+    table.frame(&bytes, &view, segment, Duration::from_secs(now));
 }
 
 fn event(table: &mut Table, event: Event) -> u64 {
@@ -106,6 +107,23 @@ fn an_aggregates_datagrams_are_told_apart() {
         |ssrc| reading.streams.iter().find(|stream| stream.ssrc == ssrc).map(|row| row.total);
     assert_eq!(total(1), Some(Counter { packets: 3, bytes: 56 }));
     assert_eq!(total(2), Some(Counter { packets: 1, bytes: 20 }));
+}
+
+#[test]
+fn jitter_is_kept_unless_it_is_off() {
+    let check = |jitter, expected: std::ops::RangeInclusive<u32>| {
+        let mut table = Table::new(LIMITS, Lifetimes::default(), false, jitter);
+        for number in 0..64_u16 {
+            let mut payload = rtp(1, number);
+            // Half a second at 90 kHz, and no time between them.
+            payload[4..8].copy_from_slice(&(u32::from(number) * 45_000).to_be_bytes());
+            count(&mut table, RECEIVE, 9, &payload, 0, 7);
+        }
+        let millis = table.read(7).streams[0].jitter[Clock::Khz90 as usize] / 16_000;
+        assert!(expected.contains(&millis), "{millis} ms");
+    };
+    check(true, 400..=500);
+    check(false, 0..=0);
 }
 
 #[test]

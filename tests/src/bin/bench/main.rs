@@ -9,6 +9,7 @@
 
 mod batch;
 mod figures;
+mod jitter;
 mod kernel;
 mod node;
 mod process;
@@ -53,6 +54,8 @@ enum Part {
     Kernel,
     /// Tables that there was a choice of.
     Tables,
+    /// The error of sampled jitter.
+    Jitter,
     /// Reading the kernel's tables.
     Read,
     /// A scrape from the tables to the text, and its memory.
@@ -65,8 +68,16 @@ enum Part {
     Node,
 }
 
-const PARTS: [Part; 7] =
-    [Part::Kernel, Part::Tables, Part::Read, Part::Scrape, Part::Veth, Part::Rest, Part::Node];
+const PARTS: [Part; 8] = [
+    Part::Kernel,
+    Part::Tables,
+    Part::Jitter,
+    Part::Read,
+    Part::Scrape,
+    Part::Veth,
+    Part::Rest,
+    Part::Node,
+];
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +126,7 @@ fn measure(part: Part, effort: Effort) -> Result<Vec<Figure>> {
     match part {
         Part::Kernel => kernel::measure(effort),
         Part::Tables => variants::measure(effort),
+        Part::Jitter => jitter::measure(effort),
         Part::Read => scrape::measure_read(effort),
         Part::Scrape => scrape::measure(effort),
         Part::Veth => veth::measure(effort),
