@@ -5,9 +5,9 @@
 mod apply;
 mod event;
 mod places;
-mod texts;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
@@ -15,6 +15,7 @@ use crate::model::{
     Consumer, ConsumerId, Direction, Encoding, JoinKey, PROBATION_SSRC, Peer, PeerId, Producer,
     ProducerId, RoomId, Transport, TransportId, Worker,
 };
+use crate::texts::Texts;
 
 pub use self::apply::Bounds;
 pub use self::event::*;
@@ -44,12 +45,6 @@ pub enum Owner<'a> {
     Transport,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-enum OwnerKey {
-    Producer(ProducerKey),
-    Consumer(ConsumerId),
-}
-
 /// All servers' objects. The public maps are for reading; change them through `put_*` and
 /// `remove_*`, which keep the indexes. Their objects lie side by side, in no order that means
 /// anything: all of them are visited at each scrape.
@@ -66,12 +61,13 @@ pub struct State {
     /// By consumer id.
     pub consumers: IndexMap<ConsumerId, Consumer>,
     by_tuple: HashMap<JoinKey, TransportId>,
-    by_ssrc: HashMap<(TransportId, Direction, u32), (OwnerKey, StreamRole)>,
+    /// The id of the producer where the stream is received, of the consumer where it is sent.
+    by_ssrc: HashMap<(TransportId, Direction, u32), (Arc<str>, StreamRole)>,
     /// Grows with each change of an index.
     revision: u64,
     /// The revision at which a transport's SSRCs last changed.
     ssrcs_changed: HashMap<TransportId, u64>,
-    texts: texts::Texts,
+    texts: Texts,
     places: places::Places,
     sources: apply::Sources,
 }
@@ -89,10 +85,13 @@ impl State {
         direction: Direction,
         ssrc: u32,
     ) -> Option<(Owner<'_>, StreamRole)> {
-        if let Some((key, role)) = self.by_ssrc.get(&(transport.clone(), direction, ssrc)) {
-            let owner = match key {
-                OwnerKey::Producer(key) => Owner::Producer(self.producers.get(key)?),
-                OwnerKey::Consumer(id) => Owner::Consumer(self.consumers.get(id)?),
+        if let Some((id, role)) = self.by_ssrc.get(&(transport.clone(), direction, ssrc)) {
+            let owner = match direction {
+                Direction::Receive => {
+                    let key = (transport.clone(), ProducerId(id.clone()));
+                    Owner::Producer(self.producers.get(&key)?)
+                }
+                Direction::Send => Owner::Consumer(self.consumers.get(&**id)?),
             };
             return Some((owner, *role));
         }
@@ -154,7 +153,7 @@ impl State {
     pub fn put_transport(&mut self, mut transport: Transport) {
         let Transport { id, room, peer, ice_state, dtls_state, .. } = &mut transport;
         self.texts.share_all([Some(&mut id.0), ice_state.as_mut(), dtls_state.as_mut()]);
-        self.texts.share_owner(room, peer);
+        share_owner(&mut self.texts, room, peer);
         self.unindex_transport(&transport.id);
         self.revision += 1;
         for key in transport.tuples.iter().filter_map(|tuple| tuple.join_key()) {
@@ -167,11 +166,10 @@ impl State {
     pub fn put_producer(&mut self, mut producer: Producer) {
         let Producer { id, transport, room, peer, codec, .. } = &mut producer;
         self.texts.share_all([Some(&mut id.0), Some(&mut transport.0), Some(codec)]);
-        self.texts.share_owner(room, peer);
+        share_owner(&mut self.texts, room, peer);
         let key = (producer.transport.clone(), producer.id.clone());
         self.remove_producer(&key);
-        let owner = OwnerKey::Producer(key.clone());
-        self.index(&producer.transport, Direction::Receive, &producer.encodings, &owner);
+        self.index(&producer.transport, Direction::Receive, &producer.encodings, &producer.id.0);
         self.producers.insert(key, producer);
     }
 
@@ -180,10 +178,9 @@ impl State {
         // Nobody else names the consumer.
         let Consumer { producer, transport, room, peer, codec, .. } = &mut consumer;
         self.texts.share_all([Some(&mut producer.0), Some(&mut transport.0), Some(codec)]);
-        self.texts.share_owner(room, peer);
+        share_owner(&mut self.texts, room, peer);
         self.remove_consumer(&consumer.id);
-        let owner = OwnerKey::Consumer(consumer.id.clone());
-        self.index(&consumer.transport, Direction::Send, &consumer.encodings, &owner);
+        self.index(&consumer.transport, Direction::Send, &consumer.encodings, &consumer.id.0);
         self.consumers.insert(consumer.id.clone(), consumer);
     }
 
@@ -207,15 +204,13 @@ impl State {
     /// Forgets a producer.
     pub fn remove_producer(&mut self, key: &ProducerKey) {
         let Some(old) = self.producers.swap_remove(key) else { return };
-        let owner = OwnerKey::Producer(key.clone());
-        self.unindex(&old.transport, Direction::Receive, &old.encodings, &owner);
+        self.unindex(&old.transport, Direction::Receive, &old.encodings, &old.id.0);
     }
 
     /// Forgets a consumer.
     pub fn remove_consumer(&mut self, id: &ConsumerId) {
         let Some(old) = self.consumers.swap_remove(id) else { return };
-        let owner = OwnerKey::Consumer(id.clone());
-        self.unindex(&old.transport, Direction::Send, &old.encodings, &owner);
+        self.unindex(&old.transport, Direction::Send, &old.encodings, &old.id.0);
     }
 
     fn index(
@@ -223,7 +218,7 @@ impl State {
         transport: &TransportId,
         direction: Direction,
         encodings: &[Encoding],
-        owner: &OwnerKey,
+        owner: &Arc<str>,
     ) {
         self.touch_ssrcs(transport);
         for (ssrc, role) in ssrcs(encodings) {
@@ -236,7 +231,7 @@ impl State {
         transport: &TransportId,
         direction: Direction,
         encodings: &[Encoding],
-        owner: &OwnerKey,
+        owner: &Arc<str>,
     ) {
         self.touch_ssrcs(transport);
         for (ssrc, _) in ssrcs(encodings) {
@@ -260,6 +255,10 @@ impl State {
             None => {}
         }
     }
+}
+
+fn share_owner(texts: &mut Texts, room: &mut Option<RoomId>, peer: &mut Option<PeerId>) {
+    texts.share_all([room.as_mut().map(|it| &mut it.0), peer.as_mut().map(|it| &mut it.0)]);
 }
 
 fn ssrcs(encodings: &[Encoding]) -> impl Iterator<Item = (u32, StreamRole)> {

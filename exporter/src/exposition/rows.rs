@@ -96,9 +96,9 @@ pub(crate) fn peer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) ->
         &ledger.objects.peers,
         start,
         lines,
-        |it| label_text(&it.values.labels),
+        |it| it.values.labels().unwrap_or(""),
         |peer, lines| {
-            if let Some(labels) = &peer.values.labels {
+            if let Some(labels) = peer.values.labels() {
                 lines.put(&[labels], 1_u8);
             }
         },
@@ -237,9 +237,9 @@ pub(crate) fn streams<V: Value>(
         &ledger.packets.stream_series[direction],
         start,
         lines,
-        |it| &*it.labels,
+        |it| it.labels.parts()[0],
         |stream, lines| {
-            lines.put(&[&stream.labels], value(&stream.values.totals));
+            lines.put(&stream.labels.parts(), value(&stream.values.totals));
         },
     )
 }
@@ -256,11 +256,11 @@ pub(crate) fn jitter(
         table,
         start,
         lines,
-        |it| &*it.labels,
+        |it| it.labels.parts()[0],
         |stream, lines| {
             if let Some(sixteenths) = stream.values.jitter() {
                 // As a receiver report has it (RFC 3550 A.8): whole units.
-                lines.put(&[&stream.labels], Micros((sixteenths >> 4).into()));
+                lines.put(&stream.labels.parts(), Micros((sixteenths >> 4).into()));
             }
         },
     )

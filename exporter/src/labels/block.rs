@@ -10,6 +10,9 @@ use crate::labels::text::{TextCounts, clean};
 #[derive(Debug, Default)]
 pub struct Block(String);
 
+/// A closing brace, and the space before the value.
+pub const CLOSE: &str = "} ";
+
 impl Block {
     /// An empty list, opened by a brace.
     pub fn open() -> Self {
@@ -33,14 +36,19 @@ impl Block {
         self
     }
 
+    /// Bytes so far.
+    pub fn length(&self) -> usize {
+        self.0.len()
+    }
+
     /// The text so far.
     pub fn finish(self) -> Arc<str> {
         self.0.into()
     }
 
-    /// The text so far and a closing brace with the space before a value.
+    /// The text so far and [`CLOSE`].
     pub fn close(mut self) -> Arc<str> {
-        self.0.push_str("} ");
+        self.0.push_str(CLOSE);
         self.0.into()
     }
 }

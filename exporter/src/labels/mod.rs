@@ -17,12 +17,14 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use crate::model::JoinKey;
+use crate::texts::Texts;
 
 pub use address::AddressPolicy;
 pub use geo::Geo;
 pub use names::NameCache;
 pub use text::TextCounts;
 
+use block::Block;
 use names::Decision;
 
 /// The scrape's number. Time passes here only as ticks that the caller counts.
@@ -62,6 +64,7 @@ pub struct Labels {
     connections: HashMap<JoinKey, Connection>,
     now: Tick,
     swept: Tick,
+    beginnings: Texts,
     /// How often text had to be changed.
     pub text: TextCounts,
 }
@@ -76,9 +79,9 @@ enum Connection {
 impl Labels {
     /// No decisions yet.
     pub fn new(policy: Policy, geo: Geo) -> Self {
-        let (connections, now, swept, text) = Default::default();
+        let (connections, now, swept, beginnings, text) = Default::default();
         let names = NameCache::new(NAMES, NAME_LIFETIME);
-        Self { policy, geo, names, connections, now, swept, text }
+        Self { policy, geo, names, connections, now, swept, beginnings, text }
     }
 
     /// Time passes; forgets connections that nobody shows any more.
@@ -139,6 +142,18 @@ impl Labels {
 
     fn shows_names(&self) -> bool {
         self.policy.names && self.policy.address.shows_addresses()
+    }
+
+    /// `{transport_id="…",id="…"`, with which the labels of an object begin, and those of each of its
+    /// streams.
+    pub fn object(&mut self, transport: &str, id: &str) -> Arc<str> {
+        let counts = &mut self.text;
+        let mut text = Block::open()
+            .label("transport_id", &text::clean(transport, text::limit::ID, counts))
+            .label("id", &text::clean(id, text::limit::ID, counts))
+            .finish();
+        self.beginnings.share(&mut text);
+        text
     }
 
     /// Where the address is; `None` when there is no database at all.

@@ -6,6 +6,8 @@
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
+use smallvec::SmallVec;
+
 use crate::ledger::totals::grown_total;
 use crate::model::Encoding;
 
@@ -84,7 +86,8 @@ impl ContractSeries {
 /// What an object's encodings told so far.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
-    last: Vec<Last>,
+    /// Most objects have one encoding.
+    last: SmallVec<[Last; 1]>,
     /// Grown, but not yet in a series.
     pending: u64,
     told: bool,
@@ -117,8 +120,6 @@ impl Totals {
         let at = known
             .or_else(|| self.last.get(place).filter(|last| last.ssrc.is_none()).map(|_| place));
         let at = at.unwrap_or_else(|| {
-            // Most objects have one encoding.
-            self.last.reserve_exact(1);
             self.last.push(Last { ssrc, bytes: 0 });
             self.last.len() - 1
         });

@@ -9,6 +9,7 @@ use crate::join::Level;
 use crate::ledger::flows::{Connection, FlowSource, Named};
 use crate::ledger::packets::{Now, Unclaimed};
 use crate::ledger::series::Table;
+use crate::ledger::stream_labels::StreamLabels;
 use crate::ledger::streams::{Claimed, StreamSeries, StreamSource};
 use crate::ledger::totals::{Counts, StreamTotals};
 
@@ -25,7 +26,7 @@ pub(crate) struct Leftovers {
 #[derive(Debug)]
 struct StreamLeftover {
     direction: usize,
-    labels: Arc<str>,
+    labels: StreamLabels,
     nobodys: bool,
     totals: StreamTotals,
 }
@@ -48,7 +49,7 @@ impl Leftovers {
         let Some(totals) = source.pending.filter(|_| self.streams.len() < MAX) else { return };
         self.streams.push(StreamLeftover {
             direction: source.key.direction as usize,
-            labels: claimed.labels(source.key.ssrc, &mut now.labels.text),
+            labels: claimed.labels(source.key.ssrc, now.labels),
             nobodys: claimed.claim.level == Level::Nobody,
             totals: *totals,
         });
@@ -68,7 +69,7 @@ impl Leftovers {
     pub(crate) fn settle(
         &mut self,
         connections: &mut Table<Arc<str>, Connection>,
-        streams: &mut [Table<Arc<str>, StreamSeries>; 2],
+        streams: &mut [Table<StreamLabels, StreamSeries>; 2],
         unclaimed: &mut Unclaimed,
         now: &mut Now<'_>,
     ) {

@@ -59,6 +59,7 @@ mod packets;
 mod series;
 mod sockets;
 mod strangers;
+mod stream_labels;
 mod streams;
 #[cfg(test)]
 mod tests;

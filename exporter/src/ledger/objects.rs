@@ -177,7 +177,7 @@ impl Objects {
             && let Some(known) = self.peers.get_mut(id)
         {
             known.touch(now.tick);
-            let exposed = known.values.labels.is_some();
+            let exposed = known.values.exposed;
             if known.values.peer != *peer || !exposed && now.room.take(1) {
                 self.stamps += 1;
                 let exposed = exposed || known.values.peer == *peer;
@@ -309,7 +309,7 @@ impl Objects {
             0,
             |_| false,
             |peer| {
-                room.give_back(u64::from(peer.labels.is_some()));
+                room.give_back(u64::from(peer.exposed));
             },
         );
         transports.retire(
@@ -330,11 +330,8 @@ impl Objects {
 
 impl Object {
     fn new(told: &Told<'_>, media: Arc<str>, now: &mut Now<'_>) -> Self {
+        let ids = now.labels.object(told.transport.as_str(), told.id);
         let counts = &mut now.labels.text;
-        let ids = Block::open()
-            .label("transport_id", &clean(told.transport.as_str(), limit::ID, counts))
-            .label("id", &clean(told.id, limit::ID, counts))
-            .finish();
         let source = told.source.map(|source| block::value(source, limit::ID, counts));
         Self {
             ids,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::labels::block::Block;
+use crate::labels::block::{self, Block};
 use crate::labels::text::{clean, limit};
 use crate::ledger::objects::Now;
 use crate::model::{Peer, PeerId, RoomId, ServerTuple, Transport, TransportKind};
@@ -13,11 +13,13 @@ use crate::model::{Peer, PeerId, RoomId, ServerTuple, Transport, TransportKind};
 /// A peer's labels.
 #[derive(Debug)]
 pub(crate) struct PeerText {
-    /// Of the info family; `None` when there was no room for it.
-    pub(crate) labels: Option<Arc<str>>,
+    /// Of the info family.
+    labels: Arc<str>,
+    /// There was room for it.
+    pub(crate) exposed: bool,
     pub(crate) peer: Peer,
-    /// `display_name` and `user_agent`.
-    names: Arc<str>,
+    /// Where `display_name` and `user_agent` begin in the labels.
+    names: usize,
     pub(crate) stamp: u64,
 }
 
@@ -53,21 +55,25 @@ impl PeerText {
         let Peer { id, room, display_name, user_agent } = peer;
         let counts = &mut now.labels.text;
         let room = room.as_ref().map_or("", RoomId::as_str);
-        let display_name = clean(display_name, limit::DISPLAY_NAME, counts);
-        let user_agent = clean(user_agent, limit::USER_AGENT, counts);
-        let labels = exposed.then(|| {
-            Block::open()
-                .label("peer_id", &clean(id.as_str(), limit::ID, counts))
-                .label("room_id", &clean(room, limit::ROOM, counts))
-                .label("display_name", &display_name)
-                .label("user_agent", &user_agent)
-                .close()
-        });
-        let names = Block::middle()
-            .label("display_name", &display_name)
-            .label("user_agent", &user_agent)
-            .finish();
-        Self { labels, peer: peer.clone(), names, stamp }
+        let block = Block::open()
+            .label("peer_id", &clean(id.as_str(), limit::ID, counts))
+            .label("room_id", &clean(room, limit::ROOM, counts));
+        let names = block.length() + ",".len();
+        let labels = block
+            .label("display_name", &clean(display_name, limit::DISPLAY_NAME, counts))
+            .label("user_agent", &clean(user_agent, limit::USER_AGENT, counts))
+            .close();
+        Self { labels, exposed, peer: peer.clone(), names, stamp }
+    }
+
+    /// Of the info family; `None` when there was no room for it.
+    pub(crate) fn labels(&self) -> Option<&str> {
+        self.exposed.then_some(&*self.labels)
+    }
+
+    /// `display_name` and `user_agent`.
+    fn names(&self) -> &str {
+        &self.labels[self.names..self.labels.len() - block::CLOSE.len()]
     }
 }
 
@@ -195,7 +201,7 @@ impl TransportText {
         let peer = clean(peer.map_or("", PeerId::as_str), limit::ID, counts);
         let info = Block::middle().label("peer_id", &peer).label("room_id", &room).finish();
         let prefix = self.ends.as_ref().map(|ends| {
-            let names = text.map_or(NO_NAMES, |text| &text.names);
+            let names = text.map_or(NO_NAMES, PeerText::names);
             let who = Block::open()
                 .label("pid", itoa::Buffer::new().format(self.transport.pid))
                 .label("room_id", &room)

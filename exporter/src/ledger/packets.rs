@@ -11,6 +11,7 @@ use crate::ledger::flows::{Connection, FlowSource, Sources};
 use crate::ledger::leftovers::Leftovers;
 use crate::ledger::series::{GRACE, Room, Table};
 use crate::ledger::strangers::Strangers;
+use crate::ledger::stream_labels::StreamLabels;
 use crate::ledger::streams::{Claimed, StreamKey, StreamSeries, StreamSources};
 use crate::ledger::totals::add;
 #[cfg(test)]
@@ -33,7 +34,7 @@ pub(crate) struct Packets {
     streams: StreamSources,
     pub(crate) connections: Table<Arc<str>, Connection>,
     /// By direction.
-    pub(crate) stream_series: [Table<Arc<str>, StreamSeries>; 2],
+    pub(crate) stream_series: [Table<StreamLabels, StreamSeries>; 2],
     pub(crate) strangers: Strangers,
     leftovers: Leftovers,
     unclaimed: Unclaimed,

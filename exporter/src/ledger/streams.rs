@@ -5,11 +5,10 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use crate::join::{Claim, Level};
-use crate::labels::Tick;
-use crate::labels::block::Block;
-use crate::labels::text::{self, limit};
+use crate::labels::{Labels, Tick};
 use crate::ledger::packets::{Now, STREAM_SERIES, Unclaimed};
 use crate::ledger::series::{Room, SeriesId, Table};
+use crate::ledger::stream_labels::StreamLabels;
 use crate::ledger::totals::StreamTotals;
 use crate::model::{Clock, Direction, Stream, TransportId};
 use crate::state::StreamRole;
@@ -120,20 +119,10 @@ impl StreamSources {
 
 impl Claimed<'_> {
     /// The labels of the series that it names.
-    pub(crate) fn labels(&self, ssrc: u32, counts: &mut text::TextCounts) -> Arc<str> {
+    pub(crate) fn labels(&self, ssrc: u32, labels: &mut Labels) -> StreamLabels {
         let transport = self.transport.map_or("", TransportId::as_str);
-        let role = match self.claim.role {
-            None => "",
-            Some(StreamRole::Media) => "media",
-            Some(StreamRole::Rtx) => "rtx",
-            Some(StreamRole::Probation) => "probation",
-        };
-        Block::open()
-            .label("transport_id", &text::clean(transport, limit::ID, counts))
-            .label("id", &text::clean(self.claim.owner.as_deref().unwrap_or(""), limit::ID, counts))
-            .label("ssrc", itoa::Buffer::new().format(ssrc))
-            .label("role", role)
-            .close()
+        let owner = self.claim.owner.as_deref().unwrap_or("");
+        StreamLabels::new(labels.object(transport, owner), ssrc, self.claim.role)
     }
 }
 
@@ -163,7 +152,7 @@ impl StreamSource {
         grown: StreamTotals,
         claims: u32,
         stream: &Stream,
-        table: &mut Table<Arc<str>, StreamSeries>,
+        table: &mut Table<StreamLabels, StreamSeries>,
         tick: Tick,
     ) -> bool {
         let series = self.series.filter(|_| self.claims == claims);
@@ -181,7 +170,7 @@ impl StreamSource {
         grown: StreamTotals,
         claimed: &Claimed<'_>,
         stream: &Stream,
-        table: &mut Table<Arc<str>, StreamSeries>,
+        table: &mut Table<StreamLabels, StreamSeries>,
         unclaimed: &mut Unclaimed,
         now: &mut Now<'_>,
     ) {
@@ -229,13 +218,13 @@ impl StreamSource {
         pending: StreamTotals,
         claimed: &Claimed<'_>,
         stream: &Stream,
-        table: &mut Table<Arc<str>, StreamSeries>,
+        table: &mut Table<StreamLabels, StreamSeries>,
         unclaimed: &mut Unclaimed,
         now: &mut Now<'_>,
     ) -> bool {
         let ssrc = self.key.ssrc;
         let Claim { level, owner, role, clock } = &claimed.claim;
-        let labels = claimed.labels(ssrc, &mut now.labels.text);
+        let labels = claimed.labels(ssrc, now.labels);
         let named = claimed.transport.zip(owner.as_ref());
         let named = named.map(|(transport, id)| (transport.clone(), id.clone(), ssrc));
         let nobodys = *level == Level::Nobody;
@@ -257,10 +246,10 @@ impl StreamSource {
 impl StreamSeries {
     /// The series of these labels; `None` when there is no room for another, or not yet.
     pub(crate) fn open(
-        labels: Arc<str>,
+        labels: StreamLabels,
         owner: Option<(TransportId, Arc<str>, u32)>,
         nobodys: bool,
-        table: &mut Table<Arc<str>, Self>,
+        table: &mut Table<StreamLabels, Self>,
         unclaimed: &mut Unclaimed,
         now: &mut Now<'_>,
     ) -> Option<SeriesId> {

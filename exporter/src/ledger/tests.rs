@@ -529,7 +529,7 @@ fn totals(ledger: &Ledger) -> HashMap<String, u64> {
     let mut all = HashMap::new();
     for (direction, table) in ledger.packets.stream_series.iter().enumerate() {
         for (_, series) in table.from(0) {
-            let name = format!("{direction}{}", series.labels);
+            let name = format!("{direction}{}", series.labels.parts().concat());
             assert!(all.insert(name, series.values.totals.total.bytes).is_none());
         }
     }

@@ -298,9 +298,9 @@ impl State {
         change(producer);
         if !ssrcs(&before).eq(ssrcs(&producer.encodings)) {
             let after = producer.encodings.clone();
-            let owner = super::OwnerKey::Producer(key.clone());
-            self.unindex(&key.0, Direction::Receive, &before, &owner);
-            self.index(&key.0, Direction::Receive, &after, &owner);
+            let (transport, ProducerId(owner)) = key;
+            self.unindex(transport, Direction::Receive, &before, owner);
+            self.index(transport, Direction::Receive, &after, owner);
         }
     }
 

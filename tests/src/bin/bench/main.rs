@@ -26,6 +26,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
+use mediasoup_exporter::exposition::Selection;
 use serde_json::json;
 
 use crate::figures::Figure;
@@ -43,6 +44,12 @@ struct Args {
     /// Where the figures are written as JSON.
     #[arg(long, default_value = "target/bench.json", hide = true)]
     out: PathBuf,
+    /// Scrapes so many streams over and over instead, for a profiler to watch.
+    #[arg(long, value_name = "STREAMS")]
+    profile: Option<usize>,
+    /// With --profile: the kernel's families only.
+    #[arg(long, requires = "profile")]
+    kernel: bool,
     /// Makes so many streams, prints what they take in memory, and ends.
     #[arg(long, hide = true)]
     resident: Option<usize>,
@@ -79,6 +86,9 @@ const PARTS: [Part; 8] = [
     Part::Node,
 ];
 
+/// Scrapes that a profiler sees: enough to outweigh what comes before them.
+const PROFILED: usize = 40;
+
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
@@ -90,11 +100,9 @@ pub struct Effort {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    if let Ok(size) = std::env::var("ACCOUNTS") {
-        return scrape::accounts(size.parse()?);
-    }
-    if let Ok(size) = std::env::var("PROFILE") {
-        return scrape::profile(size.parse()?);
+    if let Some(streams) = args.profile {
+        let selection = if args.kernel { Selection::kernel() } else { Selection::ALL };
+        return scrape::profile(streams, selection, PROFILED);
     }
     if let Some(streams) = args.resident {
         return scrape::resident(streams);

@@ -69,7 +69,7 @@ pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
         figures.push(samples.all.figure(size, "all families", all));
         figures.push(samples.kernel.figure(size, "kernel families only", kernel));
         let first = Figure::new("scrape", format!("{size} streams, first piece of text"), "µs");
-        figures.push(first.measured(Spread::of(&samples.first)));
+        figures.push(first.measured(Spread::of(&samples.all.first)));
         whole.push((size, Spread::of(&samples.all.time)));
         of_kernel.push((size, Spread::of(&samples.kernel.time)));
     }
@@ -83,7 +83,6 @@ pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
 struct Samples {
     all: Way,
     kernel: Way,
-    first: Vec<f64>,
 }
 
 /// One selection's samples, in milliseconds.
@@ -94,66 +93,98 @@ struct Way {
     update: Vec<f64>,
     write: Vec<f64>,
     copy: Vec<f64>,
+    /// Until the first piece of text is there, in microseconds.
+    first: Vec<f64>,
     bytes: usize,
 }
 
 impl Way {
+    fn push(&mut self, times: &Times) {
+        let Times { read, update, write, bytes } = *times;
+        self.time.push(read + update + write);
+        self.read.push(read);
+        self.update.push(update);
+        self.write.push(write);
+        self.bytes = bytes;
+    }
+
     fn figure(&self, size: usize, families: &str, target: Target) -> Figure {
+        Figure::new("scrape", format!("{size} streams, {families}"), "ms")
+            .measured(Spread::of(&self.time))
+            .beside("copying the text by lines", Spread::of(&self.copy))
+            .target(target)
+            .note(self.note())
+    }
+
+    fn note(&self) -> String {
         let median = |samples: &[f64]| Spread::of(samples).median;
-        let note = format!(
+        format!(
             "read {:.1}, update {:.1}, write {:.1} ms; {:.1} MB of text",
             median(&self.read),
             median(&self.update),
             median(&self.write),
             self.bytes as f64 / 1e6,
-        );
-        Figure::new("scrape", format!("{size} streams, {families}"), "ms")
-            .measured(Spread::of(&self.time))
-            .beside("copying the text by lines", Spread::of(&self.copy))
-            .target(target)
-            .note(note)
+        )
     }
 }
 
 fn samples(size: usize, rounds: usize) -> Result<Samples> {
-    let world = World::new(size);
-    let counted = Counted::new(&world)?;
-    let mut scrape = scrape();
+    let mut scraped = Scraped::new(size)?;
     let mut samples = Samples::default();
-    let mut traffic = 0;
+    // The first round makes all label text and all buffers.
     for round in 0..=rounds {
-        for selection in [Selection::kernel(), Selection::ALL] {
-            traffic += 1;
-            let (read, reading) = cost(|| counted.counting.read());
-            let mut reading = reading?;
-            World::grow(&mut reading, traffic);
-            let update = update(round, &reading, &world);
-            let (updated, ()) = cost(|| scrape.update_for(update, selection));
-            let (written, bytes) = cost(|| write(&scrape, selection));
-            let text = text(&scrape, selection);
+        for (selection, way) in
+            [(Selection::kernel(), &mut samples.kernel), (Selection::ALL, &mut samples.all)]
+        {
+            let times = scraped.again(selection)?;
+            let text = text(&scraped.scrape, selection);
             let (copied, ()) = cost(|| copy(&text));
-            let (first, _piece) =
-                cost(|| scrape.next_piece(&mut Cursor::new(Format::Text, selection)));
-            // The first round makes all label text and all buffers.
-            if round == 0 {
-                continue;
-            }
-            let way = match selection {
-                Selection::ALL => &mut samples.all,
-                _ => &mut samples.kernel,
-            };
-            way.time.push(read + updated + written);
-            way.read.push(read);
-            way.update.push(updated);
-            way.write.push(written);
-            way.copy.push(copied);
-            way.bytes = bytes;
-            if selection == Selection::ALL {
-                samples.first.push(first * 1e3);
+            let mut cursor = Cursor::new(Format::Text, selection);
+            let (first, _piece) = cost(|| scraped.scrape.next_piece(&mut cursor));
+            if round > 0 {
+                way.push(&times);
+                way.copy.push(copied);
+                way.first.push(first * 1e3);
             }
         }
     }
     Ok(samples)
+}
+
+/// A made-up SFU that is scraped again and again.
+struct Scraped {
+    world: World,
+    counted: Counted,
+    scrape: Scrape,
+    scrapes: u64,
+}
+
+/// Milliseconds that a scrape's parts took, and the length of its text.
+struct Times {
+    read: f64,
+    update: f64,
+    write: f64,
+    bytes: usize,
+}
+
+impl Scraped {
+    fn new(size: usize) -> Result<Self> {
+        let world = World::new(size);
+        let counted = Counted::new(&world)?;
+        Ok(Self { world, counted, scrape: scrape(), scrapes: 0 })
+    }
+
+    fn again(&mut self, selection: Selection) -> Result<Times> {
+        let Self { world, counted, scrape, scrapes } = self;
+        *scrapes += 1;
+        let (read, reading) = cost(|| counted.counting.read());
+        let mut reading = reading?;
+        World::grow(&mut reading, *scrapes);
+        let news = update(*scrapes, &reading, world);
+        let (update, ()) = cost(|| scrape.update_for(news, selection));
+        let (write, bytes) = cost(|| write(scrape, selection));
+        Ok(Times { read, update, write, bytes })
+    }
 }
 
 fn scrape() -> Scrape {
@@ -161,8 +192,8 @@ fn scrape() -> Scrape {
     Scrape::new(settings, Policy::default(), Geo::none())
 }
 
-fn update<'a>(round: usize, reading: &'a Reading, world: &'a World) -> Update<'a> {
-    Update { tick: round as u64, reading: Some(reading), state: &world.state, sockets: None }
+fn update<'a>(tick: u64, reading: &'a Reading, world: &'a World) -> Update<'a> {
+    Update { tick, reading: Some(reading), state: &world.state, sockets: None }
 }
 
 fn write(scrape: &Scrape, selection: Selection) -> usize {
@@ -230,14 +261,10 @@ fn in_process(streams: usize) -> Result<[f64; 2]> {
 
 /// Prints what so many streams take, after three scrapes.
 pub fn resident(streams: usize) -> Result<()> {
-    let world = World::new(streams);
-    let counted = Counted::new(&world)?;
-    let mut scrape = scrape();
-    for round in 0..3 {
-        let mut reading = counted.counting.read()?;
-        World::grow(&mut reading, round as u64);
-        scrape.update(update(round, &reading, &world));
-        write(&scrape, Selection::ALL);
+    let mut scraped = Scraped::new(streams)?;
+    scraped.world.forget_plan();
+    for _ in 0..3 {
+        scraped.again(Selection::ALL)?;
     }
     let pid = std::process::id();
     let (resident, tables) = (resident_memory(pid)?, kernel_tables(pid)?);
@@ -245,104 +272,13 @@ pub fn resident(streams: usize) -> Result<()> {
     Ok(())
 }
 
-/// PROFILE
-pub fn profile(size: usize) -> Result<()> {
-    let world = World::new(size);
-    let counted = Counted::new(&world)?;
-    let mut scrape = scrape();
-    let mut ways = [Way::default(), Way::default()];
-    let only = std::env::var("WAY").ok();
-    let rounds: usize = std::env::var("ROUNDS").ok().and_then(|it| it.parse().ok()).unwrap_or(15);
-    for round in 0..=rounds {
-        for (way, selection) in [(0, Selection::kernel()), (1, Selection::ALL)] {
-            if round > 0 && only.as_deref().is_some_and(|it| it != way.to_string()) {
-                continue;
-            }
-            let (read, reading) = cost(|| counted.counting.read());
-            let mut reading = reading?;
-            World::grow(&mut reading, 2 * round as u64 + way as u64 + 1);
-            let update = update(round, &reading, &world);
-            let (updated, ()) = cost(|| scrape.update_for(update, selection));
-            let (written, bytes) = cost(|| write(&scrape, selection));
-            if round == 0 {
-                continue;
-            }
-            let way = &mut ways[way];
-            way.read.push(read);
-            way.update.push(updated);
-            way.write.push(written);
-            way.time.push(read + updated + written);
-            way.bytes = bytes;
-        }
+/// Scrapes so many streams again and again, for a profiler to watch; then says what a scrape took.
+pub fn profile(streams: usize, selection: Selection, rounds: usize) -> Result<()> {
+    let mut scraped = Scraped::new(streams)?;
+    let mut way = Way::default();
+    for _ in 0..rounds {
+        way.push(&scraped.again(selection)?);
     }
-    for way in &ways {
-        if way.time.is_empty() {
-            continue;
-        }
-        println!(
-            "{:?} read {:.1} update {:.1} write {:.1} text {:.1}",
-            Spread::of(&way.time),
-            Spread::of(&way.read).median,
-            Spread::of(&way.update).median,
-            Spread::of(&way.write).median,
-            way.bytes as f64 / 1e6
-        );
-    }
-    println!("resident {} MB", resident_memory(std::process::id())?);
-    Ok(())
-}
-/// PROFILE
-pub fn accounts(size: usize) -> Result<()> {
-    let pid = std::process::id();
-    let mut last = resident_memory(pid)?;
-    let mut step = |what: &str| -> Result<()> {
-        let now = resident_memory(pid)?;
-        println!("{what}: +{:.1} -> {now:.1}", now - last);
-        last = now;
-        Ok(())
-    };
-    let world = World::new(size);
-    step("world")?;
-    let counted = Counted::new(&world)?;
-    step("tables")?;
-    let info = unsafe { libc::mallinfo2() };
-    println!(
-        "in use {:.1} free {:.1} mmapped {:.1} arena {:.1}",
-        info.uordblks as f64 / 1e6,
-        info.fordblks as f64 / 1e6,
-        info.hblkhd as f64 / 1e6,
-        info.arena as f64 / 1e6
-    );
-    let mut scrape = scrape();
-    for round in 0..3 {
-        let mut reading = counted.counting.read()?;
-        step("reading")?;
-        World::grow(&mut reading, round as u64);
-        scrape.update_for(update(round, &reading, &world), Selection::kernel());
-        step("update kernel")?;
-        scrape.update(update(round, &reading, &world));
-        step("update all")?;
-        write(&scrape, Selection::ALL);
-        step("write")?;
-        drop(reading);
-        step("drop reading")?;
-    }
-    // SAFETY: fills a struct
-    let info = unsafe { libc::mallinfo2() };
-    println!(
-        "in use {:.1} free {:.1} mmapped {:.1} arena {:.1}",
-        info.uordblks as f64 / 1e6,
-        info.fordblks as f64 / 1e6,
-        info.hblkhd as f64 / 1e6,
-        info.arena as f64 / 1e6
-    );
-    drop(scrape);
-    step("drop scrape")?;
-    // SAFETY: no arguments that matter.
-    unsafe { libc::malloc_trim(0) };
-    step("trim")?;
-    drop(world);
-    unsafe { libc::malloc_trim(0) };
-    step("drop world")?;
+    println!("{:.1} ms: {}", Spread::of(&way.time).median, way.note());
     Ok(())
 }

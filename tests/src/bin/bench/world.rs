@@ -119,6 +119,11 @@ impl World {
         Self { state, tuples, ssrcs }
     }
 
+    /// Lets go of what only filling the tables needs.
+    pub fn forget_plan(&mut self) {
+        (self.tuples, self.ssrcs) = Default::default();
+    }
+
     /// Traffic since an earlier reading.
     pub fn grow(reading: &mut Reading, rounds: u64) {
         for stream in &mut reading.streams {

@@ -1,15 +1,14 @@
 //! Keeps equal texts once: a room's name and a transport's id come with every object that names them,
-//! each time in memory of its own. Shared, they take a fraction of it and compare by their pointers.
+//! each time in memory of its own, and so do labels that begin alike. Shared, they take a fraction of
+//! it and compare by their pointers.
 
 use std::sync::Arc;
 
 use foldhash::HashSet;
 
-use crate::model::{PeerId, RoomId};
-
 /// Texts that something may still hold.
 #[derive(Debug, Default)]
-pub(super) struct Texts {
+pub(crate) struct Texts {
     known: HashSet<Arc<str>>,
     /// How many there are when those that nobody else holds are looked for again.
     full: usize,
@@ -20,19 +19,15 @@ const FEW: usize = 1024;
 
 impl Texts {
     /// Replaces each text by the equal one that came first.
-    pub(super) fn share_all<'a>(
+    pub(crate) fn share_all<'a>(
         &mut self,
         texts: impl IntoIterator<Item = Option<&'a mut Arc<str>>>,
     ) {
         texts.into_iter().flatten().for_each(|text| self.share(text));
     }
 
-    /// As [`Self::share_all`], of what most objects have.
-    pub(super) fn share_owner(&mut self, room: &mut Option<RoomId>, peer: &mut Option<PeerId>) {
-        self.share_all([room.as_mut().map(|it| &mut it.0), peer.as_mut().map(|it| &mut it.0)]);
-    }
-
-    fn share(&mut self, text: &mut Arc<str>) {
+    /// Replaces the text by the equal one that came first.
+    pub(crate) fn share(&mut self, text: &mut Arc<str>) {
         if let Some(known) = self.known.get(text) {
             text.clone_from(known);
             return;
@@ -45,7 +40,7 @@ impl Texts {
 
     /// Forgets what nobody holds. Twice as many as are in use are let come before this is done unasked,
     /// so that it costs each newcomer a constant share.
-    pub(super) fn forget_unused(&mut self) {
+    pub(crate) fn forget_unused(&mut self) {
         self.known.retain(|text| Arc::strong_count(text) > 1);
         self.known.shrink_to(2 * self.known.len());
         self.full = 2 * self.known.len();
