@@ -7,6 +7,7 @@
 //! know them all.
 
 pub mod model;
+mod prefetch;
 mod texts;
 
 pub mod exposition;

@@ -8,7 +8,6 @@
 
 pub mod families;
 pub mod foreign;
-mod prefetch;
 pub mod reference;
 mod rows;
 #[cfg(test)]

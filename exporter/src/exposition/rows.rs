@@ -7,10 +7,10 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::exposition::prefetch;
 use crate::exposition::text::{Lines, Micros, Value};
 use crate::join::CLASSES;
 use crate::ledger::{Counts, Gauges, Ledger, Object, Series, SocketSeries, StreamTotals, Table};
+use crate::prefetch;
 
 /// Writes each series of a table. `text` is what most of a row is copied from: it is fetched from
 /// memory some rows ahead, because with 100,000 streams no cache holds it, and waiting for it would be

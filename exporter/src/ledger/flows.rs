@@ -12,6 +12,7 @@ use crate::ledger::packets::{CLASS_SERIES, Now, Unclaimed};
 use crate::ledger::series::{Room, SeriesId, Table};
 use crate::ledger::totals::{Counts, add, add_all, grown};
 use crate::model::{JoinKey, TransportId, Tuple};
+use crate::prefetch;
 use crate::state::State;
 
 /// A connection's series, all classes together.
@@ -112,6 +113,14 @@ impl Sources {
             self.get_mut(before).next = found;
         }
         Some(found)
+    }
+
+    /// The flow in this slot will be asked for soon. Streams come in the order of their sources, mostly,
+    /// but with 20,000 flows between them no cache holds the next one's.
+    pub(crate) fn prefetch(&self, slot: u32) {
+        if let Some(source) = self.flows.get(slot as usize) {
+            prefetch::value(source);
+        }
     }
 
     pub(crate) fn is(&self, slot: u32, tuple: &Tuple) -> bool {

@@ -17,6 +17,7 @@ use crate::ledger::totals::add;
 #[cfg(test)]
 use crate::ledger::totals::{Counts, StreamTotals, add_all};
 use crate::model::{Class, Direction, Flow, Reading, Stream};
+use crate::prefetch;
 use crate::state::State;
 
 /// Families that one stream has a series in; in that of jitter only if its clock is known.
@@ -162,6 +163,9 @@ impl Packets {
             self.strangers.take_stream(stream);
             return None;
         };
+        if let Some(later) = self.streams.get(slot + prefetch::AHEAD as u32) {
+            self.sources.prefetch(later.key.flow);
+        }
         let key = self.streams.get_mut(slot).key;
         self.meet(key.flow, state);
         let Self { sources, streams, stream_series, unclaimed, leftovers, coverage, .. } = self;

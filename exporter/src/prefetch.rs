@@ -6,14 +6,24 @@ pub(crate) const AHEAD: usize = 6;
 
 /// Bytes that come at once.
 const LINE: usize = 64;
-/// Longer pieces follow by themselves, once they are being read.
+/// Longer texts follow by themselves, once they are being read.
 const MOST: usize = 4 * LINE;
 
 /// A text that will be read.
 #[inline]
 pub(crate) fn text(text: &str) {
-    let start = text.as_ptr();
-    for offset in (0..text.len().min(MOST)).step_by(LINE) {
+    lines(text.as_ptr(), text.len().min(MOST));
+}
+
+/// A value that will be read.
+#[inline]
+pub(crate) fn value<T>(value: &T) {
+    lines(std::ptr::from_ref(value).cast(), size_of::<T>());
+}
+
+#[inline]
+fn lines(start: *const u8, length: usize) {
+    for offset in (0..length).step_by(LINE) {
         line(start.wrapping_add(offset));
     }
 }
@@ -36,8 +46,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hint_takes_any_piece() {
+    fn a_hint_takes_anything() {
         text("");
         text(&"long ".repeat(1000));
+        value(&());
+        value(&[0_u64; 100]);
     }
 }
