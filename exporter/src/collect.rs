@@ -18,6 +18,7 @@ use bytes::Bytes;
 pub use books::{Ledgers, Parts};
 pub use site::{Board, Site};
 
+use crate::exposition::Selection;
 use crate::web::{Busy, Sink, Wanted};
 
 /// Orders that wait at most; more scrapes than connections cannot be.
@@ -25,8 +26,8 @@ const QUEUE: usize = 1024;
 
 /// What the scrape thread owns.
 pub trait Books: Send + 'static {
-    /// Takes a reading and books it.
-    fn refresh(&mut self, occasion: Occasion);
+    /// Takes a reading and books what these families need.
+    fn refresh(&mut self, occasion: Occasion, selection: Selection);
     /// Writes what is wanted, chunk by chunk; the function says whether anyone still listens.
     fn write(&mut self, wanted: Wanted, out: &mut dyn FnMut(Bytes) -> bool);
     /// A reverse look-up's answer.
@@ -44,10 +45,16 @@ pub enum Occasion {
     Idle,
 }
 
+/// When a reading was taken, and for which families.
+struct Taken {
+    at: Instant,
+    selection: Selection,
+}
+
 /// How often readings are taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Scrapes share a reading that is younger.
+    /// Scrapes share a reading that is younger and has what they want.
     pub share: Duration,
     /// Without scrapes, a reading is taken so often: tables must be tended, and what they let go of
     /// must be booked.
@@ -91,14 +98,12 @@ pub fn start(books: impl Books, pace: Pace) -> std::io::Result<(Orders, JoinHand
 
 fn work(mut books: impl Books, pace: Pace, orders: &Receiver<Order>) {
     let mut shared = 0;
-    books.refresh(Occasion::Idle);
-    let mut read = Instant::now();
+    let mut taken = take(&mut books, Occasion::Idle, Selection::ALL);
     loop {
-        let first = match orders.recv_timeout(pace.idle.saturating_sub(read.elapsed())) {
+        let first = match orders.recv_timeout(pace.idle.saturating_sub(taken.at.elapsed())) {
             Ok(order) => order,
             Err(RecvTimeoutError::Timeout) => {
-                books.refresh(Occasion::Idle);
-                read = Instant::now();
+                taken = take(&mut books, Occasion::Idle, Selection::ALL);
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -114,17 +119,29 @@ fn work(mut books: impl Books, pace: Pace, orders: &Receiver<Order>) {
         if scrapes == 0 {
             continue;
         }
-        let fresh = read.elapsed() >= pace.share;
+        let selection = waiting.iter().fold(Selection::NONE, |all, (it, _)| all.or(it.selection));
+        let fresh = !taken.serves(selection, pace.share);
         shared += scrapes as u64 - u64::from(fresh);
         books.shared(shared);
         if fresh {
-            books.refresh(Occasion::Scrape);
-            read = Instant::now();
+            taken = take(&mut books, Occasion::Scrape, selection);
         }
         for (wanted, sinks) in waiting {
             deliver(&mut books, wanted, sinks);
         }
     }
+}
+
+impl Taken {
+    /// It is younger than `share` and has what is wanted.
+    fn serves(&self, wanted: Selection, share: Duration) -> bool {
+        self.at.elapsed() < share && self.selection.covers(wanted)
+    }
+}
+
+fn take(books: &mut impl Books, occasion: Occasion, selection: Selection) -> Taken {
+    books.refresh(occasion, selection);
+    Taken { at: Instant::now(), selection }
 }
 
 fn join(waiting: &mut Vec<(Wanted, Vec<Sink>)>, wanted: Wanted, sink: Sink) {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::collect::site::{Board, Figures};
 use crate::collect::{Books, Occasion};
-use crate::exposition::{Cursor, Scrape, foreign};
+use crate::exposition::{Cursor, Scrape, Selection, foreign};
 use crate::kernel::{Counting, Source};
 use crate::labels::Tick;
 use crate::ledger::Update;
@@ -161,7 +161,7 @@ impl Ledgers {
 }
 
 impl Books for Ledgers {
-    fn refresh(&mut self, occasion: Occasion) {
+    fn refresh(&mut self, occasion: Occasion, selection: Selection) {
         self.refreshed = Instant::now();
         let reading = self.read_kernel();
         let sockets = self.read_sockets();
@@ -170,7 +170,8 @@ impl Books for Ledgers {
             let parts = &mut self.parts;
             let state = parts.state.lock().unwrap_or_else(PoisonError::into_inner);
             let (reading, sockets) = (reading.as_ref(), sockets.as_deref());
-            parts.scrape.update(Update { tick, reading, state: &state, sockets });
+            let update = Update { tick, reading, state: &state, sockets };
+            parts.scrape.update_for(update, selection);
             Figures::of(&state, &parts.scrape.fill(), state.dropped().values().sum())
         };
         if let Some(questions) = &self.parts.questions {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use super::*;
-use crate::exposition::{Format, Selection};
+use crate::exposition::Format;
 
 /// A time that no test lasts.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -16,12 +16,15 @@ struct Notes {
     texts: Arc<AtomicUsize>,
     names: Arc<Mutex<Vec<IpAddr>>>,
     shared: Arc<AtomicUsize>,
+    /// Of the last reading.
+    selection: Arc<Mutex<Option<Selection>>>,
     /// Writing waits for it.
     gate: Arc<Mutex<Option<mpsc::Receiver<()>>>>,
 }
 
 impl Books for Notes {
-    fn refresh(&mut self, _: Occasion) {
+    fn refresh(&mut self, _: Occasion, selection: Selection) {
+        *self.selection.lock().unwrap() = Some(selection);
         self.readings.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -69,6 +72,22 @@ fn a_young_reading_is_shared() {
     assert_eq!(scrape(&orders, OPEN)().as_deref(), Some("OpenMetrics 1"));
     end(orders, thread);
     assert_eq!(notes.shared.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_reading_is_shared_only_with_those_it_has_enough_for() {
+    let notes = Notes::default();
+    let pace = Pace { share: Duration::ZERO, idle: NEVER };
+    let (orders, thread) = start(notes.clone(), pace).unwrap();
+    let kernel = Wanted { selection: Selection::kernel(), ..TEXT };
+    assert_eq!(scrape(&orders, kernel)().as_deref(), Some("Text 2"));
+    assert_eq!(*notes.selection.lock().unwrap(), Some(Selection::kernel()));
+    end(orders, thread);
+
+    let young = Taken { at: Instant::now(), selection: Selection::kernel() };
+    assert!(young.serves(Selection::kernel(), NEVER));
+    assert!(!young.serves(Selection::ALL, NEVER));
+    assert!(!young.serves(Selection::kernel(), Duration::ZERO));
 }
 
 #[test]

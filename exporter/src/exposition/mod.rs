@@ -190,6 +190,9 @@ impl Selection {
     /// Every family.
     pub const ALL: Self = Self(u8::MAX);
 
+    /// No family.
+    pub const NONE: Self = Self(0);
+
     /// What was counted on the wire.
     pub fn kernel() -> Self {
         [Group::Connections, Group::Streams, Group::Strangers].into_iter().collect()
@@ -198,7 +201,7 @@ impl Selection {
     /// Names of groups, `kernel` and `all` among them, separated by commas; the error is the name
     /// that means nothing.
     pub fn parse(names: &str) -> Result<Self, &str> {
-        let mut selection = Self(0);
+        let mut selection = Self::NONE;
         for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             let group = Group::ALL.into_iter().find(|group| group.name() == name);
             selection.0 |= match (name, group) {
@@ -208,7 +211,17 @@ impl Selection {
                 (_, None) => return Err(name),
             };
         }
-        Ok(if selection.0 == 0 { Self::ALL } else { selection })
+        Ok(if selection == Self::NONE { Self::ALL } else { selection })
+    }
+
+    /// The families of both.
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// All families of the other are among these.
+    pub fn covers(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
     }
 
     fn has(self, group: Group) -> bool {

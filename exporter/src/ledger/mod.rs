@@ -71,7 +71,7 @@ use crate::state::State;
 
 pub(crate) use objects::{Gauges, Object, Objects};
 pub(crate) use packets::Packets;
-pub(crate) use series::{Room, Series, Table};
+pub(crate) use series::{Part, Room, Series, Table};
 pub(crate) use sockets::{SocketSeries, Sockets};
 pub(crate) use totals::{Counts, StreamTotals};
 
@@ -123,7 +123,7 @@ pub struct Update<'a> {
 pub struct Fill {
     /// Series that have been admitted.
     pub series: u64,
-    /// Series that were wanted in the last update and had no room.
+    /// Series that were wanted when they were last looked for and had no room.
     pub refused: u64,
     /// The same, of all updates together.
     pub refused_total: u64,
@@ -164,9 +164,12 @@ impl Ledger {
         let Update { tick, reading, state, sockets } = update;
         labels.advance(tick);
         let Self { packets, objects, sockets: socket_ledger, room, settings } = self;
-        room.begin();
         if with_objects {
+            room.begin(Part::Objects);
             objects.update(state, &mut objects::Now { tick, quiet: settings.quiet, labels, room });
+        }
+        if reading.is_some() || sockets.is_some() {
+            room.begin(Part::Traffic);
         }
         if let Some(reading) = reading {
             let Settings { hold, jitter, .. } = *settings;

@@ -214,18 +214,30 @@ fn hash_of<L: Hash, T>(slots: &[Slot<L, T>], hasher: &RandomState, index: u32) -
 pub(crate) struct Room {
     max: u64,
     used: u64,
-    refused: u64,
+    /// By [`Part`], in its last update.
+    refused: [u64; 2],
     refused_before: u64,
+    part: Part,
+}
+
+/// What is brought up to date on its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    /// What servers told.
+    Objects,
+    /// What was counted.
+    Traffic,
 }
 
 impl Room {
     pub(crate) fn new(max: u64) -> Self {
-        Self { max, used: 0, refused: 0, refused_before: 0 }
+        Self { max, used: 0, refused: [0; 2], refused_before: 0, part: Part::Objects }
     }
 
-    /// A new update begins: refusals are counted anew.
-    pub(crate) fn begin(&mut self) {
-        self.refused_before += std::mem::take(&mut self.refused);
+    /// A new update of a part begins: its refusals are counted anew.
+    pub(crate) fn begin(&mut self, part: Part) {
+        self.part = part;
+        self.refused_before += std::mem::take(&mut self.refused[part as usize]);
     }
 
     pub(crate) fn take(&mut self, series: u64) -> bool {
@@ -233,14 +245,14 @@ impl Room {
         if fits {
             self.used += series;
         } else {
-            self.refused += series;
+            self.refuse(series);
         }
         fits
     }
 
     /// Counts series that another bound kept out.
     pub(crate) fn refuse(&mut self, series: u64) {
-        self.refused += series;
+        self.refused[self.part as usize] += series;
     }
 
     pub(crate) fn give_back(&mut self, series: u64) {
@@ -251,9 +263,10 @@ impl Room {
         self.used
     }
 
-    /// Series that had no room in this update, and in all updates together.
+    /// Series that had no room in the last update of each part, and in all updates together.
     pub(crate) fn refused(&self) -> (u64, u64) {
-        (self.refused, self.refused_before + self.refused)
+        let refused = self.refused.iter().sum();
+        (refused, self.refused_before + refused)
     }
 }
 
@@ -288,13 +301,17 @@ mod tests {
     #[test]
     fn who_is_in_keeps_his_place() {
         let mut room = Room::new(10);
+        room.begin(Part::Objects);
         assert!(room.take(7));
         assert!(!room.take(4));
         assert!(room.take(3));
         assert_eq!(room.refused(), (4, 4));
-        room.begin();
+        room.begin(Part::Traffic);
+        assert!(!room.take(1));
+        assert_eq!(room.refused(), (5, 5), "the other part's still have no room");
+        room.begin(Part::Objects);
         room.give_back(7);
         assert!(room.take(4));
-        assert_eq!((room.used(), room.refused()), (7, (0, 4)));
+        assert_eq!((room.used(), room.refused()), (7, (1, 5)));
     }
 }
