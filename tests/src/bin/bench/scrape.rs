@@ -50,7 +50,7 @@ pub fn measure_read(effort: Effort) -> Result<Vec<Figure>> {
         figures.push(figure.target(target));
         reads.push((size, Spread::of(&batches)));
     }
-    figures.extend(growth("read", "reading", &reads));
+    figures.extend(growth("read", "reading", "ms", &reads));
     Ok(figures)
 }
 
@@ -73,8 +73,8 @@ pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
         whole.push((size, Spread::of(&samples.all.time)));
         of_kernel.push((size, Spread::of(&samples.kernel.time)));
     }
-    figures.extend(growth("scrape", "all families", &whole));
-    figures.extend(growth("scrape", "kernel families only", &of_kernel));
+    figures.extend(growth("scrape", "all families", "ms", &whole));
+    figures.extend(growth("scrape", "kernel families only", "ms", &of_kernel));
     figures.extend(memory(effort)?);
     Ok(figures)
 }
@@ -222,11 +222,16 @@ fn copy(text: &str) {
     black_box(&piece);
 }
 
-fn growth(part: &'static str, what: &str, measured: &[(usize, Spread)]) -> Vec<Figure> {
+fn growth(
+    part: &'static str,
+    what: &str,
+    unit: &'static str,
+    measured: &[(usize, Spread)],
+) -> Vec<Figure> {
     let steps = measured.windows(2).map(|step| {
         let [(small, before), (large, after)] = step else { unreachable!("windows of two") };
         let factor = (large / small) as f64;
-        let figure = Figure::new(part, format!("growth of {what}, {small} to {large}"), "ms");
+        let figure = Figure::new(part, format!("growth of {what}, {small} to {large}"), unit);
         figure.measured(*after).beside("in proportion", before.times(factor))
     });
     steps.map(|figure| figure.target(Target::Times(LINEAR))).collect()
@@ -235,18 +240,25 @@ fn growth(part: &'static str, what: &str, measured: &[(usize, Spread)]) -> Vec<F
 /// Each size in a process of its own, so that none inherits another's memory.
 fn memory(effort: Effort) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
+    let mut above = Vec::new();
     let empty = in_process(0)?;
-    for &size in &sizes(effort)[1..] {
+    for &size in sizes(effort) {
         let own = in_process(size)?;
         let [figure, tables] = [("resident", 0), ("kernel tables", 1)].map(|(what, at)| {
             let figure = Figure::new("memory", format!("{size} streams, {what}"), "MB");
             let figure = figure.measured(Spread::single(own[at]));
             figure.beside("no stream", Spread::single(empty[at]))
         });
-        let most = if size == 100_000 { 250.0 } else { 60.0 };
-        figures.push(figure.target(Target::AtMost(most)));
+        let target = match size {
+            10_000 => Target::AtMost(60.0),
+            100_000 => Target::AtMost(250.0),
+            _ => Target::None,
+        };
+        figures.push(figure.target(target));
         figures.push(tables.note("beside the resident memory"));
+        above.push((size, Spread::single(own[0] - empty[0])));
     }
+    figures.extend(growth("memory", "what is resident above no stream", "MB", &above));
     Ok(figures)
 }
 
