@@ -291,6 +291,26 @@ pub enum Event {
     BadRtp = 13,
 }
 
+impl Event {
+    /// In the order of their numbers.
+    pub const ALL: [Self; EVENTS] = [
+        Self::Truncated,
+        Self::Malformed,
+        Self::TooManyExtensions,
+        Self::LaterFragment,
+        Self::NotLocal,
+        Self::SeenBefore,
+        Self::FlowsFull,
+        Self::StreamsFull,
+        Self::StrangersFull,
+        Self::StrangerStreamsFull,
+        Self::SsrcsFull,
+        Self::InsertFailed,
+        Self::Contended,
+        Self::BadRtp,
+    ];
+}
+
 /// Number of [`Event`]s.
 pub const EVENTS: usize = 14;
 

@@ -221,7 +221,7 @@ impl Telemetry {
         for table in &reading.tables {
             self.table(table.table, table.entries, table.capacity);
         }
-        for (event, directions) in ALL_EVENTS.into_iter().zip(&reading.events) {
+        for (event, directions) in Event::ALL.into_iter().zip(&reading.events) {
             for (direction, counter) in ["receive", "send"].into_iter().zip(directions) {
                 let labels = [event_name(event), direction];
                 set(&self.events, &labels, counter.packets);
@@ -291,7 +291,7 @@ pub fn reference() -> String {
         page.push_str(&format!("| `{}` | {kind} | {} |\n", family.name(), family.help()));
     }
     page.push_str("\n| `event` of `mediasoup_exporter_events_total` | Meaning |\n|---|---|\n");
-    for event in ALL_EVENTS {
+    for event in Event::ALL {
         page.push_str(&format!("| `{}` | {} |\n", event_name(event), event_help(event)));
     }
     let heading =
@@ -302,24 +302,6 @@ pub fn reference() -> String {
     }
     page
 }
-
-/// In the order of their numbers, as [`Reading::events`] has them.
-const ALL_EVENTS: [Event; EVENTS] = [
-    Event::Truncated,
-    Event::Malformed,
-    Event::TooManyExtensions,
-    Event::LaterFragment,
-    Event::NotLocal,
-    Event::SeenBefore,
-    Event::FlowsFull,
-    Event::StreamsFull,
-    Event::StrangersFull,
-    Event::StrangerStreamsFull,
-    Event::SsrcsFull,
-    Event::InsertFailed,
-    Event::Contended,
-    Event::BadRtp,
-];
 
 const _: () = assert!(DIRECTIONS == 2);
 
@@ -474,9 +456,9 @@ mod tests {
 
     #[test]
     fn events_stand_in_the_order_of_their_numbers() {
-        let numbers = ALL_EVENTS.map(|event| event as usize);
+        let numbers = Event::ALL.map(|event| event as usize);
         assert_eq!(numbers, std::array::from_fn::<_, EVENTS, _>(|number| number));
-        let mut names: Vec<_> = ALL_EVENTS.into_iter().map(event_name).collect();
+        let mut names: Vec<_> = Event::ALL.into_iter().map(event_name).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), EVENTS);

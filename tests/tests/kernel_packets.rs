@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use exporter_ebpf::abi::{
-    CLASSES, Class, Counter, DIRECTIONS, EVENTS, Event, RECEIVE, SEND, StreamValue,
-};
+use exporter_ebpf::abi::{CLASSES, Class, Counter, DIRECTIONS, Event, RECEIVE, SEND, StreamValue};
 use exporter_ebpf::packet::{self, Bytes, Link, Parsed, Skip, View, Why};
 use exporter_ebpf::rtp::{self, Kind, Within};
 use exporter_tests::packets::{Counted, Shape, corpus};
@@ -170,7 +168,7 @@ impl Totals {
             }
         }
         totals.events =
-            ALL_EVENTS.map(|event| program.event(event, ends.direction).expect("read")).to_vec();
+            Event::ALL.map(|event| program.event(event, ends.direction).expect("read")).to_vec();
         totals
     }
 
@@ -196,23 +194,6 @@ impl Totals {
         sorted(&counted)
     }
 }
-
-const ALL_EVENTS: [Event; EVENTS] = [
-    Event::Truncated,
-    Event::Malformed,
-    Event::TooManyExtensions,
-    Event::LaterFragment,
-    Event::NotLocal,
-    Event::SeenBefore,
-    Event::FlowsFull,
-    Event::StreamsFull,
-    Event::StrangersFull,
-    Event::StrangerStreamsFull,
-    Event::SsrcsFull,
-    Event::InsertFailed,
-    Event::Contended,
-    Event::BadRtp,
-];
 
 /// What the host's parser makes of a frame, as the kernel would count it.
 fn host(shape: &Shape, bytes: &[u8], length: usize) -> Vec<Counted> {
