@@ -99,9 +99,9 @@ pub struct Tables {
 pub struct Privacy {
     /// How addresses are shown.
     pub mode: Deidentify,
-    /// Bits of an IPv4 address that `truncate` keeps.
+    /// Bits of an IPv4 address that `truncate` keeps, 0–31.
     pub ipv4_prefix: u8,
-    /// Bits of an IPv6 address that `truncate` keeps.
+    /// Bits of an IPv6 address that `truncate` keeps, 0–127.
     pub ipv6_prefix: u8,
     /// Key of `pseudonym`; `None`: a fresh one at each start.
     pub key_file: Option<PathBuf>,
@@ -288,8 +288,8 @@ fn privacy(flags: &Flags, mode: Option<(Origin, String)>) -> Result<Privacy, Inv
     }
     Ok(Privacy {
         mode,
-        ipv4_prefix: flags.ipv4_prefix.within("--deidentify.ipv4-prefix", 0, 32)? as u8,
-        ipv6_prefix: flags.ipv6_prefix.within("--deidentify.ipv6-prefix", 0, 128)? as u8,
+        ipv4_prefix: flags.ipv4_prefix.within("--deidentify.ipv4-prefix", 0, 31)? as u8,
+        ipv6_prefix: flags.ipv6_prefix.within("--deidentify.ipv6-prefix", 0, 127)? as u8,
         key_file: flags.key_file.clone(),
     })
 }

@@ -113,7 +113,7 @@ pub(super) struct Flags {
         help_heading = "Privacy"
     )]
     pub(super) deidentify: Option<String>,
-    /// Bits of an IPv4 address that truncate keeps
+    /// Bits of an IPv4 address that truncate keeps, up to 31
     #[arg(
         long = "deidentify.ipv4-prefix",
         value_name = "BITS",
@@ -121,7 +121,7 @@ pub(super) struct Flags {
         help_heading = "Privacy"
     )]
     pub(super) ipv4_prefix: Size,
-    /// Bits of an IPv6 address that truncate keeps
+    /// Bits of an IPv6 address that truncate keeps, up to 127
     #[arg(
         long = "deidentify.ipv6-prefix",
         value_name = "BITS",

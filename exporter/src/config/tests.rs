@@ -132,7 +132,8 @@ fn bad_values_are_named_in_one_line() {
     check("", &[("PROM_QUIET", "2\nx")], &["PROM_QUIET:", "true"]);
     check("--jitter=perhaps", &[], &["--jitter:", "`perhaps`"]);
     check("--numeric=perhaps", &[], &["--numeric:", "`perhaps`"]);
-    check("--deidentify.ipv4-prefix 33", &[], &["--deidentify.ipv4-prefix:", "`33`", "32"]);
+    check("--deidentify.ipv4-prefix 32", &[], &["--deidentify.ipv4-prefix:", "`32`", "31"]);
+    check("--deidentify.ipv6-prefix 128", &[], &["--deidentify.ipv6-prefix:", "`128`", "127"]);
     check("--deidentify.ipv6-prefix -1", &[], &["-1"]);
     check("--deidentify.key-file /k", &[], &["--deidentify.key-file", "pseudonym"]);
     check("--max-flows 0", &[], &["--max-flows:", "`0`", "from 1"]);
