@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -105,12 +105,10 @@ impl Guard {
         wait::until(&what, limit, || Ok(self.child.try_wait()?))
     }
 
-    /// SIGTERM; returns how it ended and how long that took.
-    pub fn stop(mut self, limit: Duration) -> Result<(ExitStatus, Duration)> {
-        let begin = Instant::now();
+    /// SIGTERM; returns how it ended, within `limit`.
+    pub fn stop(mut self, limit: Duration) -> Result<ExitStatus> {
         self.signal(libc::SIGTERM)?;
-        let status = self.wait(limit)?;
-        Ok((status, begin.elapsed()))
+        self.wait(limit)
     }
 }
 
