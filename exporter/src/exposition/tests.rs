@@ -51,7 +51,6 @@ impl World {
             packets_lost: 4,
             fraction_lost: 64,
             round_trip_time: Some(12.5),
-            ..StreamStats::default()
         });
         told.state.put_consumer(consumer);
         Self { told, reading: reading(), sockets: sockets() }

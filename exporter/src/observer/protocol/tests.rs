@@ -143,7 +143,6 @@ fn streams() {
                     packets_lost: -3,
                     fraction_lost: 255,
                     round_trip_time: Some(12.5),
-                    ..StreamStats::default()
                 },
             }],
         },
