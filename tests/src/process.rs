@@ -173,8 +173,8 @@ impl Drop for TempDir {
 /// could not tidy up. Their names end in `-PID-N`; those of a living process are left alone.
 pub fn reap() {
     let living = |name: &str| {
-        let pid = name.rsplit('-').nth(1);
-        pid.is_none_or(|pid| Path::new("/proc").join(pid).exists())
+        let pid = name.rsplit('-').nth(1).and_then(|pid| pid.parse::<u32>().ok());
+        pid.is_none_or(|pid| Path::new("/proc").join(pid.to_string()).exists())
     };
     let leftovers = |folder: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
