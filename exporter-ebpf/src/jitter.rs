@@ -40,7 +40,7 @@ pub fn take(stream: &mut StreamValue, timestamp: u32, now: u64) {
         // Odd, so that it is never taken for none.
         stream.sample_arrival = now | 1;
         stream.sample_timestamp = timestamp;
-        stream.next_sample = packets as u32 + 1;
+        stream.next_sample = after(packets, 1);
         return;
     }
     // Two processors' clocks may differ a little.
@@ -53,7 +53,7 @@ pub fn take(stream: &mut StreamValue, timestamp: u32, now: u64) {
         }
     }
     stream.sample_arrival = 0;
-    stream.next_sample = packets as u32 + gap(packets, now);
+    stream.next_sample = after(packets, gap(packets, now));
 }
 
 /// A new run of sequence numbers: its first packet makes no pair with the last one before it.
@@ -67,7 +67,13 @@ pub fn begin(stream: &mut StreamValue) {
 #[inline(always)]
 pub fn skip(stream: &mut StreamValue) {
     stream.sample_arrival = 0;
-    stream.next_sample = stream.total.packets as u32 + 1;
+    stream.next_sample = after(stream.total.packets, 1);
+}
+
+/// The packet that comes so many after the one of this number, in 32 bits, which a long stream uses up.
+#[inline(always)]
+fn after(packets: u64, count: u32) -> u32 {
+    (packets as u32).wrapping_add(count)
 }
 
 /// The mean of RFC 3550 A.8, in its integer form: sixteenths, rounded.

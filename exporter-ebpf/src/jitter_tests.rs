@@ -168,6 +168,20 @@ fn a_restart_or_a_stray_packet_makes_no_pair() {
 }
 
 #[test]
+fn a_packets_number_of_more_than_32_bits_goes_on() {
+    for begin in (1_u64 << 32) - 40..1 << 32 {
+        let mut sampled = Sampled::default();
+        sampled.stream.total.packets = begin;
+        for number in 0..100 {
+            sampled.packet(number * 20 * MILLISECOND, number as u32 * 960);
+        }
+        assert!(sampled.pairs.len() >= 2, "{begin}: {:?}", sampled.pairs);
+        // A stray packet, too.
+        sampled.numbered(30_000, 0, 0);
+    }
+}
+
+#[test]
 fn a_value_that_was_passed_over_is_not_waited_for() {
     let at = |packets: u64, next_sample| {
         let mut stream = StreamValue { next_sample, ..StreamValue::default() };

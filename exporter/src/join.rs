@@ -31,7 +31,7 @@ pub struct Claim {
     /// What the stream is to its owner.
     pub role: Option<StreamRole>,
     /// What its timestamps count, where its owner's codec says it (RTX counts as its media does, RFC
-    /// 4588 §8.6).
+    /// 4588 §8.2).
     pub clock: Option<Clock>,
 }
 

@@ -40,8 +40,21 @@ function connect() {
   return { done: true };
 }
 
+// The worker has closed the consumer: as in mediasoup, a request's error comes before the word of it.
+function lose() {
+  consumer.getStats = () => {
+    setImmediate(() => {
+      consumer.closed = true;
+      consumer.observer.emit('close');
+    });
+    return Promise.reject(new Error('Consumer not found'));
+  };
+  return { done: true };
+}
+
+const deeds = { connect, lose };
 listen('mediasoup-demo-js', process.argv[2]).then(() => {
   console.log(JSON.stringify({ ready: true }));
-  readline.createInterface({ input: process.stdin }).on('line', () =>
-    console.log(JSON.stringify(connect()))).on('close', () => process.exit());
+  readline.createInterface({ input: process.stdin }).on('line', (line) =>
+    console.log(JSON.stringify(deeds[JSON.parse(line).do]()))).on('close', () => process.exit());
 });

@@ -4,7 +4,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -74,13 +73,12 @@ impl Exporter {
         Scrape::parse(&self.metrics()?).context("read /metrics")
     }
 
-    /// Ends it as a service manager does, and checks that it ends well, within a second, and leaves
-    /// no program attached to any interface.
+    /// Ends it as a service manager does, and checks that it ends well and leaves no program attached
+    /// to any interface. How long that takes says more of the machine than of the exporter.
     pub fn stop(self) -> Result<()> {
         let Self { process, host } = self;
-        let (status, took) = process.stop(Duration::from_secs(5))?;
+        let status = process.stop(wait::LONG)?;
         ensure!(status.success(), "the exporter ended with {status}");
-        ensure!(took < Duration::from_secs(1), "the exporter took {took:?} to end");
         let left = attached(&host)?;
         ensure!(left.is_empty(), "programs stayed attached: {left:?}");
         Ok(())

@@ -1,10 +1,10 @@
 //! Pinned tables: counters outlive the exporter, and tables of another size do not.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 use exporter_tests::pair::{Pair, counted, options, start_with};
+use exporter_tests::process::TempDir;
 use exporter_tests::root_or_skip;
 use mediasoup_exporter::kernel::{Limits, Options, SourceChoice};
 use mediasoup_exporter::model::Direction::Receive;
@@ -19,7 +19,7 @@ fn counters_outlive_a_restart() -> Result<()> {
     let options = Options {
         interfaces: vec!["sfu0".into()],
         source: SourceChoice::Ebpf,
-        pin: Some(mounted.0.clone()),
+        pin: Some(mounted.0.path().to_owned()),
         ..options()
     };
     let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
@@ -54,21 +54,20 @@ fn a_directory_that_cannot_hold_tables_is_named() -> Result<()> {
 }
 
 /// A bpffs of the test's own.
-struct BpfFs(PathBuf);
+struct BpfFs(TempDir);
 
 impl BpfFs {
     fn mount() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("mex-bpffs-{}", std::process::id()));
-        std::fs::create_dir_all(&path)?;
-        let mounted = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&path).status()?;
-        ensure!(mounted.success(), "mount a bpffs at {}", path.display());
-        Ok(Self(path))
+        let folder = TempDir::new("bpffs")?;
+        let mounted =
+            Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()).status()?;
+        ensure!(mounted.success(), "mount a bpffs at {}", folder.path().display());
+        Ok(Self(folder))
     }
 }
 
 impl Drop for BpfFs {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-        let _ = std::fs::remove_dir(&self.0);
+        let _ = Command::new("umount").arg(self.0.path()).status();
     }
 }

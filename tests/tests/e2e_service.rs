@@ -56,8 +56,11 @@ fn prometheus_has_the_values() -> Result<()> {
         });
         Ok(all.then_some(()))
     })?;
-    let up = prometheus.query("up{job=\"sfu\"}")?;
-    assert_eq!(up.iter().map(|(_, value)| *value).collect::<Vec<_>>(), [1.0]);
+    // On a busy machine a scrape may take longer than Prometheus waits; the next one counts.
+    wait::until_equal("the exporter to be up", wait::LONG, || {
+        let up = prometheus.query("up{job=\"sfu\"}")?;
+        Ok((up.iter().map(|(_, value)| *value).collect(), vec![1.0]))
+    })?;
     exporter.stop()
 }
 
@@ -95,6 +98,11 @@ fn strangers_are_told_in_aggregate_only() -> Result<()> {
     };
     cast::play(&mut scene, TICKS)?;
     streams_match(&scene, &exporter)?;
+    // Who sent before the server told of them are strangers until they or the SFU report next.
+    wait::until("nobody of the cast to be a stranger", wait::LONG, || {
+        let flows = exporter.scrape()?.sum("mediasoup_stranger_flows", &[]);
+        Ok((flows == 0.0).then_some(()))
+    })?;
     let SocketAddr::V4(port) = scene.people["ada"].sending.transport.address else {
         panic!("Ada talks IPv4");
     };

@@ -72,13 +72,15 @@ fn a_server_that_hangs_while_it_tells_is_down_until_it_goes_on() -> Result<()> {
     };
     let watch = Watch::start(patient)?;
     watch.synced()?;
+    // A busy server may have needed several.
+    let before = watch.status().expect("it has one source").tally.attempts;
     server.signal(libc::SIGSTOP)?;
     watch.until("it counts as down", |status| !status.up)?;
     // One console is opened and waited for, not one for each attempt.
     let status = watch.until("its console does not answer", |status| {
         status.error.as_deref().is_some_and(|error| error.contains("does not answer"))
     })?;
-    assert_eq!(status.tally.attempts, 2);
+    assert_eq!(status.tally.attempts, before + 1);
     server.signal(libc::SIGCONT)?;
     watch.until("it goes on", |status| status.up)?;
     agree(&watch, &mut server)?;
@@ -217,7 +219,16 @@ fn mediasoup_3_6_leads_from_worker_to_stream_without_asking_the_worker() -> Resu
     assert_eq!(watch.seen(), seen(None));
     // The tuple of a plain transport that is connected by hand changes without an event.
     server.ask(&json!({ "do": "connect" }))?;
-    wait::until_equal("the far end", wait::LONG, || Ok((watch.seen(), seen(Some("203.0.113.9:9")))))
+    wait::until_equal("the far end", wait::LONG, || {
+        Ok((watch.seen(), seen(Some("203.0.113.9:9"))))
+    })?;
+    // A request that came too late for its object is no failure.
+    let before = watch.until("a sign of life", |status| status.beat.objects > 0)?.beat.objects;
+    server.ask(&json!({ "do": "lose" }))?;
+    let after = watch.until("one without it", |status| status.beat.objects + 1 == before)?;
+    assert!(watch.state().consumers.is_empty());
+    assert_eq!(after.beat.failures, 0);
+    Ok(())
 }
 
 #[test]
@@ -301,8 +312,10 @@ fn nonsense_and_half_lines_cost_nothing_but_up() -> Result<()> {
     // Lines that are none, between lines that are.
     let words = b"{\"t\":\"hello\",\"v\":1,\"kind\":\"fake\"}\n{nonsense\n\xff\xfe\n[]\n{\"t\":\"new\"}\n{\"t\":\"worker\",\"id\":7}\n";
     let (_, nonsense) = fake("nonsense", &folder, words)?;
-    let status = nonsense.until("it was met", |s| s.tally.meetings > 0)?;
-    assert_eq!(status.tally.bad_lines / status.tally.meetings, 4);
+    // Its silence ends each meeting, so there may have been several.
+    nonsense.until("all lines count", |s| {
+        s.tally.meetings > 0 && s.tally.bad_lines == 4 * s.tally.meetings
+    })?;
     assert!(nonsense.state().workers.contains_key(&7));
     // A script of another time.
     let (_, other) = fake("other", &folder, b"{\"t\":\"hello\",\"v\":99,\"kind\":\"fake\"}\n")?;
@@ -349,6 +362,8 @@ fn a_server_that_cannot_reach_the_meeting_place_is_told_apart() -> Result<()> {
     fs::create_dir(&meeting)?;
     let hasty = Options {
         patience: Duration::from_millis(500),
+        // Should the script come before the place is gone, it is given up and comes again.
+        silence: Duration::from_millis(500),
         meeting_folder: meeting.clone(),
         ..options(&[socket])
     };

@@ -218,7 +218,7 @@ pub fn record(stream: *mut StreamValue, rtp: &Rtp, bytes: u32, direction: u8) {
     }
 }
 
-/// Two packets in some sixteen come here, because a clock of nanoseconds costs as much as all else.
+/// Two packets in 17.5 come here, because a clock of nanoseconds costs as much as all else.
 #[inline(never)]
 fn sample(stream: *mut StreamValue, timestamp: u32) {
     // SAFETY: the table's value, locked by the caller; and a helper without arguments.

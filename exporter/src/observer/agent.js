@@ -406,7 +406,7 @@ function install(socket, need, roots) {
       if (routers) {
         for (const router of routers) routerPids.set(router.id, worker.pid);
       } else {
-        const dump = await ask(() => worker.dump(), 'worker.dump');
+        const dump = await ask(worker, () => worker.dump(), 'worker.dump');
         list(dump && dump.routerIds).forEach((id) => routerPids.set(id, worker.pid));
       }
       if (due()) await breathe();
@@ -482,7 +482,7 @@ function install(socket, need, roots) {
   // From 3.9 on neither side of transport and stream tells the other: the worker does.
   async function adoptStreams(rec) {
     if (rec.gone) return;
-    const dump = await ask(() => rec.object.dump(), 'transport.dump');
+    const dump = await ask(rec.object, () => rec.object.dump(), 'transport.dump');
     if (!dump || rec.gone || stopped) return;
     const pipe = transportKind(rec.object) === 'pipe';
     for (const id of dump.producerIds || []) {
@@ -755,13 +755,19 @@ function install(socket, need, roots) {
           lost: stat.packetsLost, fraction: stat.fractionLost, rtt: stat.roundTripTime })) });
     }).catch((error) => {
       waiting.delete(request);
-      if (!rec.gone && !rec.object.closed) failed(rec.what + '.getStats')(error);
+      refused(rec.object, rec.what + '.getStats')(error);
     });
+  }
+
+  // A request that reaches the worker after its object was closed there is no failure. mediasoup
+  // tells of the closing later than of the answer: it puts off what is no answer by one turn.
+  function refused(object, op) {
+    return (error) => { setImmediate(() => { if (!object.closed) failed(op)(error); }); };
   }
 
   // One request of the first walk, no faster than the rate.
   let nextAsk = 0;
-  async function ask(request, op) {
+  async function ask(object, request, op) {
     const at = Math.max(now(), nextAsk);
     nextAsk = at + 1000 / Math.max(1, options.rate);
     if (at > now()) await new Promise((resolve) => later(at - now(), resolve));
@@ -770,7 +776,7 @@ function install(socket, need, roots) {
     try {
       return await request();
     } catch (error) {
-      failed(op)(error);
+      refused(object, op)(error);
       return null;
     }
   }

@@ -127,25 +127,16 @@ impl Session<'_> {
             return Ok(());
         }
         source.heard();
-        for event in &events {
-            self.note(event)?;
-        }
+        let signs: Vec<Event> = events.iter().filter(|event| is_sign(event)).cloned().collect();
+        signs.iter().try_for_each(check)?;
+        // Before it is noted: who reads that all was told finds all.
         (self.sink)(source.id(), events);
+        signs.iter().for_each(|sign| self.note(sign));
         Ok(())
     }
 
-    fn note(&self, event: &Event) -> anyhow::Result<()> {
-        match event {
-            Event::Hello(hello) if hello.version != protocol::VERSION => bail!(
-                "the server's script speaks version {} of the protocol and this exporter \
-                 version {}: give the server the script that --print-agent prints",
-                hello.version,
-                protocol::VERSION
-            ),
-            Event::Hello(hello) if &*hello.kind == "unknown" => bail!(
-                "the server has none of the globals by which servers are known: load the agent \
-                 (--print-agent) with node --require"
-            ),
+    fn note(&self, sign: &Event) {
+        match sign {
             Event::Hello(hello) => {
                 self.source.met(hello);
                 tracing::info!(
@@ -162,6 +153,27 @@ impl Session<'_> {
             }
             _ => {}
         }
-        Ok(())
+    }
+}
+
+/// Whether it says something of the connection itself.
+fn is_sign(event: &Event) -> bool {
+    matches!(event, Event::Hello(_) | Event::Synced | Event::Beat(_) | Event::Failed { .. })
+}
+
+/// Refuses a script that this exporter does not understand, or that understands nothing.
+fn check(sign: &Event) -> anyhow::Result<()> {
+    match sign {
+        Event::Hello(hello) if hello.version != protocol::VERSION => bail!(
+            "the server's script speaks version {} of the protocol and this exporter version {}: \
+             give the server the script that --print-agent prints",
+            hello.version,
+            protocol::VERSION
+        ),
+        Event::Hello(hello) if &*hello.kind == "unknown" => bail!(
+            "the server has none of the globals by which servers are known: load the agent \
+             (--print-agent) with node --require"
+        ),
+        _ => Ok(()),
     }
 }
