@@ -34,8 +34,8 @@ pub(crate) struct TransportText {
     peer_stamp: u64,
     pub(crate) transport: Transport,
     remote: Option<Arc<str>>,
-    /// From `transport_id` to `remote_addr`; `None` while the far end's label is undecided.
-    ends: Option<Arc<str>>,
+    /// Bytes at the end of the prefix, from `transport_id` to `remote_addr`.
+    ends: usize,
     /// For the objects that name no other room and peer than the transport.
     pub(crate) who: Who,
     pub(crate) stamp: u64,
@@ -86,7 +86,7 @@ impl TransportText {
             peer_stamp: 0,
             transport: transport.clone(),
             remote: None,
-            ends: None,
+            ends: 0,
             who: Who { prefix: None, info: "".into() },
             stamp: 0,
         }
@@ -126,12 +126,16 @@ impl TransportText {
             self.remote = now.labels.remote(key);
         }
         self.waits = key.is_some() && self.remote.is_none();
+        let ends = match self.waits {
+            true => self.shown_ends().map(Arc::from),
+            false => Some(self.ends(now)),
+        };
         if !self.waits {
-            self.ends = Some(self.ends(now));
             self.labels = self.has_room.then(|| self.info(peer, now));
         }
         let Transport { room, peer: peer_id, .. } = &self.transport;
-        self.who = self.who(room.as_ref(), peer_id.as_ref(), peer, now);
+        self.who = self.who_at(ends.as_deref(), room.as_ref(), peer_id.as_ref(), peer, now);
+        self.ends = ends.map_or(0, |ends| ends.len());
         self.peer_stamp = stamp(peer);
         *stamps += 1;
         self.stamp = *stamps;
@@ -187,9 +191,25 @@ impl TransportText {
         .close()
     }
 
+    /// From `transport_id` to `remote_addr`; `None` while the far end's label is undecided.
+    fn shown_ends(&self) -> Option<&str> {
+        self.who.prefix.as_deref().map(|prefix| &prefix[prefix.len() - self.ends..])
+    }
+
     /// The labels of an owner's things on this transport.
     pub(crate) fn who(
         &self,
+        room: Option<&RoomId>,
+        peer: Option<&PeerId>,
+        text: Option<&PeerText>,
+        now: &mut Now<'_>,
+    ) -> Who {
+        self.who_at(self.shown_ends(), room, peer, text, now)
+    }
+
+    fn who_at(
+        &self,
+        ends: Option<&str>,
         room: Option<&RoomId>,
         peer: Option<&PeerId>,
         text: Option<&PeerText>,
@@ -200,7 +220,7 @@ impl TransportText {
         let room = clean(room.map_or("", RoomId::as_str), limit::ROOM, counts);
         let peer = clean(peer.map_or("", PeerId::as_str), limit::ID, counts);
         let info = Block::middle().label("peer_id", &peer).label("room_id", &room).finish();
-        let prefix = self.ends.as_ref().map(|ends| {
+        let prefix = ends.map(|ends| {
             let names = text.map_or(NO_NAMES, PeerText::names);
             let who = Block::open()
                 .label("pid", itoa::Buffer::new().format(self.transport.pid))

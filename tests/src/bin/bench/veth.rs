@@ -15,22 +15,23 @@ use crate::figures::{Figure, Spread, Target};
 const PAYLOAD: usize = 1100;
 /// Packets sent between two looks at the clock.
 const BURST: u16 = 256;
+/// How long one pair sends before it is the other's turn, and how often each has its turn in a round.
+const SLICE: Duration = Duration::from_millis(40);
+const TURNS: usize = 12;
 
-/// Measures.
+/// Measures. Two pairs of hosts are alike but for the programs, and change roles from round to round;
+/// within a round they take turns quickly, so that whatever else the machine does falls on both.
 pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
-    let pair = Pair::new()?;
-    let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
-    let slice = Duration::from_millis(if effort.quick { 100 } else { 500 });
+    let pairs = [Pair::new()?, Pair::new()?];
+    let mut talks = Vec::new();
+    for pair in &pairs {
+        talks.push(pair.connect("10.77.0.1:40000", "10.77.0.2")?);
+    }
+    let turns = if effort.quick { 2 } else { TURNS };
     let mut samples = [const { Vec::new() }; 4];
     for round in 0..=effort.rounds {
-        // Who comes second finds warmer caches, or a warmer processor: they take turns.
-        let (with, without) = if round % 2 == 0 {
-            let without = throughput(&talk, slice)?;
-            (attached(&pair, &mut talk, slice)?, without)
-        } else {
-            let with = attached(&pair, &mut talk, slice)?;
-            (with, throughput(&talk, slice)?)
-        };
+        let place = round % 2;
+        let [with, without] = take_turns(&pairs[place], &mut talks, place, turns)?;
         if round > 0 {
             for (samples, value) in
                 samples.iter_mut().zip([with.sent, without.sent, with.received, without.received])
@@ -50,22 +51,44 @@ pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
     ])
 }
 
-fn attached(pair: &Pair, talk: &mut Conversation, slice: Duration) -> Result<Rate> {
+/// Rates with the programs attached to one of the pairs, and of the other.
+fn take_turns(
+    pair: &Pair,
+    talks: &mut [Conversation],
+    place: usize,
+    turns: usize,
+) -> Result<[Rate; 2]> {
     let counting = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
     // The flow is known once both sides have sent.
-    talk.say(Direction::Receive, 7, 1, PAYLOAD)?;
-    talk.say(Direction::Send, 8, 1, PAYLOAD)?;
-    let with = throughput(talk, slice)?;
+    talks[place].say(Direction::Receive, 7, 1, PAYLOAD)?;
+    talks[place].say(Direction::Send, 8, 1, PAYLOAD)?;
+    let mut rates = [Rate::default(), Rate::default()];
+    for turn in 0..2 * turns {
+        // First one begins, then the other: with, without, without, with.
+        let other = usize::from(turn % 4 == 1 || turn % 4 == 2);
+        let at = (place + other) % 2;
+        rates[other].add(&throughput(&talks[at], SLICE)?, turns);
+    }
     let (packets, _) = counted(&counting.read()?, Direction::Receive, 7);
-    ensure!(packets > with.packets, "{packets} counted of {} and one", with.packets);
-    Ok(with)
+    ensure!(packets > rates[0].packets, "{packets} counted of {} and one", rates[0].packets);
+    Ok(rates)
 }
 
 /// Packets a millisecond, and all that were sent.
+#[derive(Default)]
 struct Rate {
     sent: f64,
     received: f64,
     packets: u64,
+}
+
+impl Rate {
+    /// Adds one of so many turns to their mean.
+    fn add(&mut self, other: &Self, turns: usize) {
+        self.sent += other.sent / turns as f64;
+        self.received += other.received / turns as f64;
+        self.packets += other.packets;
+    }
 }
 
 fn throughput(talk: &Conversation, slice: Duration) -> Result<Rate> {
