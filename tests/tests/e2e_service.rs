@@ -168,21 +168,24 @@ fn keeps_quiet(scene: &Scene, exporter: Exporter, mode: &str) -> Result<()> {
     exporter.stop()
 }
 
-/// Whether a text holds the address, or the port in a place where ports stand.
+/// Whether a text holds the address, or the port in a place where ports stand. The numbers of processes
+/// and streams stand in quotes too, and may by chance be that of a port.
 fn mentions(text: &str, remote: SocketAddr) -> bool {
     let ip = match remote.ip() {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => ip.to_string(),
     };
-    let whole = |needle: &str, inside: fn(char) -> bool| {
+    let whole = |needle: &str, inside: fn(char) -> bool, others: &[&str]| {
         text.match_indices(needle).any(|(at, found)| {
-            !text[..at].ends_with(inside) && !text[at + found.len()..].starts_with(inside)
+            let (before, after) = (&text[..at], &text[at + found.len()..]);
+            let is_other = others.iter().any(|label| before.ends_with(label));
+            !before.ends_with(inside) && !after.starts_with(inside) && !is_other
         })
     };
     let port = remote.port();
-    whole(&ip, |it| it.is_ascii_hexdigit() || it == '.')
-        || whole(&format!(":{port}"), |it| it.is_ascii_digit())
-        || whole(&format!("\"{port}\""), |it| it.is_ascii_digit())
+    whole(&ip, |it| it.is_ascii_hexdigit() || it == '.', &[])
+        || whole(&format!(":{port}"), |it| it.is_ascii_digit(), &[])
+        || whole(&format!("\"{port}\""), |_| false, &["pid=", "ssrc="])
 }
 
 #[test]
@@ -190,6 +193,8 @@ fn an_address_is_found_where_it_is() {
     let remote: SocketAddr = "10.77.1.1:20001".parse().expect("an address");
     assert!(mentions("a{b=\"10.77.1.1\"}", remote));
     assert!(mentions("a{b=\"[::]:20001\"}", remote));
+    assert!(mentions("a{pid=\"20001\",port=\"20001\"}", remote));
+    assert!(!mentions("a{pid=\"20001\",ssrc=\"20001\"}", remote));
     assert!(!mentions("a{b=\"10.77.1.0/24\"} 20001", remote));
     assert!(!mentions("110.77.1.1 10.77.1.12", remote));
 }
