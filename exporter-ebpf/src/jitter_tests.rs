@@ -6,6 +6,7 @@ extern crate std;
 use std::vec::Vec;
 
 use super::*;
+use crate::random::Random;
 use crate::rtp::{self, Rtp};
 
 /// Ticks of a second, by [`Clock`].
@@ -191,16 +192,4 @@ fn a_value_that_was_passed_over_is_not_waited_for() {
     assert!(at(10, 10) && at(11, 10) && at(1 << 30, 10));
     assert!(!at(9, 10) && !at(1, 33));
     assert!(at((1 << 32) + 2, 0xffff_fff0) && !at(0xffff_fff0, 3));
-}
-
-/// xorshift64*: the same numbers on every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
 }

@@ -8,4 +8,6 @@
 pub mod abi;
 pub mod jitter;
 pub mod packet;
+#[cfg(test)]
+mod random;
 pub mod rtp;

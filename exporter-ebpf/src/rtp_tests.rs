@@ -7,6 +7,7 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
+use crate::random::Random;
 
 fn content_of(payload: &[u8]) -> Content {
     classify(&Within { frame: Bytes::new(payload), offset: 0 }, payload.len() as u32)
@@ -228,17 +229,5 @@ fn random_sequences_agree_with_the_model() {
             sequences.push(number);
         }
         check(sequences);
-    }
-}
-
-/// xorshift64*: the same numbers on every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
     }
 }

@@ -146,7 +146,7 @@ pub static FAMILIES: &[Family] = &[
         labels: CONTRACT,
         group: Group::Contract,
         origin: Origin::Stats,
-        rows: |ledger, start, lines| rows::byte_count(ledger, 0, start, lines),
+        rows: |ledger, start, lines| rows::contract(ledger, 0, start, lines, |it| it.bytes),
     },
     Family {
         name: "mediasoup_consumer_byte_count_bytes",
@@ -157,7 +157,7 @@ pub static FAMILIES: &[Family] = &[
         labels: CONTRACT,
         group: Group::Contract,
         origin: Origin::Stats,
-        rows: |ledger, start, lines| rows::byte_count(ledger, 1, start, lines),
+        rows: |ledger, start, lines| rows::contract(ledger, 1, start, lines, |it| it.bytes),
     },
     Family {
         name: "mediasoup_producer_score",
@@ -168,7 +168,7 @@ pub static FAMILIES: &[Family] = &[
         labels: CONTRACT,
         group: Group::Contract,
         origin: Origin::Observer,
-        rows: |ledger, start, lines| rows::score(ledger, 0, start, lines),
+        rows: |ledger, start, lines| rows::contract(ledger, 0, start, lines, |it| it.score),
     },
     Family {
         name: "mediasoup_consumer_score",
@@ -179,7 +179,7 @@ pub static FAMILIES: &[Family] = &[
         labels: CONTRACT,
         group: Group::Contract,
         origin: Origin::Observer,
-        rows: |ledger, start, lines| rows::score(ledger, 1, start, lines),
+        rows: |ledger, start, lines| rows::contract(ledger, 1, start, lines, |it| it.score),
     },
     Family {
         name: "mediasoup_peer_info",

@@ -63,11 +63,6 @@ impl Scrape {
         Self { labels: Labels::new(policy, geo), ledger: Ledger::new(settings) }
     }
 
-    /// Takes in what is new.
-    pub fn update(&mut self, update: Update<'_>) {
-        self.update_for(update, Selection::ALL);
-    }
-
     /// Takes in what is new for these families. Rooms, peers, transports, producers and consumers cost
     /// most of an update; who asks for what was counted on the wire only need not pay for them.
     pub fn update_for(&mut self, update: Update<'_>, selection: Selection) {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use crate::exposition::text::{Lines, Micros, Value};
 use crate::join::CLASSES;
-use crate::ledger::{Counts, Gauges, Ledger, Object, Series, SocketSeries, StreamTotals, Table};
+use crate::ledger::{
+    ContractSeries, Counts, Gauges, Ledger, Object, Series, SocketSeries, StreamTotals, Table,
+};
 use crate::prefetch;
 
 /// Writes each series of a table. `text` is what most of a row is copied from: it is fetched from
@@ -51,11 +53,13 @@ pub(crate) fn peers(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Opt
     )
 }
 
-pub(crate) fn byte_count(
+/// A family of the replaced exporter, of producers (side 0) or consumers (side 1).
+pub(crate) fn contract<V: Value>(
     ledger: &Ledger,
     side: usize,
     start: usize,
     lines: &mut Lines<'_>,
+    value: impl Fn(&ContractSeries) -> Option<V>,
 ) -> Option<usize> {
     walk(
         &ledger.objects.contract[side],
@@ -63,29 +67,9 @@ pub(crate) fn byte_count(
         lines,
         |series| series.labels.parts()[0],
         |series, lines| {
-            if let Some(bytes) = series.values.bytes {
+            if let Some(value) = value(&series.values) {
                 let [prefix, id, media, kind] = series.labels.parts();
-                lines.put(&[prefix, ",", id, ",", media, ",", kind], bytes);
-            }
-        },
-    )
-}
-
-pub(crate) fn score(
-    ledger: &Ledger,
-    side: usize,
-    start: usize,
-    lines: &mut Lines<'_>,
-) -> Option<usize> {
-    walk(
-        &ledger.objects.contract[side],
-        start,
-        lines,
-        |series| series.labels.parts()[0],
-        |series, lines| {
-            if let Some(score) = series.values.score {
-                let [prefix, id, media, kind] = series.labels.parts();
-                lines.put(&[prefix, ",", id, ",", media, ",", kind], score);
+                lines.put(&[prefix, ",", id, ",", media, ",", kind], value);
             }
         },
     )

@@ -60,12 +60,15 @@ impl World {
         let policy = Policy { address, ..Policy::default() };
         let mut scrape = Scrape::new(settings, policy, Geo::none());
         for tick in 0..4 {
-            scrape.update(Update {
-                tick,
-                reading: Some(&self.reading),
-                state: &self.told.state,
-                sockets: Some(&self.sockets),
-            });
+            scrape.update_for(
+                Update {
+                    tick,
+                    reading: Some(&self.reading),
+                    state: &self.told.state,
+                    sockets: Some(&self.sockets),
+                },
+                Selection::ALL,
+            );
         }
         scrape
     }
@@ -342,12 +345,15 @@ fn a_name_is_awaited_once() {
     let policy = Policy { names: true, ..Policy::default() };
     let mut scrape = Scrape::new(Settings::default(), policy, Geo::none());
     let update = |scrape: &mut Scrape, tick| {
-        scrape.update(Update {
-            tick,
-            reading: Some(&world.reading),
-            state: &world.told.state,
-            sockets: Some(&world.sockets),
-        });
+        scrape.update_for(
+            Update {
+                tick,
+                reading: Some(&world.reading),
+                state: &world.told.state,
+                sockets: Some(&world.sockets),
+            },
+            Selection::ALL,
+        );
         text(scrape, Format::Text, Selection::ALL)
     };
     let first = update(&mut scrape, 1);

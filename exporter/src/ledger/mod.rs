@@ -69,6 +69,7 @@ use crate::labels::{Labels, Tick};
 use crate::model::{Reading, SocketStats};
 use crate::state::State;
 
+pub(crate) use contract::ContractSeries;
 pub(crate) use objects::{Gauges, Object, Objects};
 pub(crate) use packets::Packets;
 pub(crate) use series::{Part, Room, Series, Table};

@@ -47,12 +47,15 @@ impl Bench {
     /// One scrape; what ended is gone from the next reading.
     fn scrape(&mut self) -> Scraped {
         self.tick += 1;
-        self.scrape.update(Update {
-            tick: self.tick,
-            reading: Some(&self.reading),
-            state: &self.told.state,
-            sockets: None,
-        });
+        self.scrape.update_for(
+            Update {
+                tick: self.tick,
+                reading: Some(&self.reading),
+                state: &self.told.state,
+                sockets: None,
+            },
+            Selection::ALL,
+        );
         self.reading.streams.retain(|stream| !stream.ended);
         self.reading.flows.retain(|flow| !flow.ended);
         text(&self.scrape)
@@ -349,7 +352,9 @@ fn without_a_reading_everything_stays() {
     for _ in 0..9 {
         bench.tick += 1;
         let (tick, state) = (bench.tick, &bench.told.state);
-        bench.scrape.update(Update { tick, reading: None, state, sockets: None });
+        bench
+            .scrape
+            .update_for(Update { tick, reading: None, state, sockets: None }, Selection::ALL);
         assert_eq!(text(&bench.scrape).value(SENT, &[("id", "c1")]), bytes(5));
     }
     bench.put(one(), Send, 31, 6);

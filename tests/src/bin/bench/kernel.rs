@@ -119,35 +119,37 @@ fn rtp() -> Vec<u8> {
     rtp
 }
 
-fn udp_v4(tags: usize, destination: u16) -> Vec<u8> {
+fn udp(destination: u16) -> Vec<u8> {
     let rtp = rtp();
+    let mut datagram = Vec::new();
+    for field in [5000, destination, 8 + rtp.len() as u16, 0] {
+        datagram.extend(field.to_be_bytes());
+    }
+    datagram.extend(rtp);
+    datagram
+}
+
+fn udp_v4(tags: usize, destination: u16) -> Vec<u8> {
+    let udp = udp(destination);
     let mut frame = vec![0; 12];
     for _ in 0..tags {
         frame.extend([0x81, 0x00, 0, 5]);
     }
     frame.extend([0x08, 0x00, 0x45, 0]);
-    frame.extend((28 + rtp.len() as u16).to_be_bytes());
+    frame.extend((20 + udp.len() as u16).to_be_bytes());
     frame.extend([0, 1, 0x40, 0, 64, 17, 0, 0, 203, 0, 113, 7, 192, 0, 2, 1]);
-    frame.extend(5000_u16.to_be_bytes());
-    frame.extend(destination.to_be_bytes());
-    frame.extend((8 + rtp.len() as u16).to_be_bytes());
-    frame.extend([0, 0]);
-    frame.extend(rtp);
+    frame.extend(udp);
     frame
 }
 
 fn udp_v6(destination: u16) -> Vec<u8> {
-    let rtp = rtp();
+    let udp = udp(destination);
     let mut frame = vec![0; 12];
     frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-    frame.extend((8 + rtp.len() as u16).to_be_bytes());
+    frame.extend((udp.len() as u16).to_be_bytes());
     frame.extend([17, 64]);
     frame.extend([7; 16]);
     frame.extend([8; 16]);
-    frame.extend(5000_u16.to_be_bytes());
-    frame.extend(destination.to_be_bytes());
-    frame.extend((8 + rtp.len() as u16).to_be_bytes());
-    frame.extend([0, 0]);
-    frame.extend(rtp);
+    frame.extend(udp);
     frame
 }
