@@ -9,7 +9,7 @@
 //! in pieces waits for the pieces.
 
 /// Changes whenever a table's layout or meaning does.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// IPPROTO_UDP.
 pub const UDP: u8 = 17;
@@ -253,6 +253,21 @@ pub struct StreamValue {
     pub contended: Counter,
 }
 
+/// Words of the longest key of a stream.
+pub const KEY_WORDS: usize = size_of::<StreamKeyV6>() / 4;
+
+/// A slot of the table `STREAMS`; see [`crate::table`]. Three cache lines.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamSlot {
+    /// What was counted.
+    pub value: StreamValue,
+    /// A [`StreamKeyV4`], which leaves the rest as it was, or a [`StreamKeyV6`].
+    pub key: [u32; KEY_WORDS],
+    /// 4 or 6: which of them.
+    pub family: u32,
+}
+
 /// Causes and sums that belong to no flow. Indexes the per-CPU array `EVENTS` of [`Counter`], one
 /// for each event and direction: index = event · [`DIRECTIONS`] + direction.
 #[repr(u32)]
@@ -283,7 +298,8 @@ pub enum Event {
     StrangerStreamsFull = 9,
     /// The flow has its share of SSRCs: counted in its flow's RTP.
     SsrcsFull = 10,
-    /// The kernel had no memory for a new entry (or the map's own limit was hit).
+    /// The kernel had no memory for a new flow, or the map's own limit was hit; or a new stream found
+    /// both of its buckets full, or their lock taken for too long: counted in its flow's RTP.
     InsertFailed = 11,
     /// A stream's lock stayed taken: counted in `contended`, not in its sequence state.
     Contended = 12,
@@ -357,5 +373,6 @@ const _: () = {
     assert!(size_of::<FlowValue>() == 176 && align_of::<FlowValue>() == 8);
     assert!(size_of::<StreamValue>() == 144 && align_of::<StreamValue>() == 8);
     assert!(offset_of!(StreamValue, base_seq) == 64);
+    assert!(size_of::<StreamSlot>() == 192 && offset_of!(StreamSlot, value) == 0);
     assert!(size_of::<Tend>() == 64 && align_of::<Tend>() == 4);
 };

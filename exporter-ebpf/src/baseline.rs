@@ -5,7 +5,7 @@
 #![cfg_attr(
     target_arch = "bpf",
     expect(internal_features, reason = "core's atomics have no fetch_add on this target"),
-    feature(core_intrinsics)
+    feature(asm_experimental_arch, core_intrinsics)
 )]
 
 #[cfg(target_arch = "bpf")]

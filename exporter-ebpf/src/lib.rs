@@ -11,3 +11,4 @@ pub mod packet;
 #[cfg(test)]
 mod random;
 pub mod rtp;
+pub mod table;

@@ -17,8 +17,8 @@ pub(crate) fn text(text: &str) {
 
 /// A value that will be read.
 #[inline]
-pub(crate) fn value<T>(value: &T) {
-    lines(std::ptr::from_ref(value).cast(), size_of::<T>());
+pub(crate) fn value<T>(value: *const T) {
+    lines(value.cast(), size_of::<T>());
 }
 
 #[inline]

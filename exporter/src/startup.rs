@@ -91,9 +91,7 @@ fn key(file: Option<&Path>) -> anyhow::Result<[u8; KEY_BYTES]> {
 
 fn fresh_key() -> anyhow::Result<[u8; KEY_BYTES]> {
     let mut key = [0; KEY_BYTES];
-    // SAFETY: getrandom writes at most as many bytes as the array has.
-    let written = unsafe { libc::getrandom(key.as_mut_ptr().cast(), key.len(), 0) };
-    ensure!(written == key.len() as isize, "make a fresh key: the kernel gave no random bytes");
+    getrandom::fill(&mut key).context("make a fresh key")?;
     Ok(key)
 }
 

@@ -340,7 +340,11 @@ fn described(event: Event) -> (&'static str, &'static str) {
         Event::SsrcsFull => {
             ("ssrcs_full", "its flow has as many SSRCs as it may; counted in its flow's RTP")
         }
-        Event::InsertFailed => ("insert_failed", "the kernel had no memory for a new entry"),
+        Event::InsertFailed => (
+            "insert_failed",
+            "the kernel had no memory for a new flow, or a new stream found no place among others; \
+             counted in its flow's RTP where it has one",
+        ),
         Event::Contended => (
             "contended",
             "its stream was being written by another processor for too long; packets and bytes are \

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::mem::{MaybeUninit, size_of};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
 use exporter_ebpf::abi::{
-    Counter, DIRECTIONS, Event, FlowKeyV4, FlowKeyV6, FlowValue, OCCUPANCIES, Occupancy,
-    StreamKeyV4, StreamKeyV6, StreamValue, Tend,
+    Counter, DIRECTIONS, Event, FlowKeyV4, FlowKeyV6, FlowValue, KEY_WORDS, OCCUPANCIES, Occupancy,
+    StreamKeyV4, StreamKeyV6, StreamSlot, StreamValue, Tend,
 };
+use exporter_ebpf::table::{self, Bucket, Key as _, SEEDS, WAYS};
 
 /// The object that the exporter embeds.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
@@ -41,6 +42,8 @@ pub struct Constants {
     pub skip_seen: bool,
     /// Keep interarrival jitter.
     pub jitter: bool,
+    /// What the table of streams hashes with, in as many rotations as it wants. 0: all keys meet.
+    pub seed: u64,
 }
 
 impl Default for Constants {
@@ -55,6 +58,8 @@ impl Default for Constants {
             ssrcs: 64,
             skip_seen: true,
             jitter: true,
+            // Any large number will do.
+            seed: 0x9e37_79b9_7f4a_7c15,
         }
     }
 }
@@ -103,16 +108,19 @@ impl Program {
             .override_global("MAX_STRANGERS", &constants.strangers, true)
             .override_global("MAX_STRANGER_STREAMS", &constants.stranger_streams, true)
             .override_global("MAX_SSRCS", &constants.ssrcs, true);
-        let (flows, streams) = (
-            u32::try_from(constants.flows + constants.strangers)?,
-            u32::try_from(constants.streams + constants.stranger_streams)?,
-        );
-        for (table, size) in [("FLOWS", flows), ("STREAMS", streams), ("TOLD", flows)] {
-            // The loader keeps the names for as long as it lives; a test's process is short.
-            for family in ["V4", "V6"] {
-                loader.map_max_entries(format!("{table}_{family}").leak(), size);
-            }
+        let flows = u32::try_from(constants.flows + constants.strangers)?;
+        for table in ["FLOWS_V4", "FLOWS_V6", "TOLD_V4", "TOLD_V6"] {
+            loader.map_max_entries(table, flows);
         }
+        let streams = u32::try_from(constants.streams + constants.stranger_streams)?;
+        let buckets = table::buckets(streams);
+        let seeds: [u64; SEEDS] =
+            std::array::from_fn(|at| constants.seed.rotate_left(5 * at as u32));
+        loader
+            .override_global("BUCKETS", &buckets, true)
+            .override_global("SEEDS", &seeds, true)
+            .map_max_entries("TAGS", buckets)
+            .map_max_entries("STREAMS", buckets * WAYS as u32);
         let mut ebpf = loader.load(object).context("load the kernel program")?;
         for (name, program) in ebpf.programs_mut() {
             let program: &mut SchedClassifier = program.try_into()?;
@@ -205,12 +213,36 @@ impl Program {
 
     /// All streams over IPv4.
     pub fn streams_v4(&self) -> Result<BTreeMap<[u8; 20], (StreamKeyV4, StreamValue)>> {
-        self.entries::<StreamKeyV4, StreamValue, 20, 144>("STREAMS_V4")
+        self.streams(StreamKeyV4::FAMILY)
     }
 
     /// All streams over IPv6.
     pub fn streams_v6(&self) -> Result<BTreeMap<[u8; 44], (StreamKeyV6, StreamValue)>> {
-        self.entries::<StreamKeyV6, StreamValue, 44, 144>("STREAMS_V6")
+        self.streams(StreamKeyV6::FAMILY)
+    }
+
+    fn streams<K: Plain, const KEY: usize>(
+        &self,
+        family: u32,
+    ) -> Result<BTreeMap<[u8; KEY], (K, StreamValue)>> {
+        let tags: Array<_, Bucket> = Array::try_from(self.map("TAGS")?)?;
+        let slots: Array<_, [u8; size_of::<StreamSlot>()]> = Array::try_from(self.map("STREAMS")?)?;
+        let mut streams = BTreeMap::new();
+        for (number, bucket) in tags.iter().enumerate() {
+            for (way, tag) in bucket?.into_iter().enumerate() {
+                ensure!(tag != table::TAKEN, "a slot is left half made");
+                let number = (number * WAYS + way) as u32;
+                let slot: StreamSlot = from_bytes(&slots.get(&number, 0)?);
+                if tag == table::FREE || slot.family != family {
+                    continue;
+                }
+                let key: [u8; size_of::<StreamKeyV6>()] = to_bytes(&slot.key);
+                let key: [u8; KEY] = key[..KEY].try_into()?;
+                let twice = streams.insert(key, (from_bytes(&key), slot.value));
+                ensure!(twice.is_none(), "a stream has two slots");
+            }
+        }
+        Ok(streams)
     }
 
     fn entries<K, V, const KEY: usize, const VALUE: usize>(
@@ -279,7 +311,8 @@ impl Plain for FlowKeyV6 {}
 impl Plain for StreamKeyV4 {}
 impl Plain for StreamKeyV6 {}
 impl Plain for FlowValue {}
-impl Plain for StreamValue {}
+impl Plain for StreamSlot {}
+impl Plain for [u32; KEY_WORDS] {}
 impl Plain for Counter {}
 
 fn from_bytes<T: Plain>(bytes: &(impl AsRef<[u8]> + ?Sized)) -> T {

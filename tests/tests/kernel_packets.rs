@@ -27,6 +27,19 @@ fn the_kernel_counts_what_each_shape_says() {
 }
 
 #[test]
+fn the_verifier_has_room_to_spare() {
+    /// Half of the instructions that it goes through before it refuses (BPF_COMPLEXITY_LIMIT_INSNS).
+    const MOST: u32 = 500_000;
+    if !exporter_tests::root_or_skip() {
+        return;
+    }
+    for (name, instructions) in load().verified().expect("read") {
+        // Not told below Linux 5.16.
+        assert!(instructions.is_none_or(|it| it < MOST), "{name}: {instructions:?}");
+    }
+}
+
+#[test]
 fn the_host_counts_what_each_shape_says() {
     for direction in [RECEIVE, SEND] {
         // Only the kernel gives aggregates away.

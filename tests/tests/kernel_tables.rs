@@ -5,6 +5,7 @@ use exporter_ebpf::abi::{
     StreamValue, Tend, UDP,
 };
 use exporter_ebpf::rtp::{self, Rtp};
+use exporter_ebpf::table::WAYS;
 use exporter_tests::packets::{
     self, Ends, LOCAL_V4, REMOTE_V4, REMOTE_V6, STUN_ERROR, STUN_REQUEST, STUN_SUCCESS, TCP,
     ethernet, stun,
@@ -332,6 +333,31 @@ fn full_tables_are_counted_by_cause() {
     let stream = stranger.stream(RECEIVE, 1).expect("a stream");
     assert_eq!(stream.total, Counter { packets: 2, bytes: 224 });
     check_occupancy(&program, occupied(2, 3, 1, 1));
+}
+
+#[test]
+fn streams_that_meet_in_one_bucket_are_told_apart() {
+    let alike = Constants { seed: 0, ..Constants::default() };
+    let Some(mut program) = load(alike) else { return };
+    program.tell_v4(told(PORT)).expect("told");
+    let talk = Talk::v4(&program, PORT);
+    let streams = WAYS as u32 + 2;
+    for sequence in 1..=3 {
+        for ssrc in 1..=streams {
+            talk.rtp(RECEIVE, ssrc, sequence);
+        }
+    }
+    let three = Counter { packets: 3, bytes: 3 * 112 };
+    for ssrc in 1..=streams {
+        let counted = talk.stream(RECEIVE, ssrc).map(|stream| stream.total);
+        assert_eq!(counted, (ssrc <= WAYS as u32).then_some(three));
+    }
+    let homeless = Counter { packets: 6, bytes: 6 * 112 };
+    assert_eq!(program.event(Event::InsertFailed, RECEIVE).expect("read"), homeless);
+    let flow = talk.flow().expect("a flow");
+    assert_eq!(flow.counts[usize::from(RECEIVE)][Class::Rtp as usize], homeless);
+    assert_eq!(flow.streams, WAYS as u32);
+    check_occupancy(&program, occupied(1, WAYS as u64, 0, 0));
 }
 
 #[test]

@@ -6,12 +6,32 @@
 //! source address. The number is what the walk along them is multiplied with, so that a table can be
 //! filled in one order and walked in another.
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::Global;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::{classifier, map};
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuHashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap};
 use aya_ebpf::programs::TcContext;
+use exporter_ebpf::abi::{FlowKeyV4, StreamKeyV4, StreamSlot};
+use exporter_ebpf::table::{self, Bucket};
 
-use crate::atomic::{add, try_lock, unlock};
+use self::streams::Entrances as _;
+use crate::atomic::{self, add, try_lock, unlock};
+
+/// The product's table of streams.
+#[path = "../program/streams.rs"]
+#[expect(dead_code, reason = "the product needs more of it")]
+mod streams;
+
+#[unsafe(no_mangle)]
+static BUCKETS: Global<u32> = Global::new(1);
+#[unsafe(no_mangle)]
+static SEEDS: Global<[u64; table::SEEDS]> = Global::new([1; table::SEEDS]);
+#[map]
+static TAGS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static STREAMS: Array<StreamSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static LOCKS: Array<u32> = Array::with_max_entries(table::LOCKS, 0);
 
 /// Flows that a walk goes along.
 const FLOWS: u32 = 100_000;
@@ -91,6 +111,30 @@ variants! {
     long_key: LONG_KEY[Mapped => Wide], locked::<0>;
     lock_six: SHARED[Stream => Wide], locked::<4>;
     atomic_six: SHARED[Stream => Wide], atomically::<4>;
+}
+
+/// Counts a frame in the product's table: as `lock` does, in the first words of the slot.
+#[classifier]
+pub fn own(ctx: TcContext) -> i32 {
+    let Some(frame) = Frame::read(&ctx) else { return -1 };
+    let Frame { source, destination, ports, proto, ssrc, .. } = frame;
+    let flow = FlowKeyV4::from_words([source, destination, ports, proto]);
+    let key = StreamKeyV4 { flow, ssrc };
+    match streams::find_quickly(&key) {
+        Some(value) => {
+            let value: *mut u64 = value.cast();
+            // SAFETY: the table's value, which is longer than what is written.
+            unsafe {
+                locked::<0>(value, frame.bytes);
+                frame.go_on(value.read_volatile());
+            }
+        }
+        None => {
+            key.insert(false);
+            frame.go_on(0);
+        }
+    }
+    -1
 }
 
 /// What a frame says.

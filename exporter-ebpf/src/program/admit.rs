@@ -3,14 +3,16 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use exporter_ebpf::abi::{
-    CLASSES, Class, Counter, Event, FlowValue, KNOWN, PROVED_SEND, SEEN_RECEIVE, SEND, StreamValue,
+    CLASSES, Class, Counter, Event, FlowValue, KNOWN, PROVED_SEND, SEEN_RECEIVE, SEND, StreamKeyV4,
+    StreamKeyV6, StreamValue,
 };
-use exporter_ebpf::packet::forget;
-use exporter_ebpf::rtp::{Kind, NO_SEQUENCE};
+use exporter_ebpf::packet::{Packet, forget};
+use exporter_ebpf::rtp::Kind;
 
 use super::atomic::{add, fetch_add_u32, fetch_or};
 use super::count::{record, unpack};
-use super::tables::{Family, Inserted, Quota, event, promote};
+use super::streams::{self, Entrances as _, IS_NEW};
+use super::tables::{Family, Quota, event, promote};
 use super::{CHECK_LOCAL, MAX_SSRCS};
 
 /// A packet's class, whether it is of those by which a flow becomes known, and whether its RTP
@@ -24,8 +26,8 @@ pub fn sort(kind: Kind, speaks: bool) -> u32 {
 
 /// Counts packets that are no RTP in their flow, which the key names (its SSRC means nothing here).
 /// False: perhaps this host has no part in them.
-#[inline(never)]
-pub fn plain<F: Family>(key: &F::Stream, packets: u32, bytes: u32, sort: u32) -> bool {
+#[inline(always)]
+fn plain<F: Family>(key: &F::Stream, packets: u32, bytes: u32, sort: u32) -> bool {
     let arrival = Arrival { direction: F::direction_of(key) as u32, packets, bytes };
     let [class, speaks, is_bad, _] = sort.to_ne_bytes();
     if is_bad != 0 {
@@ -41,8 +43,8 @@ pub fn plain<F: Family>(key: &F::Stream, packets: u32, bytes: u32, sort: u32) ->
 
 /// Counts one RTP packet in its stream, or where that has no room, in its flow. False: perhaps
 /// this host has no part in it.
-#[inline(never)]
-pub fn rtp<F: Family>(key: &F::Stream, packed: u64, bytes: u32) -> bool {
+#[inline(always)]
+fn rtp<F: Family>(key: &F::Stream, packed: u64, bytes: u32) -> bool {
     let arrival = Arrival { direction: F::direction_of(key) as u32, packets: 1, bytes };
     let flow = match flow::<F>(key, &arrival, true) {
         Found::At(flow) => flow,
@@ -58,6 +60,32 @@ pub fn rtp<F: Family>(key: &F::Stream, packed: u64, bytes: u32) -> bool {
     }
     true
 }
+
+/// Both for one address family, as functions that other objects could call, too: those the verifier goes
+/// through once, knowing nothing of their arguments, instead of once for each way that leads to them
+/// (Linux 5.13 for pointers to structures). It wants the pointer tested, and a number for an answer.
+macro_rules! entrances {
+    ($words:literal, $key:ty, $rtp:ident, $plain:ident) => {
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $rtp(key: *const $key, packed: u64, bytes: u32) -> u32 {
+            // SAFETY: null, or the caller's key.
+            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+            rtp::<Packet<$words>>(key, packed, bytes) as u32
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $plain(key: *const $key, packets: u32, bytes: u32, sort: u32) -> u32 {
+            // SAFETY: as above.
+            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+            plain::<Packet<$words>>(key, packets, bytes, sort) as u32
+        }
+    };
+}
+
+entrances!(1, StreamKeyV4, admit_rtp_v4, admit_plain_v4);
+entrances!(4, StreamKeyV6, admit_rtp_v6, admit_plain_v6);
 
 /// Packets to be counted, and their payload.
 struct Arrival {
@@ -98,7 +126,7 @@ fn stream<F: Family>(
 ) -> Result<*mut StreamValue, Event> {
     // SAFETY: the table's value.
     let is_known = unsafe { (*flow).flags } & KNOWN != 0;
-    let Some(stream) = F::find_stream(key) else {
+    let Some(stream) = streams::at(key.find()) else {
         return admit_stream::<F>(flow, key, is_known);
     };
     // SAFETY: the table's value; a stream that is not known took a stranger's room.
@@ -113,16 +141,6 @@ fn stream<F: Family>(
     Ok(stream)
 }
 
-/// Streams begin as one of these, so that no other processor ever sees one half made.
-static STRANGER_STREAM: StreamValue = empty_stream(0);
-static KNOWN_STREAM: StreamValue = empty_stream(KNOWN);
-
-const fn empty_stream(flags: u32) -> StreamValue {
-    // SAFETY: integers only.
-    let zero: StreamValue = unsafe { core::mem::zeroed() };
-    StreamValue { flags, bad_seq: NO_SEQUENCE, ..zero }
-}
-
 #[inline(always)]
 fn admit_stream<F: Family>(
     flow: *mut FlowValue,
@@ -130,29 +148,29 @@ fn admit_stream<F: Family>(
     is_known: bool,
 ) -> Result<*mut StreamValue, Event> {
     // SAFETY: the table's value.
-    let streams = unsafe { &raw mut (*flow).streams };
+    let share = unsafe { &raw mut (*flow).streams };
     // SAFETY: as above.
-    if unsafe { fetch_add_u32(streams, 1) } >= MAX_SSRCS.load() {
-        give_back_ssrc(streams);
+    if unsafe { fetch_add_u32(share, 1) } >= MAX_SSRCS.load() {
+        give_back_ssrc(share);
         return Err(Event::SsrcsFull);
     }
     let quota = Quota::streams(is_known);
     if !quota.take() {
-        give_back_ssrc(streams);
+        give_back_ssrc(share);
         return Err(if is_known { Event::StreamsFull } else { Event::StrangerStreamsFull });
     }
-    let template = if is_known { &KNOWN_STREAM } else { &STRANGER_STREAM };
-    if F::insert_stream(key, template) != Inserted::New {
-        give_back_ssrc(streams);
+    let inserted = key.insert(is_known);
+    if inserted & IS_NEW == 0 {
+        give_back_ssrc(share);
         quota.give_back();
     }
-    F::find_stream(key).ok_or(Event::InsertFailed)
+    streams::at(inserted as u32).ok_or(Event::InsertFailed)
 }
 
 #[inline(always)]
-fn give_back_ssrc(streams: *mut u32) {
+fn give_back_ssrc(share: *mut u32) {
     // SAFETY: the caller's: within a table's value.
-    unsafe { fetch_add_u32(streams, 1u32.wrapping_neg()) };
+    unsafe { fetch_add_u32(share, 1u32.wrapping_neg()) };
 }
 
 /// What became of looking for a flow.
@@ -227,7 +245,7 @@ fn admit_flow<F: Family>(
         return Err(if is_known { Event::FlowsFull } else { Event::StrangersFull });
     }
     let template = if is_known { &KNOWN_FLOW } else { &STRANGER_FLOW };
-    if F::insert_flow(key, template) != Inserted::New {
+    if !F::insert_flow(key, template) {
         quota.give_back();
     }
     F::find_flow(key).ok_or(Event::InsertFailed)

@@ -9,7 +9,7 @@ use exporter_ebpf::abi::RECEIVE;
 use exporter_ebpf::packet::Plain;
 use exporter_ebpf::rtp::{self, Kind, Payload};
 
-use super::admit::{self, sort};
+use super::admit::sort;
 use super::count::pack;
 use super::tables::Family;
 
@@ -48,7 +48,7 @@ pub fn datagrams<F: Family>(
     if count > MAX_DATAGRAMS {
         let bytes = length.saturating_sub(MAX_DATAGRAMS * size);
         let rest = count - MAX_DATAGRAMS;
-        walk.is_counted |= admit::plain::<F>(key, rest, bytes, sort(Kind::Other, false)) as u32;
+        walk.is_counted |= F::admit_plain(key, rest, bytes, sort(Kind::Other, false)) as u32;
     }
     walk.is_counted != 0
 }
@@ -62,10 +62,10 @@ unsafe extern "C" fn datagram<F: Family>(index: u32, walk: *mut Walk<F>) -> i64 
     let content = rtp::classify(&Loaded { skb: walk.skb, offset: walk.payload + begin }, bytes);
     let is_counted = if content.kind == Kind::Rtp {
         F::set_ssrc(key, content.rtp.ssrc);
-        admit::rtp::<F>(key, pack(&content.rtp), bytes)
+        F::admit_rtp(key, pack(&content.rtp), bytes)
     } else {
         let speaks = F::direction_of(key) == RECEIVE || content.kind.is_proof();
-        admit::plain::<F>(key, 1, bytes, sort(content.kind, speaks))
+        F::admit_plain(key, 1, bytes, sort(content.kind, speaks))
     };
     walk.is_counted |= is_counted as u32;
     0

@@ -1,6 +1,8 @@
 //! Atomic operations on map values: the instructions of the kernel's ISA v3 (Linux 5.12).
 
-use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd, atomic_xchg};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd, atomic_xchg};
+
+use exporter_ebpf::table::{FREE, TAKEN};
 
 /// Adds, without telling what was there.
 ///
@@ -61,4 +63,29 @@ pub unsafe fn try_lock(lock: *mut u32) -> bool {
 pub unsafe fn unlock(lock: *mut u32) {
     // SAFETY: the caller's.
     unsafe { atomic_xchg::<u32, { AtomicOrdering::AcqRel }>(lock, 0) };
+}
+
+/// Changes a free tag of the table of streams to a taken one, unless another processor was faster.
+///
+/// # Safety
+/// `tag` points to a tag in a map's value.
+#[inline(always)]
+pub unsafe fn claim(tag: *mut u32) -> bool {
+    // SAFETY: the caller's.
+    unsafe {
+        atomic_cxchg::<u32, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
+            tag, FREE, TAKEN,
+        )
+        .1
+    }
+}
+
+/// Writes a tag after everything that was written before it: an exchange, see [`unlock`].
+///
+/// # Safety
+/// As [`claim`].
+#[inline(always)]
+pub unsafe fn publish(tag: *mut u32, value: u32) {
+    // SAFETY: the caller's.
+    unsafe { atomic_xchg::<u32, { AtomicOrdering::AcqRel }>(tag, value) };
 }

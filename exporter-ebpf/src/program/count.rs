@@ -8,9 +8,10 @@ use exporter_ebpf::jitter;
 use exporter_ebpf::packet::{self, Bytes, Link, Network, Packet, Skip, View, Why};
 use exporter_ebpf::rtp::{self, Kind, Rtp, Within};
 
-use super::admit::{self, sort};
+use super::admit::sort;
 use super::aggregate::{self, Loaded};
 use super::atomic::{add, try_lock, unlock};
+use super::streams;
 use super::tables::{Family, event, tell_if_full};
 use super::{JITTER, PORT_MAX, PORT_MIN, SKIP_SEEN};
 
@@ -105,7 +106,7 @@ where
             rtp::is_framed_stun_success(&payload, packet.length)
         };
         let sort = sort(Kind::Other, speaks);
-        let is_counted = admit::plain::<Packet<W>>(&key, segments(skb), packet.length, sort);
+        let is_counted = Packet::<W>::admit_plain(&key, segments(skb), packet.length, sort);
         return finish::<DIRECTION>(skb, is_counted);
     }
     // SAFETY: the kernel's context.
@@ -124,7 +125,7 @@ where
     let content = rtp::classify(&payload, packet.length);
     let key = packet.key(DIRECTION, content.rtp.ssrc);
     if content.kind == Kind::Rtp {
-        if let Some(stream) = Packet::<W>::find_stream(&key) {
+        if let Some(stream) = streams::find_quickly(&key) {
             // SAFETY: the table's value, which lives at least as long as this program runs.
             if unsafe { (*stream).flags } & KNOWN != 0 {
                 record(stream, &content.rtp, packet.length, DIRECTION);
@@ -132,14 +133,14 @@ where
                 return Skip::ELSEWHERE;
             }
         }
-        let is_counted = admit::rtp::<Packet<W>>(&key, pack(&content.rtp), packet.length);
+        let is_counted = Packet::<W>::admit_rtp(&key, pack(&content.rtp), packet.length);
         return finish::<DIRECTION>(skb, is_counted);
     }
     if content.kind == Kind::Unreadable {
         return Skip::SHORT;
     }
     let sort = sort(content.kind, DIRECTION == RECEIVE || content.kind.is_proof());
-    let is_counted = admit::plain::<Packet<W>>(&key, 1, packet.length, sort);
+    let is_counted = Packet::<W>::admit_plain(&key, 1, packet.length, sort);
     finish::<DIRECTION>(skb, is_counted)
 }
 

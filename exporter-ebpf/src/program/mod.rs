@@ -4,6 +4,7 @@ mod admit;
 mod aggregate;
 mod atomic;
 mod count;
+mod streams;
 mod tables;
 mod tend;
 
@@ -14,8 +15,9 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::TcContext;
 use exporter_ebpf::abi::{
     Counter, DIRECTIONS, EVENTS as EVENT_KINDS, FlowKeyV4, FlowKeyV6, FlowValue, OCCUPANCIES,
-    RECEIVE, SEND, StreamKeyV4, StreamKeyV6, StreamValue, ToldKeyV4, ToldKeyV6,
+    RECEIVE, SEND, StreamSlot, ToldKeyV4, ToldKeyV6,
 };
+use exporter_ebpf::table::{self, Bucket};
 
 use self::count::{ETHERNET, RAW};
 
@@ -47,20 +49,30 @@ static MAX_STRANGER_STREAMS: Global<u64> = Global::new(8_192);
 #[unsafe(no_mangle)]
 static MAX_SSRCS: Global<u32> = Global::new(1_024);
 
-// The sizes are placeholders: userspace sets those that follow from the bounds. Nothing is
-// preallocated, so a bound costs memory only when it is used.
+/// Buckets of the table of streams, and what its hash is keyed with.
+#[unsafe(no_mangle)]
+static BUCKETS: Global<u32> = Global::new(1);
+#[unsafe(no_mangle)]
+static SEEDS: Global<[u64; table::SEEDS]> = Global::new([1; table::SEEDS]);
+
+// The sizes are placeholders: userspace sets those that follow from the bounds. Flows are not
+// preallocated, so their bound costs memory only when it is used.
 #[map]
 static FLOWS_V4: HashMap<FlowKeyV4, FlowValue> =
     HashMap::with_max_entries(65_536 + 8_192, BPF_F_NO_PREALLOC);
 #[map]
 static FLOWS_V6: HashMap<FlowKeyV6, FlowValue> =
     HashMap::with_max_entries(65_536 + 8_192, BPF_F_NO_PREALLOC);
+// Streams of both families; mapped into userspace, which reads them there.
 #[map]
-static STREAMS_V4: HashMap<StreamKeyV4, StreamValue> =
-    HashMap::with_max_entries(262_144 + 8_192, BPF_F_NO_PREALLOC);
+static TAGS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-static STREAMS_V6: HashMap<StreamKeyV6, StreamValue> =
-    HashMap::with_max_entries(262_144 + 8_192, BPF_F_NO_PREALLOC);
+static STREAMS: Array<StreamSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static LOCKS: Array<u32> = Array::with_max_entries(table::LOCKS, 0);
+// Of no use to the programs: whoever pins the tables finds here what SEEDS was.
+#[map]
+static KEPT_SEEDS: Array<[u64; table::SEEDS]> = Array::with_max_entries(1, 0);
 #[map]
 static TOLD_V4: HashMap<ToldKeyV4, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
@@ -81,6 +93,7 @@ const NEXT: i32 = -1;
 
 /// Towards this host, on an interface with Ethernet headers.
 #[classifier]
+#[inline(always)]
 pub fn count_receive(ctx: TcContext) -> i32 {
     count::frame::<ETHERNET, RECEIVE>(ctx.skb.skb);
     NEXT
@@ -88,6 +101,7 @@ pub fn count_receive(ctx: TcContext) -> i32 {
 
 /// From this host, on an interface with Ethernet headers.
 #[classifier]
+#[inline(always)]
 pub fn count_send(ctx: TcContext) -> i32 {
     count::frame::<ETHERNET, SEND>(ctx.skb.skb);
     NEXT
@@ -95,6 +109,7 @@ pub fn count_send(ctx: TcContext) -> i32 {
 
 /// Towards this host, on an interface without link headers.
 #[classifier]
+#[inline(always)]
 pub fn count_receive_raw(ctx: TcContext) -> i32 {
     count::frame::<RAW, RECEIVE>(ctx.skb.skb);
     NEXT
@@ -102,6 +117,7 @@ pub fn count_receive_raw(ctx: TcContext) -> i32 {
 
 /// From this host, on an interface without link headers.
 #[classifier]
+#[inline(always)]
 pub fn count_send_raw(ctx: TcContext) -> i32 {
     count::frame::<RAW, SEND>(ctx.skb.skb);
     NEXT

@@ -6,11 +6,11 @@ use aya_ebpf::maps::HashMap;
 use aya_log_ebpf::warn;
 use exporter_ebpf::abi::{
     DIRECTIONS, Event, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, Occupancy, StreamKeyV4, StreamKeyV6,
-    StreamValue,
 };
 use exporter_ebpf::packet::Packet;
 
 use super::atomic::{add, fetch_add, fetch_or};
+use super::streams::Entrances;
 use super::*;
 
 /// Keys and tables of one address family. A flow's key is made once and lent to whatever needs it:
@@ -19,7 +19,7 @@ pub trait Family: Copy {
     /// Key of the flows' table.
     type Flow;
     /// Key of the streams' table.
-    type Stream: Copy;
+    type Stream: Entrances;
 
     /// The stream's key, which also names its flow and its direction.
     fn key(&self, direction: u8, ssrc: u32) -> Self::Stream;
@@ -32,45 +32,31 @@ pub trait Family: Copy {
 
     /// The flow's value.
     fn find_flow(key: &Self::Flow) -> Option<*mut FlowValue>;
-    /// The stream's value.
-    fn find_stream(key: &Self::Stream) -> Option<*mut StreamValue>;
-    /// Puts a value that begins like `value`, if there is none.
-    fn insert_flow(key: &Self::Flow, value: &'static FlowValue) -> Inserted;
-    /// As [`Family::insert_flow`].
-    fn insert_stream(key: &Self::Stream, value: &'static StreamValue) -> Inserted;
+    /// Puts a value that begins like `value`, if there is none. False: there is one, the map is full,
+    /// or the kernel has no memory.
+    fn insert_flow(key: &Self::Flow, value: &'static FlowValue) -> bool;
     /// The observer told the flow of this stream, whose key is made over for a moment.
     fn is_told(stream: &Self::Stream, flow: &mut Self::Flow) -> bool;
     /// The stream's local address is this host's.
     fn is_local(stream: &Self::Stream) -> bool;
-}
 
-/// How an insertion ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Inserted {
-    /// The entry is new.
-    New,
-    /// Another processor was faster.
-    Exists,
-    /// The map is full, or the kernel has no memory.
-    Failed,
+    /// [`admit::rtp`] of this family.
+    fn admit_rtp(key: &Self::Stream, packed: u64, bytes: u32) -> bool;
+    /// [`admit::plain`] of this family.
+    fn admit_plain(key: &Self::Stream, packets: u32, bytes: u32, sort: u32) -> bool;
 }
 
 #[inline(always)]
-fn insert<K, V>(map: &HashMap<K, V>, key: &K, value: &'static V) -> Inserted {
-    const EXIST: i64 = -17;
+fn insert<K, V>(map: &HashMap<K, V>, key: &K, value: &'static V) -> bool {
     let map = core::ptr::from_ref(map).cast_mut().cast();
     let (key, value) = (core::ptr::from_ref(key).cast(), core::ptr::from_ref(value).cast());
     // SAFETY: a map's definition stands at its address, and key and value have the map's types.
-    match unsafe { bpf_map_update_elem(map, key, value, BPF_NOEXIST as u64) } {
-        0 => Inserted::New,
-        EXIST => Inserted::Exists,
-        _ => Inserted::Failed,
-    }
+    unsafe { bpf_map_update_elem(map, key, value, BPF_NOEXIST as u64) == 0 }
 }
 
 macro_rules! family {
-    ($words:literal, $flow:ident, $stream:ident, $flows:ident, $streams:ident, $told:ident,
-     $locals:ident) => {
+    ($words:literal, $flow:ident, $stream:ident, $flows:ident, $told:ident, $locals:ident, $rtp:ident,
+     $plain:ident) => {
         impl Family for Packet<$words> {
             type Flow = $flow;
             type Stream = $stream;
@@ -101,18 +87,8 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            fn find_stream(key: &$stream) -> Option<*mut StreamValue> {
-                $streams.get_ptr_mut(key)
-            }
-
-            #[inline(always)]
-            fn insert_flow(key: &$flow, value: &'static FlowValue) -> Inserted {
+            fn insert_flow(key: &$flow, value: &'static FlowValue) -> bool {
                 insert(&$flows, key, value)
-            }
-
-            #[inline(always)]
-            fn insert_stream(key: &$stream, value: &'static StreamValue) -> Inserted {
-                insert(&$streams, key, value)
             }
 
             #[inline(always)]
@@ -130,14 +106,26 @@ macro_rules! family {
 
             #[inline(always)]
             fn is_local(stream: &$stream) -> bool {
-                $locals.get_ptr(&stream.flow.local).is_some()
+                // Of its own: older kernels take no key from memory that a function was lent.
+                let local = stream.flow.local;
+                $locals.get_ptr(&local).is_some()
+            }
+
+            #[inline(always)]
+            fn admit_rtp(key: &$stream, packed: u64, bytes: u32) -> bool {
+                admit::$rtp(key, packed, bytes) != 0
+            }
+
+            #[inline(always)]
+            fn admit_plain(key: &$stream, packets: u32, bytes: u32, sort: u32) -> bool {
+                admit::$plain(key, packets, bytes, sort) != 0
             }
         }
     };
 }
 
-family!(1, FlowKeyV4, StreamKeyV4, FLOWS_V4, STREAMS_V4, TOLD_V4, LOCAL_V4);
-family!(4, FlowKeyV6, StreamKeyV6, FLOWS_V6, STREAMS_V6, TOLD_V6, LOCAL_V6);
+family!(1, FlowKeyV4, StreamKeyV4, FLOWS_V4, TOLD_V4, LOCAL_V4, admit_rtp_v4, admit_plain_v4);
+family!(4, FlowKeyV6, StreamKeyV6, FLOWS_V6, TOLD_V6, LOCAL_V6, admit_rtp_v6, admit_plain_v6);
 
 /// What has a bound.
 #[derive(Clone, Copy)]

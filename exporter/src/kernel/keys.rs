@@ -4,8 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
 use exporter_ebpf::abi::{
-    CLOCKS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, RECEIVE, SEND, StreamKeyV4, StreamKeyV6,
-    StreamValue, TCP, Tend, UDP,
+    CLOCKS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, SEND, StreamValue, TCP, Tend, UDP,
 };
 use exporter_ebpf::rtp;
 
@@ -17,13 +16,7 @@ unsafe impl Plain for FlowKeyV4 {}
 // SAFETY: as above.
 unsafe impl Plain for FlowKeyV6 {}
 // SAFETY: as above.
-unsafe impl Plain for StreamKeyV4 {}
-// SAFETY: as above.
-unsafe impl Plain for StreamKeyV6 {}
-// SAFETY: as above.
 unsafe impl Plain for FlowValue {}
-// SAFETY: as above.
-unsafe impl Plain for StreamValue {}
 // SAFETY: as above.
 unsafe impl Plain for Counter {}
 // SAFETY: as above.
@@ -150,19 +143,21 @@ pub(super) fn set_stream(stream: &mut Stream, value: &StreamValue, idle_seconds:
 
 /// The key of a flow in its table.
 pub(super) fn flow_key(tuple: &Tuple) -> Family<FlowKeyV4, FlowKeyV6> {
-    directed(tuple, 0)
-}
-
-/// The key of a stream in its table.
-pub(super) fn stream_key(stream: &Stream) -> Family<StreamKeyV4, StreamKeyV6> {
-    let direction = match stream.direction {
-        Direction::Receive => RECEIVE,
-        Direction::Send => SEND,
+    let proto = match tuple.proto {
+        Proto::Udp => UDP,
+        Proto::Tcp => TCP,
     };
-    let ssrc = stream.ssrc;
-    match directed(&stream.tuple, direction) {
-        Family::V4(flow) => Family::V4(StreamKeyV4 { flow, ssrc }),
-        Family::V6(flow) => Family::V6(StreamKeyV6 { flow, ssrc }),
+    let (remote_port, local_port) = (tuple.remote.port(), tuple.local.port());
+    let (direction, pad) = (0, [0; 2]);
+    match (tuple.remote.ip(), tuple.local.ip()) {
+        (IpAddr::V4(remote), IpAddr::V4(local)) => {
+            let (remote, local) = (remote.octets(), local.octets());
+            Family::V4(FlowKeyV4 { remote, local, remote_port, local_port, proto, direction, pad })
+        }
+        (remote, local) => {
+            let (remote, local) = (sixteen(remote), sixteen(local));
+            Family::V6(FlowKeyV6 { remote, local, remote_port, local_port, proto, direction, pad })
+        }
     }
 }
 
@@ -182,26 +177,6 @@ pub(super) fn tend(tuple: &Tuple, streams: u32) -> Tend {
     match flow_key(tuple) {
         Family::V4(key) => Tend { ethernet, family: 4, streams, key: widened(&key) },
         Family::V6(key) => Tend { ethernet, family: 6, streams, key },
-    }
-}
-
-fn directed(tuple: &Tuple, direction: u8) -> Family<FlowKeyV4, FlowKeyV6> {
-    let proto = match tuple.proto {
-        Proto::Udp => UDP,
-        Proto::Tcp => TCP,
-    };
-    let (remote_port, local_port) = (tuple.remote.port(), tuple.local.port());
-    match (tuple.remote.ip(), tuple.local.ip()) {
-        (IpAddr::V4(remote), IpAddr::V4(local)) => {
-            let (remote, local) = (remote.octets(), local.octets());
-            let pad = [0; 2];
-            Family::V4(FlowKeyV4 { remote, local, remote_port, local_port, proto, direction, pad })
-        }
-        (remote, local) => {
-            let (remote, local) = (sixteen(remote), sixteen(local));
-            let pad = [0; 2];
-            Family::V6(FlowKeyV6 { remote, local, remote_port, local_port, proto, direction, pad })
-        }
     }
 }
 

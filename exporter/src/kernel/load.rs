@@ -6,12 +6,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, anyhow};
+use aya::maps::Array;
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use exporter_ebpf::table::{self, WAYS};
 
 use super::Options;
-use super::pin::Pins;
+use super::pin::{Pins, Seeds};
 use super::tables::TableFds;
 
 /// The kernel object, built from `exporter-ebpf` and committed with it.
@@ -36,12 +38,17 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
     let (port_min, port_max) = (*options.ports.start(), *options.ports.end());
     let flows = limits.flows.saturating_add(limits.stranger_flows);
     let streams = limits.streams.saturating_add(limits.stranger_streams);
+    let buckets = table::buckets(streams);
     let maxima = [limits.flows, limits.streams, limits.stranger_flows, limits.stranger_streams]
         .map(u64::from);
     let [check_local, jitter] = [!options.every_address, options.jitter].map(u32::from);
 
-    let pins = options.pin.as_deref().map(|path| Pins::prepare(path, flows.max(1), streams.max(1)));
+    let pins = options.pin.as_deref().map(|path| Pins::prepare(path, flows.max(1), buckets));
     let pins = pins.transpose().context("--pin")?;
+    let seeds = match pins.as_ref().and_then(Pins::seeds) {
+        Some(seeds) => seeds,
+        None => random_seeds()?,
+    };
     let mut loader = EbpfLoader::new();
     if let Some(pins) = &pins {
         pins.tell(&mut loader);
@@ -51,6 +58,8 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
         .override_global("PORT_MAX", &port_max, true)
         .override_global("CHECK_LOCAL", &check_local, true)
         .override_global("JITTER", &jitter, true)
+        .override_global("BUCKETS", &buckets, true)
+        .override_global("SEEDS", &seeds, true)
         .override_global("MAX_FLOWS", &maxima[0], true)
         .override_global("MAX_STREAMS", &maxima[1], true)
         .override_global("MAX_STRANGERS", &maxima[2], true)
@@ -59,8 +68,8 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
     for (table, entries) in [
         ("FLOWS_V4", flows),
         ("FLOWS_V6", flows),
-        ("STREAMS_V4", streams),
-        ("STREAMS_V6", streams),
+        ("TAGS", buckets),
+        ("STREAMS", buckets * WAYS as u32),
         ("TOLD_V4", limits.flows),
         ("TOLD_V6", limits.flows),
         ("LOCAL_V4", super::MAX_LOCAL),
@@ -69,6 +78,7 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
         loader.map_max_entries(table, entries.max(1));
     }
     let mut ebpf = loader.load(OBJECT).context("load the kernel tables")?;
+    keep_seeds(&mut ebpf, seeds).context("write the table KEPT_SEEDS")?;
     verified(&mut ebpf, "tend")?;
     let tables = table_fds(&mut ebpf)?;
     let log = match EbpfLogger::init_with_logger(&mut ebpf, TracingLog) {
@@ -79,6 +89,20 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
         }
     };
     Ok(Loaded { ebpf, tables, log })
+}
+
+/// Numbers that nobody can guess, so that nobody can choose keys which meet in the table.
+fn random_seeds() -> anyhow::Result<Seeds> {
+    let mut bytes = [0; size_of::<Seeds>()];
+    getrandom::fill(&mut bytes).context("draw random numbers")?;
+    let (numbers, _) = bytes.as_chunks();
+    Ok(std::array::from_fn(|at| u64::from_ne_bytes(numbers[at])))
+}
+
+/// Where whoever uses pinned tables again finds them.
+fn keep_seeds(ebpf: &mut Ebpf, seeds: Seeds) -> anyhow::Result<()> {
+    let map = ebpf.map_mut("KEPT_SEEDS").context("there is none")?;
+    Ok(Array::<_, Seeds>::try_from(map)?.set(0, seeds, 0)?)
 }
 
 /// A program by name, loaded into the kernel.
@@ -123,7 +147,8 @@ fn table_fds(ebpf: &mut Ebpf) -> anyhow::Result<TableFds> {
     };
     Ok(TableFds {
         flows: [table("FLOWS_V4")?, table("FLOWS_V6")?],
-        streams: [table("STREAMS_V4")?, table("STREAMS_V6")?],
+        tags: table("TAGS")?,
+        streams: table("STREAMS")?,
         told: [table("TOLD_V4")?, table("TOLD_V6")?],
         local: [table("LOCAL_V4")?, table("LOCAL_V6")?],
         events: table("EVENTS")?,

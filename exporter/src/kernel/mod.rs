@@ -15,9 +15,11 @@ pub mod interfaces;
 mod keys;
 mod links;
 mod load;
+mod mapping;
 mod occupancy;
 mod pin;
 mod source;
+mod streams;
 mod survey;
 mod sys;
 mod tables;
@@ -45,8 +47,8 @@ pub struct Limits {
     pub ssrcs_per_flow: u32,
 }
 
-/// With the strangers' they make powers of two: the kernel rounds a table's buckets up to one, and a
-/// reading walks them all.
+/// With the strangers', flows make a power of two: the kernel rounds their table's buckets up to one, and a
+/// reading walks them all. Streams take their memory from the start, 330 bytes each.
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -9,14 +9,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use aya::EbpfLoader;
-use aya::maps::MapInfo;
+use aya::maps::{Array, Map, MapData, MapInfo};
 use exporter_ebpf::abi::{
     Counter, DIRECTIONS, EVENTS, FlowKeyV4, FlowKeyV6, FlowValue, LAYOUT_VERSION, OCCUPANCIES,
-    StreamKeyV4, StreamKeyV6, StreamValue,
+    StreamSlot,
 };
+use exporter_ebpf::table::{Bucket, LOCKS, SEEDS, WAYS};
 
 /// `f_type` of a bpffs (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// What the hash of the table of streams is keyed with.
+pub(super) type Seeds = [u64; SEEDS];
+/// The table that keeps them.
+const KEPT_SEEDS: &str = "KEPT_SEEDS";
 
 /// What a table must be like to be used again.
 struct Shape {
@@ -35,7 +41,7 @@ pub(super) struct Pins {
 impl Pins {
     /// Prepares a directory below `parent`, which must be on a bpffs. Removes tables there that do
     /// not fit.
-    pub(super) fn prepare(parent: &Path, flows: u32, streams: u32) -> anyhow::Result<Self> {
+    pub(super) fn prepare(parent: &Path, flows: u32, buckets: u32) -> anyhow::Result<Self> {
         let shown = parent.display();
         fs::create_dir_all(parent).with_context(|| format!("make the directory {shown}"))?;
         if !is_bpffs(parent).with_context(|| format!("look at {shown}"))? {
@@ -44,7 +50,7 @@ impl Pins {
         let directory = parent.join(format!("mediasoup-exporter-{LAYOUT_VERSION}"));
         fs::create_dir_all(&directory)
             .with_context(|| format!("make the directory {}", directory.display()))?;
-        let pins = Self { directory, shapes: shapes(flows, streams) };
+        let pins = Self { directory, shapes: shapes(flows, buckets) };
         if !pins.fit() {
             pins.remove().context("remove pinned tables that do not fit")?;
         }
@@ -56,6 +62,13 @@ impl Pins {
         for shape in &self.shapes {
             loader.map_pin_path(shape.name, self.directory.join(shape.name));
         }
+    }
+
+    /// What the pinned table of streams was made with; `None` when there is none.
+    pub(super) fn seeds(&self) -> Option<Seeds> {
+        let map = MapData::from_pin(self.directory.join(KEPT_SEEDS)).ok()?;
+        let map = Array::<_, Seeds>::try_from(Map::Array(map)).ok()?;
+        map.get(&0, 0).ok().filter(|seeds| seeds.iter().any(|&seed| seed != 0))
     }
 
     /// All are there with the right shape, or none is.
@@ -94,18 +107,20 @@ impl Pins {
     }
 }
 
-fn shapes(flows: u32, streams: u32) -> Vec<Shape> {
+fn shapes(flows: u32, buckets: u32) -> Vec<Shape> {
     let flow = size_of::<FlowValue>();
-    let stream = size_of::<StreamValue>();
+    let index = size_of::<u32>();
     let shape = |name, key, value, entries| Shape { name, key, value, entries };
     let events = (EVENTS * DIRECTIONS) as u32;
     vec![
         shape("FLOWS_V4", size_of::<FlowKeyV4>(), flow, flows),
         shape("FLOWS_V6", size_of::<FlowKeyV6>(), flow, flows),
-        shape("STREAMS_V4", size_of::<StreamKeyV4>(), stream, streams),
-        shape("STREAMS_V6", size_of::<StreamKeyV6>(), stream, streams),
-        shape("EVENTS", size_of::<u32>(), size_of::<Counter>(), events),
-        shape("OCCUPANCY", size_of::<u32>(), size_of::<u64>(), OCCUPANCIES as u32),
+        shape("TAGS", index, size_of::<Bucket>(), buckets),
+        shape("STREAMS", index, size_of::<StreamSlot>(), buckets * WAYS as u32),
+        shape("LOCKS", index, size_of::<u32>(), LOCKS),
+        shape(KEPT_SEEDS, index, size_of::<Seeds>(), 1),
+        shape("EVENTS", index, size_of::<Counter>(), events),
+        shape("OCCUPANCY", index, size_of::<u64>(), OCCUPANCIES as u32),
     ]
 }
 

@@ -181,6 +181,22 @@ pub(super) fn test_run<T: Plain>(program: BorrowedFd<'_>, data: &T) -> io::Resul
     Ok(attributes.returned)
 }
 
+/// Returns when every program that was running when this was called has ended, on all processors.
+///
+/// Linux makes the memory barrier that is asked for by waiting for an RCU grace period
+/// (kernel/sched/membarrier.c; from Linux 4.3), and programs run within one. Where it does not (with
+/// `nohz_full` processors, or where a filter of system calls forbids it), a pause stands in, which is
+/// thousands of times as long as a program runs.
+pub(super) fn wait_for_programs() {
+    // SAFETY: takes three integers.
+    let waited = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if waited != 0 {
+        std::thread::sleep(PAUSE);
+    }
+}
+
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// The kernel does not know the command, or not for this kind of map.
 pub(super) fn unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP))

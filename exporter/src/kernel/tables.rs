@@ -11,8 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::Context;
 use exporter_ebpf::abi::{
-    self, EVENTS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, OCCUPANCIES, Occupancy, StreamKeyV4,
-    StreamKeyV6, StreamValue, Tend,
+    self, EVENTS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, OCCUPANCIES, Occupancy, Tend,
 };
 
 use super::batch::Reader;
@@ -20,11 +19,12 @@ use super::clock::Clock;
 use super::evict::{self, Evictions, Lifetimes};
 use super::keys::{self, Family, Key};
 use super::occupancy::{Occupied, Surplus};
+use super::streams::Streams;
 use super::sys;
 use super::{Limits, MAX_LOCAL};
-use crate::model::{Counter, JoinKey, Reading, Stream, TableFill};
+use crate::model::{Counter, JoinKey, Reading, TableFill};
 
-/// Entries removed in one reading; each is a system call of about a microsecond.
+/// Entries removed in one reading; a flow is a system call of about a microsecond.
 const MOST_EVICTIONS: usize = 8192;
 
 const CELLS: [Occupancy; OCCUPANCIES] =
@@ -33,7 +33,8 @@ const CELLS: [Occupancy; OCCUPANCIES] =
 /// Descriptors of the tables, IPv4's and IPv6's, and of the program `tend`.
 pub(super) struct TableFds {
     pub(super) flows: [OwnedFd; 2],
-    pub(super) streams: [OwnedFd; 2],
+    pub(super) tags: OwnedFd,
+    pub(super) streams: OwnedFd,
     pub(super) told: [OwnedFd; 2],
     pub(super) local: [OwnedFd; 2],
     pub(super) events: OwnedFd,
@@ -51,19 +52,23 @@ pub(super) struct Tables {
     surplus: Surplus,
     flows_v4: Reader<FlowKeyV4, FlowValue>,
     flows_v6: Reader<FlowKeyV6, FlowValue>,
-    streams_v4: Reader<StreamKeyV4, StreamValue>,
-    streams_v6: Reader<StreamKeyV6, StreamValue>,
+    streams: Streams,
+    /// Of the last reading's streams, their slots' numbers.
+    numbers: Vec<u32>,
     cpus: usize,
     told: HashSet<JoinKey>,
     untold_for_room: u64,
     local: HashSet<IpAddr>,
     orphans: bool,
-    last: (usize, usize),
+    last_flows: usize,
 }
 
 impl Tables {
     pub(super) fn new(fds: TableFds, limits: Limits, lifetimes: Lifetimes) -> anyhow::Result<Self> {
         let occupied = Occupied::new(fds.occupancy.as_fd()).context("map the table OCCUPANCY")?;
+        let most = limits.streams.saturating_add(limits.stranger_streams);
+        let streams = Streams::new(fds.tags.as_fd(), fds.streams.as_fd(), most);
+        let streams = streams.context("map the tables TAGS and STREAMS")?;
         let jiffies = tend(&fds, Tend::default()).context("run the program tend")?;
         let cpus = aya::util::nr_cpus()
             .map_err(|(file, error)| anyhow::Error::new(error).context(format!("read {file}")))?;
@@ -76,14 +81,14 @@ impl Tables {
             surplus: Surplus::default(),
             flows_v4: Reader::new(),
             flows_v6: Reader::new(),
-            streams_v4: Reader::new(),
-            streams_v6: Reader::new(),
+            streams,
+            numbers: Vec::new(),
             cpus,
             told: HashSet::new(),
             untold_for_room: 0,
             local: HashSet::new(),
             orphans: true,
-            last: (0, 0),
+            last_flows: 0,
         })
     }
 
@@ -92,13 +97,12 @@ impl Tables {
         let jiffies = tend(&self.fds, Tend::default()).context("run the program tend")?;
         self.clock.advance(jiffies, monotonic());
         let mut reading = Reading {
-            flows: Vec::with_capacity(self.last.0 + self.last.0 / 16),
-            streams: Vec::with_capacity(self.last.1 + self.last.1 / 16),
+            flows: Vec::with_capacity(self.last_flows + self.last_flows / 16),
             ..Reading::default()
         };
         self.read_flows(&mut reading).context("read the flow tables")?;
-        self.read_streams(&mut reading).context("read the stream tables")?;
-        self.last = (reading.flows.len(), reading.streams.len());
+        self.read_streams(&mut reading);
+        self.last_flows = reading.flows.len();
         let chosen = evict::choose(
             &reading,
             &self.told,
@@ -165,16 +169,18 @@ impl Tables {
         })
     }
 
-    fn read_streams(&mut self, reading: &mut Reading) -> io::Result<()> {
-        let clock = self.clock;
-        let most = (self.limits.streams as usize) + (self.limits.stranger_streams as usize);
-        let streams = &mut reading.streams;
-        self.streams_v4.read(self.fds.streams[0].as_fd(), most, |key, value| {
-            streams.push(stream(&key.flow, key.ssrc, value, &clock));
-        })?;
-        self.streams_v6.read(self.fds.streams[1].as_fd(), most, |key, value| {
-            streams.push(stream(&key.flow, key.ssrc, value, &clock));
-        })
+    fn read_streams(&mut self, reading: &mut Reading) {
+        let Self { clock, streams, numbers, .. } = self;
+        streams.numbers(numbers);
+        reading.streams.reserve_exact(numbers.len());
+        streams.read(numbers, |key, value| {
+            let idle_seconds = clock.idle_seconds(value.last_seen);
+            let (tuple, direction, ssrc) = match key {
+                Family::V4(key) => (key.flow.tuple(), key.flow.direction(), key.ssrc),
+                Family::V6(key) => (key.flow.tuple(), key.flow.direction(), key.ssrc),
+            };
+            reading.streams.push(keys::stream(tuple, direction, ssrc, value, idle_seconds));
+        });
     }
 
     /// Flows go before their streams: a packet that comes between finds its stream and needs no
@@ -196,26 +202,25 @@ impl Tables {
             flow.ended = true;
             self.orphans = true;
         }
+        if chosen.streams.is_empty() {
+            return Ok(());
+        }
         let ended: HashSet<_> =
             chosen.flows.iter().map(|&position| reading.flows[position].tuple).collect();
         let mut shares = std::collections::HashMap::<_, u32>::new();
+        self.streams.give_up(chosen.streams.iter().map(|&position| self.numbers[position]));
         for &position in &chosen.streams {
             let stream = &mut reading.streams[position];
-            let value = match keys::stream_key(stream) {
-                Family::V4(key) => sys::take(self.fds.streams[0].as_fd(), &key),
-                Family::V6(key) => sys::take(self.fds.streams[1].as_fd(), &key),
-            }?;
-            if let Some(value) = value {
-                keys::set_stream(stream, &value, self.clock.idle_seconds(value.last_seen));
-                self.occupied.give_back(match value.flags & KNOWN {
-                    0 => Occupancy::StrangerStreams,
-                    _ => Occupancy::Streams,
-                });
-                if !ended.contains(&stream.tuple) {
-                    *shares.entry(stream.tuple).or_default() += 1;
-                }
-            }
+            let value = self.streams.take(self.numbers[position]);
+            keys::set_stream(stream, &value, self.clock.idle_seconds(value.last_seen));
             stream.ended = true;
+            self.occupied.give_back(match value.flags & KNOWN {
+                0 => Occupancy::StrangerStreams,
+                _ => Occupancy::Streams,
+            });
+            if !ended.contains(&stream.tuple) {
+                *shares.entry(stream.tuple).or_default() += 1;
+            }
         }
         // The flow's bound on SSRCs counts those that are in the table.
         for (tuple, streams) in shares {
@@ -299,11 +304,6 @@ impl Tables {
 
 /// Puts a key into a table, or removes it.
 type Act<A, B> = fn(BorrowedFd<'_>, Family<A, B>) -> io::Result<()>;
-
-fn stream(key: &impl Key, ssrc: u32, value: &StreamValue, clock: &Clock) -> Stream {
-    let idle_seconds = clock.idle_seconds(value.last_seen);
-    keys::stream(key.tuple(), key.direction(), ssrc, value, idle_seconds)
-}
 
 /// Entries that the reading left in the tables, by [`Occupancy`].
 fn live(reading: &Reading) -> [u64; OCCUPANCIES] {

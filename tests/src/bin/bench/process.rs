@@ -34,19 +34,27 @@ pub fn used(pid: u32) -> Result<Duration> {
     Ok(sum)
 }
 
-/// Resident memory in MB.
+/// Resident memory in MB, without the eBPF maps that are mapped into the process: the kernel counts
+/// those again, as a whole, as soon as they are mapped. See [`kernel_tables`].
 pub fn resident(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes: f64 = line
-        .and_then(|line| line.split_whitespace().next())
-        .with_context(|| format!("no VmRSS in {path}"))?
-        .parse()?;
-    Ok(kilobytes / 1024.0)
+    let path = format!("/proc/{pid}/smaps");
+    let mappings = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let (mut kilobytes, mut is_map) = (0, false);
+    for line in mappings.lines() {
+        if let Some(resident) = line.strip_prefix("Rss:") {
+            let resident = resident.trim().strip_suffix(" kB").and_then(|it| it.parse().ok());
+            let resident: u64 = resident.with_context(|| format!("{path}: {line}"))?;
+            kilobytes += if is_map { 0 } else { resident };
+        } else if line
+            .starts_with(|first: char| first.is_ascii_digit() || first.is_ascii_lowercase())
+        {
+            is_map = line.ends_with("bpf-map");
+        }
+    }
+    Ok(kilobytes as f64 / 1024.0)
 }
 
-/// Memory in MB of the eBPF maps that a process has open, which no process's own memory shows.
+/// Memory in MB of the eBPF maps that a process has open, by the kernel's account.
 pub fn kernel_tables(pid: u32) -> Result<f64> {
     let mut maps = std::collections::BTreeMap::new();
     for info in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {

@@ -1,17 +1,19 @@
 //! The kernel's tables of this process's own counting, filled from outside: what traffic would leave
 //! in them, without traffic.
 
+use std::cell::UnsafeCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData, MapInfo};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use exporter_ebpf::abi::{
     CLASSES, Class, Counter, DIRECTIONS, FlowKeyV4, FlowValue, KNOWN, PROVED_SEND, RECEIVE,
-    SEEN_RECEIVE, SEND, StreamKeyV4, StreamValue, UDP,
+    SEEN_RECEIVE, SEND, StreamKeyV4, StreamSlot, StreamValue, UDP,
 };
+use exporter_ebpf::table::{self, Bucket, Inserted, Memory, Shared, WAYS};
 use exporter_tests::netns::Netns;
 use exporter_tests::pair;
 use mediasoup_exporter::kernel::{Counting, Lifetimes, Limits, Options, SourceChoice};
@@ -29,12 +31,10 @@ unsafe impl Pod for Plain<FlowKeyV4> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<FlowValue> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<StreamKeyV4> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<StreamValue> {}
+unsafe impl Pod for Plain<StreamSlot> {}
 
 /// The table of streams, as any program would open it.
-pub type Streams = HashMap<MapData, Plain<StreamKeyV4>, Plain<StreamValue>>;
+pub type Streams = Array<MapData, Plain<StreamSlot>>;
 
 /// Counting that sees no traffic, with tables that hold all of a made-up SFU.
 pub struct Counted {
@@ -52,7 +52,7 @@ impl Counted {
         let counting = pair::start_with(&host, options())?;
         let mut flows: HashMap<MapData, Plain<FlowKeyV4>, Plain<FlowValue>> =
             HashMap::try_from(own_map("FLOWS_V4")?)?;
-        let mut streams: Streams = HashMap::try_from(own_map("STREAMS_V4")?)?;
+        let streams = Filled::new(Limits::default());
         for tuple in &world.tuples {
             flows.insert(Plain(key(tuple)?), Plain(flow()), 0)?;
         }
@@ -62,9 +62,85 @@ impl Counted {
                 Direction::Send => SEND,
             };
             let flow = FlowKeyV4 { direction, ..key(&world.tuples[transport])? };
-            streams.insert(Plain(StreamKeyV4 { flow, ssrc }), Plain(stream()), 0)?;
+            streams.put(&StreamKeyV4 { flow, ssrc })?;
         }
-        Ok(Self { counting, streams, _host: host })
+        Ok(Self { counting, streams: streams.write()?, _host: host })
+    }
+}
+
+/// The table of streams, filled as the kernel would, in this process's memory.
+struct Filled {
+    tags: Vec<UnsafeCell<Bucket>>,
+    slots: Vec<UnsafeCell<StreamSlot>>,
+}
+
+impl Filled {
+    fn new(limits: Limits) -> Self {
+        let buckets = table::buckets(limits.streams + limits.stranger_streams) as usize;
+        Self {
+            tags: (0..buckets).map(|_| UnsafeCell::default()).collect(),
+            slots: (0..buckets * WAYS).map(|_| UnsafeCell::default()).collect(),
+        }
+    }
+
+    fn put(&self, key: &StreamKeyV4) -> Result<()> {
+        // SAFETY: the vectors are a table, and this thread's.
+        let inserted = unsafe { table::insert(self, key, &stream()) };
+        ensure!(matches!(inserted, Inserted::New(_)), "a stream found no place: {inserted:?}");
+        Ok(())
+    }
+
+    /// Copies it to the kernel.
+    fn write(self) -> Result<Streams> {
+        let mut tags: Array<MapData, Bucket> = Array::try_from(own_map("TAGS")?)?;
+        let mut slots: Streams = Array::try_from(own_map("STREAMS")?)?;
+        for (number, bucket) in self.tags.into_iter().map(UnsafeCell::into_inner).enumerate() {
+            if bucket != Bucket::default() {
+                tags.set(number as u32, bucket, 0)?;
+            }
+        }
+        for (number, slot) in self.slots.into_iter().map(UnsafeCell::into_inner).enumerate() {
+            if slot != StreamSlot::default() {
+                slots.set(number as u32, Plain(slot), 0)?;
+            }
+        }
+        Ok(slots)
+    }
+}
+
+impl Memory for Filled {
+    fn bucket(&self, number: u32) -> Option<*mut Bucket> {
+        self.tags.get(number as usize).map(UnsafeCell::get)
+    }
+
+    fn slot(&self, number: u32) -> Option<*mut StreamSlot> {
+        self.slots.get(number as usize).map(UnsafeCell::get)
+    }
+
+    fn buckets(&self) -> u32 {
+        self.tags.len() as u32
+    }
+
+    fn seed(&self, number: usize) -> u64 {
+        0x9e37_79b9_7f4a_7c15_u64.rotate_left(5 * number as u32)
+    }
+}
+
+/// One thread needs no locks.
+impl Shared for Filled {
+    fn lock(&self, _: u32) -> bool {
+        true
+    }
+
+    fn unlock(&self, _: u32) {}
+
+    unsafe fn claim(&self, _: *mut u32) -> bool {
+        true
+    }
+
+    unsafe fn publish(&self, tag: *mut u32, value: u32) {
+        // SAFETY: the caller's.
+        unsafe { tag.write(value) };
     }
 }
 

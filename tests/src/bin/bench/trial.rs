@@ -1,13 +1,19 @@
 //! Tables on trial: programs that count alike into tables that differ in one thing each, loaded with
 //! the baseline's object, filled, and run.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Map, MapData};
 use aya::programs::SchedClassifier;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
+use exporter_ebpf::abi::StreamSlot;
+use exporter_ebpf::table::{self, SEEDS, WAYS};
+use memmap2::{MmapOptions, MmapRaw};
 
 use crate::batch::Reader;
+use crate::process::map_memory;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -52,13 +58,19 @@ impl Variant {
     }
 }
 
-/// The first is of the product's kind.
-pub static VARIANTS: [Variant; 11] = [
+/// The program whose table is the product's for streams.
+pub const OWN: &str = "own";
+/// The maps that it is made of.
+const OWN_MAPS: [&str; 3] = ["STREAMS", "TAGS", "LOCKS"];
+
+/// The first is of the kind that the product has for flows.
+pub static VARIANTS: [Variant; 12] = [
     Variant::new(["lock", "", "SHARED"], "shared, locked (key 20, value 128)"),
     Variant::new(["atomic", "lock", "SHARED"], "shared, added to atomically"),
     Variant::new(["per_cpu", "lock", "PER_CPU"], "per CPU"),
     Variant::new(["lock_six", "lock", "SHARED"], "shared, locked, six words written"),
     Variant::new(["atomic_six", "lock_six", "SHARED"], "shared, six atomic additions"),
+    Variant::new([OWN, "lock", OWN_MAPS[0]], "the table of streams"),
     Variant::new(["short_key", "lock", "SHORT_KEY"], "key 16: no SSRC"),
     Variant::new(["long_key", "lock", "LONG_KEY"], "key 44: both families"),
     Variant::new(["allocated", "lock", "ALLOCATED"], "preallocated"),
@@ -81,6 +93,14 @@ impl Tables {
         for variant in &VARIANTS {
             loader.map_max_entries(variant.table, FLOWS as u32);
         }
+        let buckets = table::buckets(FLOWS as u32);
+        let seeds: [u64; SEEDS] =
+            std::array::from_fn(|at| 0x9e37_79b9_7f4a_7c15_u64.rotate_left(5 * at as u32));
+        loader
+            .override_global("BUCKETS", &buckets, true)
+            .override_global("SEEDS", &seeds, true)
+            .map_max_entries("TAGS", buckets)
+            .map_max_entries("STREAMS", buckets * WAYS as u32);
         let mut ebpf = loader.load(OBJECT).context("load the programs")?;
         for variant in &VARIANTS {
             let program = ebpf.program_mut(variant.program);
@@ -97,12 +117,27 @@ impl Tables {
         Ok(self.ebpf.program(variant.program).context("no such program")?.try_into()?)
     }
 
+    /// What a variant's table takes, in MB, by the kernel's own account.
+    pub fn memory(&self, variant: &Variant) -> Result<f64> {
+        let maps = if variant.program == OWN { &OWN_MAPS[..] } else { &[variant.table] };
+        maps.iter().map(|name| map_memory(self.map(name)?.fd().as_fd())).sum()
+    }
+
+    fn map(&self, name: &str) -> Result<&MapData> {
+        match self.ebpf.map(name) {
+            Some(
+                Map::HashMap(data)
+                | Map::LruHashMap(data)
+                | Map::PerCpuHashMap(data)
+                | Map::Array(data),
+            ) => Ok(data),
+            _ => bail!("no table `{name}`"),
+        }
+    }
+
     /// A variant's table.
     pub fn table(&self, variant: &Variant) -> Result<&MapData> {
-        match self.ebpf.map(variant.table) {
-            Some(Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuHashMap(data)) => Ok(data),
-            _ => bail!("no hash table `{}`", variant.table),
-        }
+        self.map(variant.table)
     }
 
     /// How many copies of each value a variant's table has.
@@ -118,17 +153,38 @@ impl Tables {
         Reader::new(self.table(variant)?, self.copies(variant))
     }
 
+    /// The product's table, as userspace has it.
+    pub fn mapped(&self) -> Result<Mapped> {
+        let slots = table::buckets(FLOWS as u32) as usize * WAYS;
+        let map = |name, length: usize| -> Result<MmapRaw> {
+            let table = self.map(name)?.fd().as_fd().as_raw_fd();
+            Ok(MmapOptions::new().len(length).map_raw_read_only(table)?)
+        };
+        let tags = map("TAGS", slots * size_of::<u32>())?;
+        let values = map("STREAMS", slots * size_of::<StreamSlot>())?;
+        Ok(Mapped { tags, values, slots })
+    }
+
+    fn entries(&self, variant: &Variant) -> Result<usize> {
+        if variant.program != OWN {
+            return self.reader(variant)?.read(|_| ());
+        }
+        let mut entries = 0;
+        self.mapped()?.read(|_| entries += 1);
+        Ok(entries)
+    }
+
     /// Puts all flows into all tables.
     pub fn fill(&self) -> Result<()> {
         /// The kernel's memory for new entries comes in portions, and may come late.
         const TRIES: usize = 10;
         let frame = frame(FILL, SSRC);
         for variant in &VARIANTS {
-            let (program, mut reader) = (self.program(variant)?, self.reader(variant)?);
+            let program = self.program(variant)?;
             let mut entries = 0;
             for _ in 0..TRIES {
                 run(program, &frame, STEPS)?;
-                entries = reader.read(|_| ())?;
+                entries = self.entries(variant)?;
                 // The table that evicts by itself may do so before it is full.
                 if entries == FLOWS || variant.program == LRU {
                     break;
@@ -138,6 +194,30 @@ impl Tables {
             ensure!(is_full, "`{}` has {entries} entries", variant.table);
         }
         Ok(())
+    }
+}
+
+/// Words of a slot.
+const WORDS: usize = size_of::<StreamSlot>() / size_of::<u64>();
+
+/// The maps `TAGS` and `STREAMS` in this process's memory.
+pub struct Mapped {
+    tags: MmapRaw,
+    values: MmapRaw,
+    slots: usize,
+}
+
+impl Mapped {
+    /// Calls `each` for every slot that is not free.
+    pub fn read(&self, mut each: impl FnMut(&[u64; WORDS])) {
+        for slot in 0..self.slots {
+            // SAFETY: both mappings have so many slots, and no program runs meanwhile.
+            unsafe {
+                if self.tags.as_ptr().cast::<u32>().add(slot).read() > table::TAKEN {
+                    each(&self.values.as_ptr().cast::<[u64; WORDS]>().add(slot).read());
+                }
+            }
+        }
     }
 }
 

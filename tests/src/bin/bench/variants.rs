@@ -2,18 +2,16 @@
 //! packet costs, of one flow and of 100,000 in turn, and where two processors write to one entry; what
 //! reading costs; what memory they take; and what one that evicts by itself has left after a flood.
 
-use std::os::fd::AsFd as _;
-
 use anyhow::{Context as _, Result, ensure};
 
 use crate::Effort;
 use crate::batch::Reader;
 use crate::figures::{Case, Figure, Spread, interleaved};
-use crate::process::{cost, map_memory};
+use crate::process::cost;
 use crate::together::{self, processors};
 use crate::trial::{
-    FILL, FLOWS, GAVE_UP, LRU, PACKETS, SSRC, STAY, STEPS, Tables, VARIANTS, Variant, WALK, frame,
-    run,
+    FILL, FLOWS, GAVE_UP, LRU, OWN, PACKETS, SSRC, STAY, STEPS, Tables, VARIANTS, Variant, WALK,
+    frame, run,
 };
 
 const PART: &str = "tables";
@@ -123,15 +121,29 @@ impl Sum {
     }
 }
 
-/// Milliseconds of processor time for reading a table in batches and adding up its packets.
+/// Milliseconds of processor time for reading a table, in batches or where it is mapped, and adding up
+/// its packets.
 fn reading(tables: &Tables, rounds: usize) -> Result<Results> {
-    let read = ["lock", "per_cpu", "small", "per_cpu_small"];
+    let read = ["lock", "per_cpu", "small", "per_cpu_small", OWN];
     let variants: Vec<_> =
         VARIANTS.iter().filter(|variant| read.contains(&variant.program)).collect();
     let cases = variants.iter().map(|variant| {
-        let mut reader = tables.reader(variant)?;
+        let mut read: Box<dyn FnMut() -> Result<Sum>> = if variant.program == OWN {
+            let mapped = tables.mapped()?;
+            Box::new(move || {
+                let mut sum = Sum::default();
+                mapped.read(|value| {
+                    sum.entries += 1;
+                    sum.packets += value[PACKETS];
+                });
+                Ok(sum)
+            })
+        } else {
+            let mut reader = tables.reader(variant)?;
+            Box::new(move || Sum::of(&mut reader))
+        };
         let case: Case<'_> = Box::new(move || {
-            let (time, sum) = cost(|| Sum::of(&mut reader));
+            let (time, sum) = cost(&mut read);
             ensure!(sum?.entries == FLOWS, "a reading is not whole");
             Ok(time)
         });
@@ -149,8 +161,7 @@ fn memory(tables: &Tables) -> Result<Vec<Figure>> {
         if results.iter().any(|(other, _)| other.table == variant.table) {
             continue;
         }
-        let table = tables.table(variant)?;
-        let here = map_memory(table.fd().as_fd())?;
+        let (table, here) = (tables.table(variant)?, tables.memory(variant)?);
         let value = f64::from(table.info()?.value_size()) * FLOWS as f64 / 1048576.0;
         let copies = tables.copies(variant) as f64;
         let more = if copies == 1.0 { 0.0 } else { PROCESSORS - copies };
