@@ -326,7 +326,7 @@ impl Scene {
 }
 
 /// Leaves the SFU's range of ports to the SFU: any other must be told from those by its number.
-fn leave_ports(host: &Netns) -> Result<()> {
+pub fn leave_ports(host: &Netns) -> Result<()> {
     host.run_in(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 29999"))
         .context("set the range of a host's own ports")
 }

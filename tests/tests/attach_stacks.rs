@@ -13,6 +13,7 @@ use exporter_ebpf::abi::Event;
 use exporter_tests::netns::{Netns, veth};
 use exporter_tests::pair::{Conversation, Pair, counted, options, start, start_with};
 use exporter_tests::rtp::Packet;
+use exporter_tests::scene::leave_ports;
 use exporter_tests::{root_or_skip, skip, wait};
 use mediasoup_exporter::kernel::{Counting, Options, SourceChoice};
 use mediasoup_exporter::model::Direction::{Receive, Send};
@@ -101,6 +102,7 @@ fn loopback_counts_both_ends() -> Result<()> {
         return Ok(());
     }
     let host = Netns::new("lo")?;
+    leave_ports(&host)?;
     let counting = start(&host, &["lo"], SourceChoice::Ebpf)?;
     // The peer's port is outside of the range, so one end is the SFU's.
     let mut talk =

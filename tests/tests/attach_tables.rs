@@ -23,6 +23,8 @@ fn twenty_thousand_streams_are_read_as_they_were_made() -> Result<()> {
     let pair = Pair::new()?;
     let counting = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
     let mut expected = HashSet::new();
+    // A peer's port is free for the next as soon as its socket is closed.
+    let mut peers = Vec::new();
     for flow in 0..FLOWS {
         let local = ["10.77.0.1:40000", "[fd77::1]:40000"][flow % 2];
         let sfu = pair.sfu.run_in(|| UdpSocket::bind(local))?;
@@ -40,6 +42,7 @@ fn twenty_thousand_streams_are_read_as_they_were_made() -> Result<()> {
             sfu.send(&packet.to_bytes())?;
             expected.insert((peer.local_addr()?, ssrc));
         }
+        peers.push(peer);
     }
     let reading = counting.read()?;
     let rows = reading.streams.iter().map(|stream| (stream.tuple.remote, stream.ssrc));
@@ -71,7 +74,8 @@ fn told_flows_are_known_from_their_first_packet() -> Result<()> {
         counting.tell(&HashSet::new())?;
         told.say(Receive, 1, 3, 100)?;
         assert!(known(&counting.read()?, &key));
-        drop(told);
+        // The peer keeps its port, so that the stranger gets another.
+        drop(told.sfu);
         let mut stranger = pair.connect(local, peer)?;
         stranger.say(Receive, 2, 3, 100)?;
         let key = JoinKey { remote: stranger.peer.local_addr()?, ..key };
