@@ -1,6 +1,6 @@
 //! The SFU under test: Node with a real mediasoup, driven by lines of JSON (`tests/sfu/server.js`).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Error, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
@@ -236,6 +236,14 @@ impl Sfu {
         })
     }
 
+    /// Stops its workers until the guard is dropped: while they run they send reports and are sent
+    /// others, so that two counts are never of the same moment. What is on its way still arrives.
+    pub fn quiet(&self) -> Result<Quiet<'_>> {
+        let quiet = Quiet(self);
+        quiet.signal(libc::SIGSTOP)?;
+        Ok(quiet)
+    }
+
     /// Statistics of every transport, producer and consumer.
     pub fn stats(&mut self) -> Result<Value> {
         self.call("stats", json!({}))
@@ -245,6 +253,33 @@ impl Sfu {
         self.answers.recv_timeout(ANSWER_WITHIN).map_err(|_| {
             anyhow!("no answer from the SFU within {ANSWER_WITHIN:?}:\n{}", self.process.log())
         })
+    }
+}
+
+/// An SFU whose workers are stopped. They do not answer either: while this lives, the borrow keeps
+/// everybody from asking.
+#[derive(Debug)]
+pub struct Quiet<'a>(&'a Sfu);
+
+impl Quiet<'_> {
+    fn signal(&self, signal: i32) -> Result<()> {
+        for &pid in self.0.workers() {
+            let pid = i32::try_from(pid)?;
+            // SAFETY: kill takes two integers. The SFU ends when a worker does, so the id of an SFU
+            // that answers is its worker's.
+            if unsafe { libc::kill(pid, signal) } != 0 {
+                return Err(Error::last_os_error()).context("signal a worker");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Quiet<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.signal(libc::SIGCONT) {
+            eprintln!("{error:#}");
+        }
     }
 }
 

@@ -69,6 +69,7 @@ fn set(interfaces: &[&str]) -> Result<Option<(Scene, Counting)>> {
 
 fn matches(scene: &Scene, counting: &Counting) -> Result<()> {
     let limit = wait::LONG;
+    let _quiet = scene.sfu.quiet()?;
     wait::until_equal("streams as sent and received", limit, || streams(scene, &counting.read()?))?;
     wait::until_equal("classes as sent and received", limit, || classes(scene, &counting.read()?))?;
     wait::until_equal("flows as nftables counts them", limit, || flows(scene, &counting.read()?))?;

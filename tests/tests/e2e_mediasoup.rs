@@ -85,6 +85,8 @@ fn everything_is_counted(scene: &mut Scene, exporter: &Exporter) -> Result<()> {
     wait::until_equal("pipes as mediasoup sends through them", limit, || {
         Ok(expect::pipes(scene, &stats, &scrape()?))
     })?;
+    // By now the exporter has learned what only workers know: the SSRC of an encoding with a RID.
+    let _quiet = scene.sfu.quiet()?;
     wait::until_equal("connections as the peers' sockets count", limit, || {
         Ok(expect::connections(scene, &scrape()?))
     })?;

@@ -21,6 +21,7 @@ fn agree(version: &str) -> Result<()> {
     let mut scene = cast::enter(&build)?;
     Nft::start(&scene.host)?;
     cast::play(&mut scene, 400)?;
+    let _quiet = scene.sfu.quiet()?;
     wait::until_equal("nftables to count all of both", wait::LONG, || flows(&scene))
 }
 
