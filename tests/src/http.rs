@@ -2,13 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::netns::Netns;
-
-const LIMIT: Duration = Duration::from_secs(10);
+use crate::wait;
 
 /// What came back.
 #[derive(Clone, Debug)]
@@ -39,8 +37,8 @@ pub fn get(host: &Netns, server: SocketAddr, path: &str, headers: &[&str]) -> Re
 }
 
 fn request(server: SocketAddr, path: &str, headers: &[&str]) -> Result<Response> {
-    let mut connection = TcpStream::connect_timeout(&server, LIMIT)?;
-    connection.set_read_timeout(Some(LIMIT))?;
+    let mut connection = TcpStream::connect_timeout(&server, wait::LONG)?;
+    connection.set_read_timeout(Some(wait::LONG))?;
     let mut request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n");
     for header in headers {
         request += &format!("{header}\r\n");

@@ -5,15 +5,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::process::Guard;
 use crate::sfu::Build;
-
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+use crate::wait;
 
 /// The versions of mediasoup that the tests have workers of.
 pub const VERSIONS: [&str; 2] = ["3.12.16", "3.15.8"];
@@ -123,7 +121,7 @@ impl Fixture {
     }
 
     fn answer(&mut self) -> Result<Value> {
-        let answer = match self.answers.recv_timeout(ANSWER_WITHIN) {
+        let answer = match self.answers.recv_timeout(wait::LONG) {
             Ok(answer) => answer,
             Err(error) => {
                 self.process.alive()?;

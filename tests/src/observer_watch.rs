@@ -139,8 +139,7 @@ impl Watch {
         let (Some(runtime), Some(task)) = (self.runtime.take(), self.task.take()) else {
             return Ok(());
         };
-        let ended =
-            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(5), task).await });
+        let ended = runtime.block_on(async { tokio::time::timeout(wait::LONG, task).await });
         runtime.shutdown_background();
         ended.context("the observer does not end")?.context("the observer panicked")
     }

@@ -5,15 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ChildStdin;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 
 use crate::netns::Netns;
 use crate::process::Guard;
-
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+use crate::wait;
 
 /// A mediasoup with its worker, in a folder's `node_modules`.
 #[derive(Clone, Debug)]
@@ -250,8 +248,8 @@ impl Sfu {
     }
 
     fn answer(&mut self) -> Result<Value> {
-        self.answers.recv_timeout(ANSWER_WITHIN).map_err(|_| {
-            anyhow!("no answer from the SFU within {ANSWER_WITHIN:?}:\n{}", self.process.log())
+        self.answers.recv_timeout(wait::LONG).map_err(|_| {
+            anyhow!("no answer from the SFU within {:?}:\n{}", wait::LONG, self.process.log())
         })
     }
 }

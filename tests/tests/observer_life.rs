@@ -54,8 +54,10 @@ fn a_server_that_restarts_is_found_again() -> Result<()> {
         let state = watch.state();
         Ok((state.transports.is_empty() && state.told().is_empty()).then_some(()))
     })?;
+    // A busy server may have been met more than once.
+    let before = watch.status().expect("it has one source").tally.meetings;
     let mut server = Fixture::start("edumeet3", &build, &socket, 1, 2)?;
-    watch.until("it is back", |status| status.up && status.tally.meetings == 2)?;
+    watch.until("it is back", |status| status.up && status.tally.meetings > before)?;
     agree(&watch, &mut server)
 }
 
@@ -343,7 +345,7 @@ fn endless_output_and_endless_lines_fill_no_memory() -> Result<()> {
         }
     })?;
     let watch = Watch::start(options(&[path]))?;
-    let status = watch.until("the line is skipped", |s| s.tally.oversized_lines == 1)?;
+    let status = watch.until("the line is skipped", |s| s.tally.oversized_lines >= 1)?;
     assert!(status.tally.attempts >= 2);
     wait::until("the next line counts", wait::LONG, || {
         Ok(watch.state().workers.contains_key(&7).then_some(()))
