@@ -28,6 +28,7 @@ fn walk<L: Clone + Eq + Hash, T>(
         if lines.is_full() {
             return Some(place);
         }
+        table.prefetch(place + 3 * prefetch::AHEAD);
         if let Some(later) = table.at(place + prefetch::AHEAD) {
             prefetch::text(text(later));
         }

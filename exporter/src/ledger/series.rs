@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::labels::Tick;
+use crate::prefetch;
 
 /// Ticks that a series stays after its object closed: two scrapes.
 pub(crate) const GRACE: Tick = 2;
@@ -166,6 +167,11 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
             .enumerate()
             .skip(start)
             .filter_map(|(index, slot)| slot.series.as_ref().map(|series| (index, series)))
+    }
+
+    /// Asks for what is at a place, which will be read.
+    pub(crate) fn prefetch(&self, place: usize) {
+        prefetch::value(self.slots.as_ptr().wrapping_add(place));
     }
 
     /// What is at a place, if anything.
