@@ -1,7 +1,7 @@
 //! Keys and values of the kernel's tables, byte for byte.
 //!
 //! Every padding byte is a named field that is always zero, because the kernel hashes and compares
-//! keys as bytes. All integers are in host order, addresses in network order. A value's counters
+//! flows' keys as bytes. All integers are in host order, addresses in network order. A value's counters
 //! never decrease; userspace reads them word by word, so a packet in flight may show in one word of
 //! a value and not yet in the next.
 //!

@@ -275,7 +275,9 @@ pub fn expected(stream: &StreamValue) -> u64 {
     if stream.window == 0 {
         return stream.contended.packets;
     }
-    stream.expected_prior + stream.max_seq - stream.base_seq + 1
+    // Of words that were read at two moments it may be less than nothing.
+    let run = stream.max_seq.wrapping_sub(stream.base_seq).wrapping_add(1) as i64;
+    stream.expected_prior.saturating_add_signed(run)
 }
 
 /// Packets that came of those, duplicates included. One that found the stream's lock taken counts:

@@ -37,7 +37,8 @@ pub const LOCKS: u32 = 1024;
 const SPARE: u32 = 3;
 
 /// Buckets for so many streams: of five ways two stay free, and some more for a small table, whose buckets
-/// are filled less evenly. So everybody finds a place, as a test shows.
+/// are filled less evenly. So everybody finds a place in a table that fills up; in one that stays full while
+/// streams come and go, one newcomer in 100,000 does not (tests show both).
 pub const fn buckets(streams: u32) -> u32 {
     let slots = streams as u64 * 5 / 3;
     slots.div_ceil(WAYS as u64) as u32 + 16

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::vec::Vec;
 
 use super::*;
-use crate::abi::{FlowKeyV4, FlowKeyV6, KNOWN};
+use crate::abi::{FlowKeyV4, FlowKeyV6, KNOWN, LAYOUT_VERSION};
 use crate::random::Random;
 
 /// Memory as the kernel's maps lend it.
@@ -144,6 +144,41 @@ fn everybody_finds_a_place() {
     check(4_200, 40);
     // The default bounds.
     check(131_072, 2);
+}
+
+/// What is pinned was put in by an older build: places change with the layout's version only.
+#[test]
+fn places_stay_what_they_are() {
+    let memory = Vectors::new(1_000, &mut Random(12));
+    let wide = StreamKeyV6 { flow: FlowKeyV6 { remote: [7; 16], ..FlowKeyV6::default() }, ssrc: 9 };
+    assert_eq!((LAYOUT_VERSION, memory.buckets()), (3, 225));
+    let narrow = place(&memory, &key(5, false));
+    assert_eq!(narrow, Place { first: 193, second: 210, tag: 2_569_749_618 });
+    assert_eq!(place(&memory, &wide), Place { first: 88, second: 44, tag: 622889355 });
+}
+
+/// In a table that is always as full as it may be, one newcomer in 100,000 finds both buckets full.
+#[test]
+fn who_comes_when_another_goes_mostly_finds_a_place() {
+    const STREAMS: u32 = 4_000;
+    const NEWCOMERS: u32 = 400_000;
+    let mut random = Random(13);
+    let memory = Vectors::new(STREAMS, &mut random);
+    let mut slots = Vec::new();
+    let mut homeless = 0;
+    for number in 0..STREAMS + NEWCOMERS {
+        if slots.len() == STREAMS as usize {
+            memory.remove(slots.swap_remove(random.below(u64::from(STREAMS)) as usize));
+        }
+        match memory.insert(&key(number, true)) {
+            Inserted::New(slot) => slots.push(slot),
+            inserted => {
+                assert_eq!(inserted, Inserted::Failed);
+                homeless += 1;
+            }
+        }
+    }
+    assert!(homeless <= NEWCOMERS / 10_000, "{homeless} of {NEWCOMERS}");
 }
 
 #[test]

@@ -195,6 +195,13 @@ impl Program {
         self.insert("LOCAL_V6", address)
     }
 
+    /// Takes every lock of the table of streams, or frees it.
+    pub fn lock_streams(&mut self, lock: bool) -> Result<()> {
+        let map = self.ebpf.map_mut("LOCKS").context("no map `LOCKS`")?;
+        let mut map: Array<&mut MapData, u32> = Array::try_from(map)?;
+        (0..table::LOCKS).try_for_each(|number| Ok(map.set(number, u32::from(lock), 0)?))
+    }
+
     fn insert<K: aya::Pod>(&mut self, table: &str, key: K) -> Result<()> {
         let map = self.ebpf.map_mut(table).with_context(|| format!("no map `{table}`"))?;
         let mut map: HashMap<&mut MapData, K, u8> = HashMap::try_from(map)?;

@@ -361,6 +361,27 @@ fn streams_that_meet_in_one_bucket_are_told_apart() {
 }
 
 #[test]
+fn a_stream_whose_lock_stays_taken_is_counted_in_its_flow() {
+    let Some(mut program) = load(Constants::default()) else { return };
+    program.tell_v4(told(PORT)).expect("told");
+    program.lock_streams(true).expect("set");
+    let talk = Talk::v4(&program, PORT);
+    talk.rtp(RECEIVE, SSRC, 1);
+    assert!(talk.stream(RECEIVE, SSRC).is_none());
+    let one = Counter { packets: 1, bytes: 112 };
+    assert_eq!(program.event(Event::InsertFailed, RECEIVE).expect("read"), one);
+    let flow = talk.flow().expect("a flow");
+    assert_eq!(flow.counts[usize::from(RECEIVE)][Class::Rtp as usize], one);
+    assert_eq!(flow.streams, 0);
+    check_occupancy(&program, occupied(1, 0, 0, 0));
+    program.lock_streams(false).expect("set");
+    let talk = Talk::v4(&program, PORT);
+    talk.rtp(RECEIVE, SSRC, 2);
+    assert_eq!(talk.stream(RECEIVE, SSRC).expect("a stream").total, one);
+    assert_eq!(talk.flow().expect("a flow").streams, 1);
+}
+
+#[test]
 fn what_is_not_local_is_passed_over() {
     let Some(mut program) = load(Constants { check_local: true, ..Constants::default() }) else {
         return;

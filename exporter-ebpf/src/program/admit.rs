@@ -150,7 +150,8 @@ fn admit_stream<F: Family>(
     // SAFETY: the table's value.
     let share = unsafe { &raw mut (*flow).streams };
     // SAFETY: as above.
-    if unsafe { fetch_add_u32(share, 1) } >= MAX_SSRCS.load() {
+    // Below zero when the flow was made anew beside a stream of the one before: that is no full share.
+    if unsafe { fetch_add_u32(share, 1) } as i32 >= MAX_SSRCS.load() as i32 {
         give_back_ssrc(share);
         return Err(Event::SsrcsFull);
     }

@@ -9,6 +9,7 @@ use aya_log::EbpfLogger;
 use super::Options;
 use super::attach::Attacher;
 use super::load::{self, TracingLog};
+use super::pin::Pins;
 use super::survey::{Status, Surveyor};
 use super::tables::Tables;
 use crate::model::{JoinKey, Reading};
@@ -18,6 +19,7 @@ use crate::model::{JoinKey, Reading};
 pub(super) struct EbpfSource {
     placement: Mutex<Placement>,
     tables: Mutex<Tables>,
+    _pins: Option<Pins>,
 }
 
 struct Placement {
@@ -34,7 +36,11 @@ impl EbpfSource {
         let attacher = Attacher::new(loaded.ebpf, options.mechanism)?;
         let surveyor = Surveyor::new(options)?;
         let placement = Placement { attacher, surveyor, log: loaded.log };
-        let source = Self { placement: Mutex::new(placement), tables: Mutex::new(tables) };
+        let source = Self {
+            placement: Mutex::new(placement),
+            tables: Mutex::new(tables),
+            _pins: loaded.pins,
+        };
         source.place().and_then(|failed| match failed {
             Some(error) if source.status().interfaces.is_empty() => Err(error),
             _ => Ok(()),

@@ -29,14 +29,15 @@ impl Default for Lifetimes {
 /// Positions in a reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Evictions {
-    /// In `flows`.
+    /// In `flows`; each has no streams.
     pub(super) flows: Vec<usize>,
-    /// In `streams`; those of the flows above among them.
+    /// In `streams`.
     pub(super) streams: Vec<usize>,
 }
 
-/// Chooses at most `most` flows and `most` streams. With `orphans`, streams without a flow (a
-/// packet came while its flow was removed) are looked for, too.
+/// Chooses at most `most` flows and `most` streams. A flow that rests goes after its streams, with a later
+/// reading. With `orphans`, streams without a flow (a packet came while its flow was removed) are looked
+/// for, too.
 pub(super) fn choose(
     reading: &Reading,
     told: &HashSet<JoinKey>,
@@ -44,27 +45,28 @@ pub(super) fn choose(
     orphans: bool,
     most: usize,
 ) -> Evictions {
-    let mut ending = idle_flows(reading, told, lifetimes);
-    keep_those_with_live_streams(reading, &mut ending);
-    if ending.len() > most {
-        let surplus: Vec<Tuple> = ending.keys().skip(most).copied().collect();
-        for tuple in surplus {
-            ending.remove(&tuple);
-        }
-    }
+    let mut resting = idle_flows(reading, told, lifetimes);
+    keep_those_with_live_streams(reading, &mut resting);
     let flows: Option<HashSet<Tuple>> =
         orphans.then(|| reading.flows.iter().map(|flow| flow.tuple).collect());
-    let ends = |tuple: &Tuple, idle: u32| {
+    let goes = |tuple: &Tuple, idle: u32| {
         let orphan = flows.as_ref().is_some_and(|flows| !flows.contains(tuple));
         idle > lifetimes.stream
-            || (!ending.is_empty() && ending.contains_key(tuple))
+            || (!resting.is_empty() && resting.contains_key(tuple))
             || (orphan && idle > lifetimes.stranger)
     };
-    let streams = reading.streams.iter().enumerate();
-    let streams = streams.filter(|(_, stream)| ends(&stream.tuple, stream.idle_seconds));
-    let streams = streams.map(|(position, _)| position).take(most).collect();
-    let mut flows: Vec<usize> = ending.into_values().map(|idle| idle.position).collect();
+    let streams = reading.streams.iter().enumerate().filter(|(_, stream)| !stream.ended);
+    let streams = streams.filter(|(_, stream)| goes(&stream.tuple, stream.idle_seconds));
+    let streams: Vec<usize> = streams.map(|(position, _)| position).take(most).collect();
+    for stream in reading.streams.iter().filter(|stream| !stream.ended) {
+        if resting.is_empty() {
+            break;
+        }
+        resting.remove(&stream.tuple);
+    }
+    let mut flows: Vec<usize> = resting.into_values().map(|idle| idle.position).collect();
     flows.sort_unstable();
+    flows.truncate(most);
     Evictions { flows, streams }
 }
 
@@ -91,7 +93,7 @@ fn idle_flows(
 }
 
 fn keep_those_with_live_streams(reading: &Reading, ending: &mut HashMap<Tuple, Idle>) {
-    for stream in &reading.streams {
+    for stream in reading.streams.iter().filter(|stream| !stream.ended) {
         if ending.is_empty() {
             return;
         }
@@ -148,7 +150,10 @@ mod tests {
         check(&[flow(1, true, 120), flow(2, true, 121), flow(9, true, 9999)], &[], (&[1], &[]));
         // Its own counters rest, but RTP goes on.
         check(&[flow(1, true, 500)], &[stream(1, 400), stream(1, 3)], (&[], &[]));
-        check(&[flow(1, true, 500)], &[stream(1, 400), stream(1, 130)], (&[0], &[0, 1]));
+        // Flows go after their streams.
+        check(&[flow(1, true, 500)], &[stream(1, 400), stream(1, 130)], (&[], &[0, 1]));
+        let ended = Stream { ended: true, ..stream(1, 130) };
+        check(&[flow(1, true, 500)], &[ended], (&[0], &[]));
         check(&[flow(1, true, 0)], &[stream(1, 600), stream(1, 601)], (&[], &[1]));
         check(&[], &[stream(1, 30), stream(1, 31)], (&[], &[1]));
     }

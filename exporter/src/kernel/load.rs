@@ -2,7 +2,6 @@
 //!
 //! Attaching the programs and reading the tables is done elsewhere.
 
-use std::io;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, anyhow};
@@ -10,7 +9,8 @@ use aya::maps::Array;
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use exporter_ebpf::table::{self, WAYS};
+use exporter_ebpf::abi::StreamSlot;
+use exporter_ebpf::table::{self, Bucket, WAYS};
 
 use super::Options;
 use super::pin::{Pins, Seeds};
@@ -20,6 +20,9 @@ use super::tables::TableFds;
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!("../../../exporter-ebpf/prebuilt/exporter-ebpf.o");
 
+/// What a bucket's streams and tags take.
+const BUCKET_BYTES: u64 = (WAYS * size_of::<StreamSlot>() + size_of::<Bucket>()) as u64;
+
 /// What was loaded.
 pub(super) struct Loaded {
     /// The programs.
@@ -28,12 +31,13 @@ pub(super) struct Loaded {
     pub(super) tables: TableFds,
     /// The kernel program's own log, if it has one.
     pub(super) log: Option<EbpfLogger<TracingLog>>,
+    /// Where the tables are pinned, if they are.
+    pub(super) pins: Option<Pins>,
 }
 
 /// Makes the tables. Needs CAP_BPF and CAP_NET_ADMIN. Programs are verified when they are first
 /// attached: an interface needs two of the four.
 pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
-    lift_memory_lock();
     let limits = &options.limits;
     let (port_min, port_max) = (*options.ports.start(), *options.ports.end());
     let flows = limits.flows.saturating_add(limits.stranger_flows);
@@ -45,10 +49,8 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
 
     let pins = options.pin.as_deref().map(|path| Pins::prepare(path, flows.max(1), buckets));
     let pins = pins.transpose().context("--pin")?;
-    let seeds = match pins.as_ref().and_then(Pins::seeds) {
-        Some(seeds) => seeds,
-        None => random_seeds()?,
-    };
+    let kept = pins.as_ref().map(Pins::seeds).transpose().context("--pin")?;
+    let seeds = kept.flatten().map_or_else(random_seeds, Ok)?;
     let mut loader = EbpfLoader::new();
     if let Some(pins) = &pins {
         pins.tell(&mut loader);
@@ -77,7 +79,10 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
     ] {
         loader.map_max_entries(table, entries.max(1));
     }
-    let mut ebpf = loader.load(OBJECT).context("load the kernel tables")?;
+    let mut ebpf = loader.load(OBJECT).with_context(|| {
+        let megabytes = u64::from(buckets) * BUCKET_BYTES / 1_000_000;
+        format!("make the kernel's tables ({megabytes} MB for streams: see --max-streams)")
+    })?;
     keep_seeds(&mut ebpf, seeds).context("write the table KEPT_SEEDS")?;
     verified(&mut ebpf, "tend")?;
     let tables = table_fds(&mut ebpf)?;
@@ -88,7 +93,7 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
             None
         }
     };
-    Ok(Loaded { ebpf, tables, log })
+    Ok(Loaded { ebpf, tables, log, pins })
 }
 
 /// Numbers that nobody can guess, so that nobody can choose keys which meet in the table.
@@ -164,16 +169,6 @@ fn duplicate(map: &aya::maps::Map) -> anyhow::Result<OwnedFd> {
         return Err(anyhow!("is of another type than expected"));
     };
     Ok(data.fd().as_fd().try_clone_to_owned()?)
-}
-
-/// Before Linux 5.11 maps counted against RLIMIT_MEMLOCK, 64 kB by default.
-fn lift_memory_lock() {
-    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: setrlimit reads the structure and touches no other memory.
-    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } != 0 {
-        let error = io::Error::last_os_error();
-        tracing::debug!("lift the limit on locked memory: {error}");
-    }
 }
 
 /// Hands the kernel program's log on to `tracing`, under the target `kernel_program`.

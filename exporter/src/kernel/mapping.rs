@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use memmap2::{MmapOptions, MmapRaw};
 
-/// The values of an array map, which are as long as `T`, from the first on.
+/// The values of an array map from the first on, which are as long as `T` (a multiple of eight bytes).
 pub(super) struct Mapping<T> {
     memory: MmapRaw,
     count: usize,

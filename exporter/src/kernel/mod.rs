@@ -11,6 +11,7 @@ mod clock;
 mod clsact;
 mod ebpf;
 mod evict;
+mod grace;
 pub mod interfaces;
 mod keys;
 mod links;

@@ -3,7 +3,7 @@
 //! Tables are used again only if all of them have the layout and the sizes that are asked for; else
 //! they are all made anew, because flows, streams and their occupancy belong together.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +36,12 @@ struct Shape {
 pub(super) struct Pins {
     directory: PathBuf,
     shapes: Vec<Shape>,
+    /// Locked as long as this lives: two exporters would each give the other's entries up.
+    _lock: File,
 }
+
+/// What the directories of all layouts' tables are called, before the layout's number.
+const DIRECTORY: &str = "mediasoup-exporter-";
 
 impl Pins {
     /// Prepares a directory below `parent`, which must be on a bpffs. Removes tables there that do
@@ -47,10 +52,12 @@ impl Pins {
         if !is_bpffs(parent).with_context(|| format!("look at {shown}"))? {
             bail!("{shown} is not on a bpf file system: `mount -t bpf bpf {shown}` makes one");
         }
-        let directory = parent.join(format!("mediasoup-exporter-{LAYOUT_VERSION}"));
+        let lock = lock(parent)?;
+        let directory = parent.join(format!("{DIRECTORY}{LAYOUT_VERSION}"));
+        remove_others(parent, &directory).context("remove pinned tables of another layout")?;
         fs::create_dir_all(&directory)
             .with_context(|| format!("make the directory {}", directory.display()))?;
-        let pins = Self { directory, shapes: shapes(flows, buckets) };
+        let pins = Self { directory, shapes: shapes(flows, buckets), _lock: lock };
         if !pins.fit() {
             pins.remove().context("remove pinned tables that do not fit")?;
         }
@@ -64,11 +71,19 @@ impl Pins {
         }
     }
 
-    /// What the pinned table of streams was made with; `None` when there is none.
-    pub(super) fn seeds(&self) -> Option<Seeds> {
-        let map = MapData::from_pin(self.directory.join(KEPT_SEEDS)).ok()?;
-        let map = Array::<_, Seeds>::try_from(Map::Array(map)).ok()?;
-        map.get(&0, 0).ok().filter(|seeds| seeds.iter().any(|&seed| seed != 0))
+    /// What the pinned table of streams was made with; `None` when there is none yet.
+    pub(super) fn seeds(&self) -> anyhow::Result<Option<Seeds>> {
+        let path = self.directory.join(KEPT_SEEDS);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let read = || -> anyhow::Result<Seeds> {
+            let map = Array::<_, Seeds>::try_from(Map::Array(MapData::from_pin(&path)?))?;
+            Ok(map.get(&0, 0)?)
+        };
+        let seeds = read().with_context(|| format!("read {}", path.display()))?;
+        // Who made the tables ended before it wrote them, and before it counted.
+        Ok(Some(seeds).filter(|seeds| *seeds != Seeds::default()))
     }
 
     /// All are there with the right shape, or none is.
@@ -105,6 +120,29 @@ impl Pins {
     fn path(&self, shape: &Shape) -> PathBuf {
         self.directory.join(shape.name)
     }
+}
+
+fn lock(directory: &Path) -> anyhow::Result<File> {
+    let shown = directory.display();
+    let lock = File::open(directory).with_context(|| format!("open {shown}"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!("another exporter uses the tables in {shown}"),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {shown}")),
+    }
+}
+
+/// Nobody will use these again, and they hold memory.
+fn remove_others(parent: &Path, ours: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        let is_one = entry.file_name().to_str().is_some_and(|it| it.starts_with(DIRECTORY));
+        if is_one && entry.path() != ours {
+            tracing::info!("removing the tables in {}", entry.path().display());
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn shapes(flows: u32, buckets: u32) -> Vec<Shape> {

@@ -1,11 +1,11 @@
-//! The `bpf(2)` commands that aya does not offer: batch look-ups, look-up-and-delete, and a test run
-//! whose answer is the program's return value.
+//! The `bpf(2)` commands that aya does not offer: batch look-ups, look-up-and-delete, maps that no object
+//! describes, and a test run whose answer is the program's return value.
 //!
 //! Every call passes through [`bpf`]; file descriptors and slices come in, plain bytes go out. Nothing
 //! here knows what a table means.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Values that are the same as their bytes: no padding, no pointer, no forbidden bit pattern.
 ///
@@ -24,16 +24,35 @@ unsafe impl Plain for [u8; 4] {}
 // SAFETY: an array of integers.
 unsafe impl Plain for [u8; 16] {}
 
+const MAP_CREATE: libc::c_int = 0;
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
-const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_TEST_RUN: libc::c_int = 10;
 const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
 
-/// The kernel's own "not supported" (include/linux/errno.h), which escapes through `bpf(2)`.
-pub(super) const ENOTSUPP: i32 = 524;
+/// `enum bpf_map_type`.
+const MAP_TYPE_ARRAY: u32 = 2;
+const MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+
+/// `union bpf_attr`, the part of `BPF_MAP_CREATE`.
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+    inner: u32,
+}
+
+impl MapCreate {
+    fn one_word() -> Self {
+        Self { key_size: 4, value_size: 4, max_entries: 1, ..Self::default() }
+    }
+}
 
 /// `union bpf_attr`, the part of `BPF_MAP_*_ELEM`.
 #[repr(C)]
@@ -92,21 +111,12 @@ pub(super) fn look_up<K: Plain, V: Plain>(
     found(element(MAP_LOOKUP_ELEM, map, key, value.as_mut_ptr().cast(), 0))
 }
 
-/// Takes the element at `key` out of the map (hash maps: Linux 5.14); before that in two steps.
+/// Takes the element at `key` out of the map (hash maps: Linux 5.14).
 pub(super) fn take<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     let mut value = V::default();
     let at = (&raw mut value).cast();
-    match found(element(MAP_LOOKUP_AND_DELETE_ELEM, map, key, at, 0)) {
-        Ok(there) => Ok(there.then_some(value)),
-        Err(error) if unsupported(&error) => {
-            let there = found(element(MAP_LOOKUP_ELEM, map, key, at, 0))?;
-            if there {
-                remove(map, key)?;
-            }
-            Ok(there.then_some(value))
-        }
-        Err(error) => Err(error),
-    }
+    let there = found(element(MAP_LOOKUP_AND_DELETE_ELEM, map, key, at, 0))?;
+    Ok(there.then_some(value))
 }
 
 /// Inserts or replaces.
@@ -117,19 +127,6 @@ pub(super) fn put<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V) -
 /// Removes; it is no error when there was nothing.
 pub(super) fn remove<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     found(element(MAP_DELETE_ELEM, map, key, std::ptr::null_mut(), 0))
-}
-
-/// The key after `key` (from the first for `None`) in the map's own order.
-pub(super) fn next_key<K: Plain>(map: BorrowedFd<'_>, key: Option<&K>) -> io::Result<Option<K>> {
-    let mut next = K::default();
-    let mut attributes = Element {
-        map: number(map),
-        key: key.map_or(0, address),
-        value: (&raw mut next) as u64,
-        ..Element::default()
-    };
-    let there = found(bpf(MAP_GET_NEXT_KEY, &mut attributes).map(drop))?;
-    Ok(there.then_some(next))
 }
 
 /// What one batch look-up brought.
@@ -181,25 +178,26 @@ pub(super) fn test_run<T: Plain>(program: BorrowedFd<'_>, data: &T) -> io::Resul
     Ok(attributes.returned)
 }
 
-/// Returns when every program that was running when this was called has ended, on all processors.
-///
-/// Linux makes the memory barrier that is asked for by waiting for an RCU grace period
-/// (kernel/sched/membarrier.c; from Linux 4.3), and programs run within one. Where it does not (with
-/// `nohz_full` processors, or where a filter of system calls forbids it), a pause stands in, which is
-/// thousands of times as long as a program runs.
-pub(super) fn wait_for_programs() {
-    // SAFETY: takes three integers.
-    let waited = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if waited != 0 {
-        std::thread::sleep(PAUSE);
-    }
+/// An array map of one word.
+pub(super) fn make_array() -> io::Result<OwnedFd> {
+    make(&mut MapCreate { kind: MAP_TYPE_ARRAY, ..MapCreate::one_word() })
 }
 
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// An array map of one map that is like `inner`.
+pub(super) fn make_array_of(inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let inner = number(inner);
+    make(&mut MapCreate { kind: MAP_TYPE_ARRAY_OF_MAPS, inner, ..MapCreate::one_word() })
+}
 
-/// The kernel does not know the command, or not for this kind of map.
-pub(super) fn unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP))
+/// Puts a map into an array of maps.
+pub(super) fn put_map(outer: BorrowedFd<'_>, index: u32, inner: BorrowedFd<'_>) -> io::Result<()> {
+    put(outer, &index, &number(inner))
+}
+
+fn make(attributes: &mut MapCreate) -> io::Result<OwnedFd> {
+    let fd = bpf(MAP_CREATE, attributes)?;
+    // SAFETY: the kernel made this descriptor for us just now.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 fn element<K: Plain>(

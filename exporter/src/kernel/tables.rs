@@ -4,25 +4,28 @@
 //! File descriptors come in; which entries rest is decided in `evict`. Nothing here attaches
 //! programs or knows interfaces.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
 
 use anyhow::Context;
 use exporter_ebpf::abi::{
-    self, EVENTS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, OCCUPANCIES, Occupancy, Tend,
+    self, EVENTS, FlowKeyV4, FlowKeyV6, FlowValue, OCCUPANCIES, Occupancy, StreamValue, Tend,
 };
 
 use super::batch::Reader;
 use super::clock::Clock;
-use super::evict::{self, Evictions, Lifetimes};
+use super::evict::{self, Lifetimes};
+use super::grace::Grace;
 use super::keys::{self, Family, Key};
 use super::occupancy::{Occupied, Surplus};
-use super::streams::Streams;
+use super::streams::{self, Streams};
 use super::sys;
 use super::{Limits, MAX_LOCAL};
-use crate::model::{Counter, JoinKey, Reading, TableFill};
+use crate::model::{Counter, JoinKey, Reading, Stream, TableFill};
 
 /// Entries removed in one reading; a flow is a system call of about a microsecond.
 const MOST_EVICTIONS: usize = 8192;
@@ -53,8 +56,10 @@ pub(super) struct Tables {
     flows_v4: Reader<FlowKeyV4, FlowValue>,
     flows_v6: Reader<FlowKeyV6, FlowValue>,
     streams: Streams,
-    /// Of the last reading's streams, their slots' numbers.
+    /// Of the last reading's live streams, their slots' numbers.
     numbers: Vec<u32>,
+    leavers: Option<Leavers>,
+    grace: Arc<Grace>,
     cpus: usize,
     told: HashSet<JoinKey>,
     untold_for_room: u64,
@@ -69,6 +74,7 @@ impl Tables {
         let most = limits.streams.saturating_add(limits.stranger_streams);
         let streams = Streams::new(fds.tags.as_fd(), fds.streams.as_fd(), most);
         let streams = streams.context("map the tables TAGS and STREAMS")?;
+        let grace = Arc::new(Grace::new().context("make the map that waits for programs")?);
         let jiffies = tend(&fds, Tend::default()).context("run the program tend")?;
         let cpus = aya::util::nr_cpus()
             .map_err(|(file, error)| anyhow::Error::new(error).context(format!("read {file}")))?;
@@ -81,8 +87,10 @@ impl Tables {
             surplus: Surplus::default(),
             flows_v4: Reader::new(),
             flows_v6: Reader::new(),
+            leavers: leftovers(&streams, &grace)?,
             streams,
             numbers: Vec::new(),
+            grace,
             cpus,
             told: HashSet::new(),
             untold_for_room: 0,
@@ -92,7 +100,8 @@ impl Tables {
         })
     }
 
-    /// Reads all tables, and removes what rests; what was removed is in the reading, `ended`.
+    /// Reads all tables, and removes what rests; what was removed is in a reading, `ended`: a flow in this
+    /// one, a stream in the next.
     pub(super) fn read(&mut self) -> anyhow::Result<Reading> {
         let jiffies = tend(&self.fds, Tend::default()).context("run the program tend")?;
         self.clock.advance(jiffies, monotonic());
@@ -101,6 +110,7 @@ impl Tables {
             ..Reading::default()
         };
         self.read_flows(&mut reading).context("read the flow tables")?;
+        self.take_leavers(&mut reading).context("remove idle streams")?;
         self.read_streams(&mut reading);
         self.last_flows = reading.flows.len();
         let chosen = evict::choose(
@@ -110,7 +120,8 @@ impl Tables {
             std::mem::take(&mut self.orphans),
             MOST_EVICTIONS,
         );
-        self.evict(&mut reading, &chosen).context("remove idle entries")?;
+        self.evict(&mut reading, &chosen.flows).context("remove idle flows")?;
+        self.hide(&reading, &chosen.streams);
         self.correct(&reading);
         reading.events = self.read_events().context("read the table EVENTS")?;
         reading.tables = self.fill();
@@ -173,20 +184,12 @@ impl Tables {
         let Self { clock, streams, numbers, .. } = self;
         streams.numbers(numbers);
         reading.streams.reserve_exact(numbers.len());
-        streams.read(numbers, |key, value| {
-            let idle_seconds = clock.idle_seconds(value.last_seen);
-            let (tuple, direction, ssrc) = match key {
-                Family::V4(key) => (key.flow.tuple(), key.flow.direction(), key.ssrc),
-                Family::V6(key) => (key.flow.tuple(), key.flow.direction(), key.ssrc),
-            };
-            reading.streams.push(keys::stream(tuple, direction, ssrc, value, idle_seconds));
-        });
+        streams.read(numbers, |key, value| reading.streams.push(row(key, value, clock)));
     }
 
-    /// Flows go before their streams: a packet that comes between finds its stream and needs no
-    /// flow, while the other way about it would make the stream anew below a flow that is going.
-    fn evict(&mut self, reading: &mut Reading, chosen: &Evictions) -> io::Result<()> {
-        for &position in &chosen.flows {
+    /// Removes flows. They have no streams any more: a flow's value has its share of them.
+    fn evict(&mut self, reading: &mut Reading, flows: &[usize]) -> io::Result<()> {
+        for &position in flows {
             let flow = &mut reading.flows[position];
             let value = match keys::flow_key(&flow.tuple) {
                 Family::V4(key) => sys::take(self.fds.flows[0].as_fd(), &key),
@@ -202,25 +205,46 @@ impl Tables {
             flow.ended = true;
             self.orphans = true;
         }
-        if chosen.streams.is_empty() {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Hides streams from packets. The next reading has their last values: until then nobody waits for
+    /// programs that have found them before.
+    fn hide(&mut self, reading: &Reading, streams: &[usize]) {
+        if streams.is_empty() {
+            return;
         }
-        let ended: HashSet<_> =
-            chosen.flows.iter().map(|&position| reading.flows[position].tuple).collect();
-        let mut shares = std::collections::HashMap::<_, u32>::new();
-        self.streams.give_up(chosen.streams.iter().map(|&position| self.numbers[position]));
-        for &position in &chosen.streams {
-            let stream = &mut reading.streams[position];
-            let value = self.streams.take(self.numbers[position]);
-            keys::set_stream(stream, &value, self.clock.idle_seconds(value.last_seen));
-            stream.ended = true;
-            self.occupied.give_back(match value.flags & KNOWN {
-                0 => Occupancy::StrangerStreams,
-                _ => Occupancy::Streams,
+        // What ended stands before what lives.
+        let ended = reading.streams.len() - self.numbers.len();
+        let numbers: Vec<u32> = streams.iter().map(|at| self.numbers[at - ended]).collect();
+        for &number in &numbers {
+            self.streams.hide(number);
+        }
+        let grace = Arc::clone(&self.grace);
+        let waiting = thread::Builder::new().name("grace".into()).spawn(move || grace.wait());
+        self.leavers = Some(Leavers { numbers, waiting: waiting.ok() });
+    }
+
+    /// Ends the streams that were hidden by the reading before. They come first: the same stream may be
+    /// there anew.
+    fn take_leavers(&mut self, reading: &mut Reading) -> io::Result<()> {
+        let Some(leavers) = &mut self.leavers else { return Ok(()) };
+        match leavers.waiting.take() {
+            Some(waiting) => waiting.join().unwrap_or_else(|_| self.grace.wait()),
+            None => self.grace.wait(),
+        }?;
+        let numbers = std::mem::take(&mut leavers.numbers);
+        self.leavers = None;
+        let mut shares = HashMap::<_, u32>::new();
+        for number in numbers {
+            let Some((key, value)) = self.streams.take(number) else { continue };
+            let stream = Stream { ended: true, ..row(key, &value, &self.clock) };
+            self.occupied.give_back(match stream.known {
+                true => Occupancy::Streams,
+                false => Occupancy::StrangerStreams,
             });
-            if !ended.contains(&stream.tuple) {
-                *shares.entry(stream.tuple).or_default() += 1;
-            }
+            *shares.entry(stream.tuple).or_default() += 1;
+            reading.streams.push(stream);
         }
         // The flow's bound on SSRCs counts those that are in the table.
         for (tuple, streams) in shares {
@@ -300,6 +324,31 @@ impl Tables {
             result => result,
         }
     }
+}
+
+/// Streams that are hidden, and who waits until no packet is on its way to them.
+struct Leavers {
+    numbers: Vec<u32>,
+    waiting: Option<thread::JoinHandle<io::Result<()>>>,
+}
+
+/// What an exporter that died had begun to let go of. Others than it may be filling slots.
+fn leftovers(streams: &Streams, grace: &Grace) -> anyhow::Result<Option<Leavers>> {
+    let numbers = streams.hidden();
+    if numbers.is_empty() {
+        return Ok(None);
+    }
+    grace.wait().context("wait for programs")?;
+    Ok(Some(Leavers { numbers, waiting: None }))
+}
+
+fn row(key: streams::Key, value: &StreamValue, clock: &Clock) -> Stream {
+    let idle_seconds = clock.idle_seconds(value.last_seen);
+    let (tuple, direction, ssrc) = match key {
+        Family::V4(key) => (key.flow.tuple(), key.flow.direction(), key.ssrc),
+        Family::V6(key) => (key.flow.tuple(), key.flow.direction(), key.ssrc),
+    };
+    keys::stream(tuple, direction, ssrc, value, idle_seconds)
 }
 
 /// Puts a key into a table, or removes it.
