@@ -81,6 +81,8 @@ pub struct Figure {
     pub measured: Option<Spread>,
     /// What it is compared with.
     pub baseline: Option<(&'static str, Spread)>,
+    /// The median of ratios that were taken round by round, where those are steadier.
+    pub paired: Option<f64>,
     /// What it should be.
     pub target: Target,
     /// Whatever a reader has to know.
@@ -96,6 +98,7 @@ impl Figure {
             unit,
             measured: None,
             baseline: None,
+            paired: None,
             target: Target::None,
             note: String::new(),
         }
@@ -111,6 +114,11 @@ impl Figure {
         Self { baseline: Some((name, baseline)), ..self }
     }
 
+    /// Each round's sample by that round's baseline.
+    pub fn paired(self, ratios: &[f64]) -> Self {
+        Self { paired: Some(Spread::of(ratios).median), ..self }
+    }
+
     /// What it should be.
     pub fn target(self, target: Target) -> Self {
         Self { target, ..self }
@@ -122,7 +130,7 @@ impl Figure {
     }
 
     fn ratio(&self) -> Option<f64> {
-        Some(self.measured?.median / self.baseline?.1.median)
+        self.paired.or_else(|| Some(self.measured?.median / self.baseline?.1.median))
     }
 
     /// Whether the median is as it should be; `None`: nothing was asked, or nothing measured.
@@ -131,8 +139,8 @@ impl Figure {
         let baseline = self.baseline.map(|(_, baseline)| baseline.median);
         match self.target {
             Target::None => None,
-            Target::Times(most) => Some(measured <= most * baseline?),
-            Target::AtLeastTimes(least) => Some(measured >= least * baseline?),
+            Target::Times(most) => Some(self.ratio()? <= most),
+            Target::AtLeastTimes(least) => Some(self.ratio()? >= least),
             Target::Above(more) => Some(measured <= baseline? + more),
             Target::AtMost(most) => Some(measured <= most),
             Target::Faster(times) => Some(measured * times <= baseline?),
