@@ -226,7 +226,8 @@ fn sample(stream: *mut StreamValue, timestamp: u32) {
     unsafe { jitter::take(&mut *stream, timestamp, bpf_ktime_get_ns()) };
 }
 
-/// Tries before a packet gives up: the lock is held for some ten nanoseconds.
+/// Tries before a packet gives up: the lock is held for some ten nanoseconds, a sample's for twice
+/// as long.
 const TRIES: u32 = 16;
 
 #[inline(never)]
