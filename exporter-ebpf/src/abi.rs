@@ -2,8 +2,8 @@
 //!
 //! Every padding byte is a named field that is always zero, because the kernel hashes and compares
 //! flows' keys as bytes. All integers are in host order, addresses in network order. A value's counters
-//! never decrease; userspace reads them word by word, so a packet in flight may show in one word of
-//! a value and not yet in the next.
+//! never decrease; userspace reads a flow's word by word, so a packet in flight may show in one word of
+//! the value and not yet in the next.
 //!
 //! Keys are aligned to words and written as words: a processor that hashes a word which was stored
 //! in pieces waits for the pieces.

@@ -58,8 +58,7 @@ impl Default for Constants {
             ssrcs: 64,
             skip_seen: true,
             jitter: true,
-            // Any large number will do.
-            seed: 0x9e37_79b9_7f4a_7c15,
+            seed: SEED,
         }
     }
 }
@@ -78,6 +77,37 @@ pub struct Frame<'a> {
 impl<'a> From<&'a [u8]> for Frame<'a> {
     fn from(bytes: &'a [u8]) -> Self {
         Self { bytes, ..Self::default() }
+    }
+}
+
+/// A seed for the table of streams: any large number will do.
+pub const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// As many seeds as the table of streams wants, from one.
+pub fn seeds(seed: u64) -> [u64; SEEDS] {
+    std::array::from_fn(|at| seed.rotate_left(5 * at as u32))
+}
+
+/// What a table of streams is made with.
+#[derive(Debug)]
+pub struct StreamTable {
+    buckets: u32,
+    seeds: [u64; SEEDS],
+}
+
+impl StreamTable {
+    /// For so many streams.
+    pub fn new(streams: u32, seed: u64) -> Self {
+        Self { buckets: table::buckets(streams), seeds: seeds(seed) }
+    }
+
+    /// Has the loader make it.
+    pub fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        loader
+            .override_global("BUCKETS", &self.buckets, true)
+            .override_global("SEEDS", &self.seeds, true)
+            .map_max_entries("TAGS", self.buckets)
+            .map_max_entries("STREAMS", self.buckets * WAYS as u32);
     }
 }
 
@@ -113,14 +143,8 @@ impl Program {
             loader.map_max_entries(table, flows);
         }
         let streams = u32::try_from(constants.streams + constants.stranger_streams)?;
-        let buckets = table::buckets(streams);
-        let seeds: [u64; SEEDS] =
-            std::array::from_fn(|at| constants.seed.rotate_left(5 * at as u32));
-        loader
-            .override_global("BUCKETS", &buckets, true)
-            .override_global("SEEDS", &seeds, true)
-            .map_max_entries("TAGS", buckets)
-            .map_max_entries("STREAMS", buckets * WAYS as u32);
+        let streams = StreamTable::new(streams, constants.seed);
+        streams.tell(&mut loader);
         let mut ebpf = loader.load(object).context("load the kernel program")?;
         for (name, program) in ebpf.programs_mut() {
             let program: &mut SchedClassifier = program.try_into()?;

@@ -19,12 +19,7 @@ fn counters_outlive_a_restart() -> Result<()> {
     }
     let mounted = BpfFs::mount()?;
     let pair = Pair::new()?;
-    let options = Options {
-        interfaces: vec!["sfu0".into()],
-        source: SourceChoice::Ebpf,
-        pin: Some(mounted.0.path().to_owned()),
-        ..options()
-    };
+    let options = mounted.options();
     let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
     let mut run = |options: &Options| {
         let counting = start_with(&pair.sfu, options.clone())?;
@@ -51,9 +46,8 @@ fn what_a_dead_exporter_began_to_let_go_of_ends() -> Result<()> {
     }
     let mounted = BpfFs::mount()?;
     let pair = Pair::new()?;
-    let (pin, source) = (Some(mounted.0.path().to_owned()), SourceChoice::Ebpf);
     let limits = Limits { ssrcs_per_flow: 1, ..Limits::default() };
-    let options = Options { interfaces: vec!["sfu0".into()], source, pin, limits, ..options() };
+    let options = Options { limits, ..mounted.options() };
     let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
     let first = start_with(&pair.sfu, options.clone())?;
     talk.say(Receive, 1, 10, 100)?;
@@ -88,8 +82,7 @@ fn tables_have_one_owner_and_one_layout() -> Result<()> {
     let old = folder.join("mediasoup-exporter-1");
     std::fs::create_dir(&old)?;
     let pair = Pair::new()?;
-    let (pin, source) = (Some(folder.to_owned()), SourceChoice::Ebpf);
-    let options = Options { interfaces: vec!["sfu0".into()], source, pin, ..options() };
+    let options = mounted.options();
     let first = start_with(&pair.sfu, options.clone())?;
     ensure!(!old.exists(), "tables of another layout are still there");
     let Err(error) = start_with(&pair.sfu, options.clone()) else { bail!("pinned twice") };
@@ -125,6 +118,16 @@ impl BpfFs {
             Command::new("mount").args(["-t", "bpf", "bpf"]).arg(folder.path()).status()?;
         ensure!(mounted.success(), "mount a bpffs at {}", folder.path().display());
         Ok(Self(folder))
+    }
+
+    /// Counts by eBPF, with tables pinned here.
+    fn options(&self) -> Options {
+        Options {
+            interfaces: vec!["sfu0".into()],
+            source: SourceChoice::Ebpf,
+            pin: Some(self.0.path().to_owned()),
+            ..options()
+        }
     }
 }
 

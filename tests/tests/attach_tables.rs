@@ -148,16 +148,8 @@ fn streams_that_went_make_room_in_their_flow() -> Result<()> {
         return Ok(());
     }
     let pair = Pair::new()?;
-    let counting = start_with(
-        &pair.sfu,
-        Options {
-            interfaces: vec!["sfu0".into()],
-            source: SourceChoice::Ebpf,
-            lifetimes: Lifetimes { stranger: 600, untold: 600, stream: 0 },
-            limits: Limits { ssrcs_per_flow: 3, ..Limits::default() },
-            ..options()
-        },
-    )?;
+    let limits = Limits { ssrcs_per_flow: 3, ..Limits::default() };
+    let counting = start_forgetful(&pair, limits)?;
     for (local, peer) in [("10.77.0.1:40000", "10.77.0.2"), ("[fd77::1]:40000", "fd77::2")] {
         let mut talk = pair.connect(local, peer)?;
         for generation in 0..3 {
@@ -186,15 +178,7 @@ fn nothing_is_lost_while_streams_come_and_go() -> Result<()> {
         return Ok(());
     }
     let pair = Pair::new()?;
-    let counting = start_with(
-        &pair.sfu,
-        Options {
-            interfaces: vec!["sfu0".into()],
-            source: SourceChoice::Ebpf,
-            lifetimes: Lifetimes { stranger: 600, untold: 600, stream: 0 },
-            ..options()
-        },
-    )?;
+    let counting = start_forgetful(&pair, Limits::default())?;
     let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
     talk.say(Receive, 0, 1, 100)?;
     let (mut ended, mut ends) = (0, 0);
@@ -226,6 +210,18 @@ fn nothing_is_lost_while_streams_come_and_go() -> Result<()> {
     assert_eq!(flow.counts.iter().map(|counts| counts[0].packets).sum::<u64>(), 0);
     assert!(ends > SSRCS as usize, "only {ends} streams were let go of");
     Ok(())
+}
+
+/// Streams are let go of after a second, flows are not.
+fn start_forgetful(pair: &Pair, limits: Limits) -> Result<Counting> {
+    let options = Options {
+        interfaces: vec!["sfu0".into()],
+        source: SourceChoice::Ebpf,
+        lifetimes: Lifetimes { stranger: 600, untold: 600, stream: 0 },
+        limits,
+        ..options()
+    };
+    start_with(&pair.sfu, options)
 }
 
 fn live(reading: &Reading) -> impl Iterator<Item = &Stream> {

@@ -6,13 +6,11 @@
 //! source address. The number is what the walk along them is multiplied with, so that a table can be
 //! filled in one order and walked in another.
 
-use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::{classifier, map};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuHashMap};
 use aya_ebpf::programs::TcContext;
-use exporter_ebpf::abi::{FlowKeyV4, StreamKeyV4, StreamSlot};
-use exporter_ebpf::table::{self, Bucket};
+use exporter_ebpf::abi::{FlowKeyV4, StreamKeyV4};
 
 use self::streams::Entrances as _;
 use crate::atomic::{self, add, try_lock, unlock};
@@ -21,17 +19,6 @@ use crate::atomic::{self, add, try_lock, unlock};
 #[path = "../program/streams.rs"]
 #[expect(dead_code, reason = "the product needs more of it")]
 mod streams;
-
-#[unsafe(no_mangle)]
-static BUCKETS: Global<u32> = Global::new(1);
-#[unsafe(no_mangle)]
-static SEEDS: Global<[u64; table::SEEDS]> = Global::new([1; table::SEEDS]);
-#[map]
-static TAGS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-#[map]
-static STREAMS: Array<StreamSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-#[map]
-static LOCKS: Array<u32> = Array::with_max_entries(table::LOCKS, 0);
 
 /// Flows that a walk goes along.
 const FLOWS: u32 = 100_000;

@@ -1,4 +1,4 @@
-//! Maps, constants and entry points, nothing else.
+//! Maps, constants and entry points, nothing else; but for the table of streams, which has its own.
 
 mod admit;
 mod aggregate;
@@ -15,9 +15,9 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::TcContext;
 use exporter_ebpf::abi::{
     Counter, DIRECTIONS, EVENTS as EVENT_KINDS, FlowKeyV4, FlowKeyV6, FlowValue, OCCUPANCIES,
-    RECEIVE, SEND, StreamSlot, ToldKeyV4, ToldKeyV6,
+    RECEIVE, SEND, ToldKeyV4, ToldKeyV6,
 };
-use exporter_ebpf::table::{self, Bucket};
+use exporter_ebpf::table::SEEDS;
 
 use self::count::{ETHERNET, RAW};
 
@@ -49,12 +49,6 @@ static MAX_STRANGER_STREAMS: Global<u64> = Global::new(8_192);
 #[unsafe(no_mangle)]
 static MAX_SSRCS: Global<u32> = Global::new(1_024);
 
-/// Buckets of the table of streams, and what its hash is keyed with.
-#[unsafe(no_mangle)]
-static BUCKETS: Global<u32> = Global::new(1);
-#[unsafe(no_mangle)]
-static SEEDS: Global<[u64; table::SEEDS]> = Global::new([1; table::SEEDS]);
-
 // The sizes are placeholders: userspace sets those that follow from the bounds. Flows are not
 // preallocated, so their bound costs memory only when it is used.
 #[map]
@@ -63,16 +57,9 @@ static FLOWS_V4: HashMap<FlowKeyV4, FlowValue> =
 #[map]
 static FLOWS_V6: HashMap<FlowKeyV6, FlowValue> =
     HashMap::with_max_entries(65_536 + 8_192, BPF_F_NO_PREALLOC);
-// Streams of both families; mapped into userspace, which reads them there.
+// Of no use to the programs: whoever pins the tables finds here what the streams' table is keyed with.
 #[map]
-static TAGS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-#[map]
-static STREAMS: Array<StreamSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-#[map]
-static LOCKS: Array<u32> = Array::with_max_entries(table::LOCKS, 0);
-// Of no use to the programs: whoever pins the tables finds here what SEEDS was.
-#[map]
-static KEPT_SEEDS: Array<[u64; table::SEEDS]> = Array::with_max_entries(1, 0);
+static KEPT_SEEDS: Array<[u64; SEEDS]> = Array::with_max_entries(1, 0);
 #[map]
 static TOLD_V4: HashMap<ToldKeyV4, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]

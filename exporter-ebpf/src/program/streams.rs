@@ -1,13 +1,29 @@
-//! The table of streams ([`exporter_ebpf::table`]) in the kernel's maps.
+//! The table of streams ([`exporter_ebpf::table`]) in maps of the kernel, and those maps.
 
 use core::arch::asm;
 
+use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::Array;
 use exporter_ebpf::abi::{KNOWN, StreamKeyV4, StreamKeyV6, StreamSlot, StreamValue};
 use exporter_ebpf::rtp::NO_SEQUENCE;
 use exporter_ebpf::table::{self, Bucket, Inserted, Key, Memory, Shared};
 
 use super::atomic::{claim, publish, try_lock, unlock};
-use super::{BUCKETS, LOCKS, SEEDS, STREAMS, TAGS};
+/// How many buckets there are, and what the hash is keyed with.
+#[unsafe(no_mangle)]
+static BUCKETS: Global<u32> = Global::new(1);
+#[unsafe(no_mangle)]
+static SEEDS: Global<[u64; table::SEEDS]> = Global::new([1; table::SEEDS]);
+
+// The sizes are placeholders: userspace sets them. It maps tags and slots, and reads streams there.
+#[map]
+static TAGS: Array<Bucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static STREAMS: Array<StreamSlot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static LOCKS: Array<u32> = Array::with_max_entries(table::LOCKS, 0);
 
 /// The maps.
 struct Maps;

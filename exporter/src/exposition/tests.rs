@@ -8,7 +8,7 @@ use crate::exposition::families::{FAMILIES, Group, Kind};
 use crate::exposition::strict::read;
 use crate::exposition::{Cursor, Format, PIECE, Scrape, Selection, foreign, reference};
 use crate::fixture::{self, Told};
-use crate::labels::{AddressPolicy, Geo, Policy};
+use crate::labels::{AddressPolicy, Geo, Policy, Tick};
 use crate::ledger::{Settings, Update};
 use crate::model::Direction::{Receive, Send};
 use crate::model::{Peer, Proto, Reading, SocketStats, StreamStats, TcpStats};
@@ -60,17 +60,15 @@ impl World {
         let policy = Policy { address, ..Policy::default() };
         let mut scrape = Scrape::new(settings, policy, Geo::none());
         for tick in 0..4 {
-            scrape.update_for(
-                Update {
-                    tick,
-                    reading: Some(&self.reading),
-                    state: &self.told.state,
-                    sockets: Some(&self.sockets),
-                },
-                Selection::ALL,
-            );
+            self.update(&mut scrape, tick);
         }
         scrape
+    }
+
+    fn update(&self, scrape: &mut Scrape, tick: Tick) {
+        let (reading, sockets) = (Some(&self.reading), Some(&*self.sockets));
+        let update = Update { tick, reading, state: &self.told.state, sockets };
+        scrape.update_for(update, Selection::ALL);
     }
 }
 
@@ -345,15 +343,7 @@ fn a_name_is_awaited_once() {
     let policy = Policy { names: true, ..Policy::default() };
     let mut scrape = Scrape::new(Settings::default(), policy, Geo::none());
     let update = |scrape: &mut Scrape, tick| {
-        scrape.update_for(
-            Update {
-                tick,
-                reading: Some(&world.reading),
-                state: &world.told.state,
-                sockets: Some(&world.sockets),
-            },
-            Selection::ALL,
-        );
+        world.update(scrape, tick);
         text(scrape, Format::Text, Selection::ALL)
     };
     let first = update(&mut scrape, 1);

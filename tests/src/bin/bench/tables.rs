@@ -13,9 +13,10 @@ use exporter_ebpf::abi::{
     CLASSES, Class, Counter, DIRECTIONS, FlowKeyV4, FlowValue, KNOWN, PROVED_SEND, RECEIVE,
     SEEN_RECEIVE, SEND, StreamKeyV4, StreamSlot, StreamValue, UDP,
 };
-use exporter_ebpf::table::{self, Bucket, Inserted, Memory, Shared, WAYS};
+use exporter_ebpf::table::{self, Bucket, Inserted, Memory, SEEDS, Shared, WAYS};
 use exporter_tests::netns::Netns;
 use exporter_tests::pair;
+use exporter_tests::prog::{SEED, seeds};
 use mediasoup_exporter::kernel::{Counting, Lifetimes, Limits, Options, SourceChoice};
 use mediasoup_exporter::model::{Direction, Tuple};
 
@@ -72,6 +73,7 @@ impl Counted {
 struct Filled {
     tags: Vec<UnsafeCell<Bucket>>,
     slots: Vec<UnsafeCell<StreamSlot>>,
+    seeds: [u64; SEEDS],
 }
 
 impl Filled {
@@ -80,6 +82,7 @@ impl Filled {
         Self {
             tags: (0..buckets).map(|_| UnsafeCell::default()).collect(),
             slots: (0..buckets * WAYS).map(|_| UnsafeCell::default()).collect(),
+            seeds: seeds(SEED),
         }
     }
 
@@ -122,7 +125,7 @@ impl Memory for Filled {
     }
 
     fn seed(&self, number: usize) -> u64 {
-        0x9e37_79b9_7f4a_7c15_u64.rotate_left(5 * number as u32)
+        self.seeds[number]
     }
 }
 

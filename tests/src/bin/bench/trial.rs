@@ -9,7 +9,8 @@ use aya::programs::SchedClassifier;
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
 use exporter_ebpf::abi::StreamSlot;
-use exporter_ebpf::table::{self, SEEDS, WAYS};
+use exporter_ebpf::table::{self, WAYS};
+use exporter_tests::prog::{SEED, StreamTable};
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::batch::Reader;
@@ -93,14 +94,8 @@ impl Tables {
         for variant in &VARIANTS {
             loader.map_max_entries(variant.table, FLOWS as u32);
         }
-        let buckets = table::buckets(FLOWS as u32);
-        let seeds: [u64; SEEDS] =
-            std::array::from_fn(|at| 0x9e37_79b9_7f4a_7c15_u64.rotate_left(5 * at as u32));
-        loader
-            .override_global("BUCKETS", &buckets, true)
-            .override_global("SEEDS", &seeds, true)
-            .map_max_entries("TAGS", buckets)
-            .map_max_entries("STREAMS", buckets * WAYS as u32);
+        let streams = StreamTable::new(FLOWS as u32, SEED);
+        streams.tell(&mut loader);
         let mut ebpf = loader.load(OBJECT).context("load the programs")?;
         for variant in &VARIANTS {
             let program = ebpf.program_mut(variant.program);
