@@ -2,7 +2,7 @@
 //! knows of rooms and peers, to Prometheus.
 //!
 //! The modules stand in reading order. `model` lies below all others; `state`, `join`, `labels`,
-//! `ledger` and `exposition` are pure: values in, values out. `kernel`, `observer`, `sockets`, `web`,
+//! `ledger` and `exposition` are pure: values in, values out. `host` asks the host. `kernel`, `observer`, `sockets`, `web`,
 //! `resolver` and `config` do I/O and do not know each other; only `startup`, `collect` and `main`
 //! know them all.
 
@@ -16,14 +16,13 @@ pub mod labels;
 pub mod ledger;
 pub mod state;
 
+pub mod host;
+
 pub mod kernel;
-pub mod netlink;
 pub mod observer;
 pub mod sockets;
-pub mod workers;
 
 pub mod config;
-pub mod privileges;
 pub mod resolver;
 pub mod telemetry;
 pub mod web;

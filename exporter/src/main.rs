@@ -11,9 +11,9 @@ use anyhow::Context;
 use mediasoup_exporter::collect::{self, Board, Ledgers, Orders, Pace, Parts, Site};
 use mediasoup_exporter::config::{Command, Config};
 use mediasoup_exporter::exposition::{Scrape, reference};
-use mediasoup_exporter::kernel::Counting;
+use mediasoup_exporter::host::capabilities::{self, Needs};
+use mediasoup_exporter::kernel::{Counting, Method};
 use mediasoup_exporter::observer::{AGENT_SCRIPT, Observer};
-use mediasoup_exporter::privileges::{self, Needs};
 use mediasoup_exporter::resolver::{self, Questions, Work};
 use mediasoup_exporter::startup::{self, Prepared};
 use mediasoup_exporter::state::{Event, Gone, SourceId, State};
@@ -70,8 +70,13 @@ fn run(config: &Config) -> anyhow::Result<()> {
     let counting = Arc::new(Counting::start(&prepared.counting)?);
     let listener = web::bind(config.listen, config.listen_is_default)?;
     // Before the runtime has threads: capabilities belong to threads.
-    let needs = Needs { source: counting.source(), observers: true };
-    let kept = privileges::drop_all_but(needs).context("drop privileges")?;
+    let method = counting.method();
+    let needs = Needs {
+        programs: method == Method::Ebpf,
+        capture: method == Method::Capture,
+        observers: true,
+    };
+    let kept = capabilities::drop_all_but(needs).context("drop privileges")?;
     tracing::debug!("privileges kept: {kept:?}");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

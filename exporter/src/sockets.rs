@@ -18,9 +18,9 @@ use netlink_packet_sock_diag::inet::{
 };
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
+use crate::host::netlink::Client;
+use crate::host::workers::{self, WorkerProcess};
 use crate::model::{Proto, SocketStats, TcpStats, canonical};
-use crate::netlink::Client;
-use crate::workers::{self, WorkerProcess};
 
 /// Sockets reported at most.
 const MOST: usize = 262_144;

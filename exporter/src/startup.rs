@@ -14,10 +14,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{self, Config, Deidentify, Log, Privacy};
+use crate::host::workers;
 use crate::labels::address::KEY_BYTES;
 use crate::labels::{AddressPolicy, Geo, Policy};
 use crate::web::Access;
-use crate::{kernel, ledger, observer, workers};
+use crate::{kernel, ledger, observer};
 
 /// Files that are read at most: a geographic database has 60 to 120 MB.
 const MOST_BYTES: u64 = 1 << 30;
@@ -124,11 +125,11 @@ fn counting(config: &Config) -> kernel::Options {
     kernel::Options {
         interfaces: config.interfaces.clone(),
         ports: ports(config),
-        source: match config.source {
-            config::Source::Auto => kernel::SourceChoice::Auto,
-            config::Source::Ebpf => kernel::SourceChoice::Ebpf,
-            config::Source::Capture => kernel::SourceChoice::Capture,
-            config::Source::None => kernel::SourceChoice::None,
+        method: match config.source {
+            config::Source::Auto => kernel::MethodChoice::Auto,
+            config::Source::Ebpf => kernel::MethodChoice::Ebpf,
+            config::Source::Capture => kernel::MethodChoice::Capture,
+            config::Source::None => kernel::MethodChoice::None,
         },
         limits: kernel::Limits { flows, streams, stranger_flows, stranger_streams, ssrcs_per_flow },
         jitter: config.jitter,

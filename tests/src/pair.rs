@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mediasoup_exporter::kernel::{Counting, Options, SourceChoice};
+use mediasoup_exporter::kernel::{Counting, MethodChoice, Options};
 use mediasoup_exporter::model::{Direction, Reading, Stream};
 
 use crate::netns::{Netns, veth};
@@ -42,9 +42,9 @@ impl Pair {
 }
 
 /// Starts counting in a namespace, on the named interfaces.
-pub fn start(host: &Netns, interfaces: &[&str], source: SourceChoice) -> Result<Counting> {
+pub fn start(host: &Netns, interfaces: &[&str], method: MethodChoice) -> Result<Counting> {
     let interfaces = interfaces.iter().map(|&name| name.to_owned()).collect();
-    start_with(host, Options { interfaces, source, ..options() })
+    start_with(host, Options { interfaces, method, ..options() })
 }
 
 /// Starts counting in a namespace.

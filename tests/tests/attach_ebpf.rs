@@ -9,7 +9,7 @@ use exporter_ebpf::abi::Event;
 use exporter_tests::netns::Netns;
 use exporter_tests::pair::{Pair, counted, options, start, start_with};
 use exporter_tests::root_or_skip;
-use mediasoup_exporter::kernel::{Counting, Mechanism, Options, SourceChoice};
+use mediasoup_exporter::kernel::{Counting, Mechanism, MethodChoice, Options};
 use mediasoup_exporter::model::Direction::{Receive, Send};
 use mediasoup_exporter::model::Reading;
 
@@ -60,9 +60,9 @@ fn programs_behind_ours_go_on_running() -> Result<()> {
     let pair = Pair::new()?;
     // The kernel runs clsact's filters behind all of TCX.
     let filter = start_by(&pair.sfu, Mechanism::Clsact)?;
-    let behind = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
+    let behind = start(&pair.sfu, &["sfu0"], MethodChoice::Ebpf)?;
     // Attaches in front of the first two, which then find every packet counted already.
-    let before = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
+    let before = start(&pair.sfu, &["sfu0"], MethodChoice::Ebpf)?;
     let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
     talk.say(Receive, 1, 30, 100)?;
     talk.say(Send, 2, 20, 100)?;
@@ -136,7 +136,7 @@ fn what_a_crashed_run_left_is_replaced() -> Result<()> {
 
 fn start_by(host: &Netns, mechanism: Mechanism) -> Result<Counting> {
     let interfaces = vec!["sfu0".to_owned()];
-    start_with(host, Options { interfaces, mechanism, source: SourceChoice::Ebpf, ..options() })
+    start_with(host, Options { interfaces, mechanism, method: MethodChoice::Ebpf, ..options() })
 }
 
 fn seen_before(reading: &Reading) -> [u64; 2] {

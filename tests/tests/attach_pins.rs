@@ -9,7 +9,7 @@ use exporter_ebpf::table::{Bucket, TAKEN};
 use exporter_tests::pair::{Pair, counted, options, start_with};
 use exporter_tests::process::TempDir;
 use exporter_tests::root_or_skip;
-use mediasoup_exporter::kernel::{Limits, Options, SourceChoice};
+use mediasoup_exporter::kernel::{Limits, MethodChoice, Options};
 use mediasoup_exporter::model::Direction::Receive;
 
 #[test]
@@ -100,8 +100,8 @@ fn a_directory_that_cannot_hold_tables_is_named() -> Result<()> {
     }
     let pair = Pair::new()?;
     let pin = std::env::temp_dir();
-    let (source, shown) = (SourceChoice::Ebpf, pin.display().to_string());
-    let refused = start_with(&pair.sfu, Options { pin: Some(pin), source, ..options() });
+    let (method, shown) = (MethodChoice::Ebpf, pin.display().to_string());
+    let refused = start_with(&pair.sfu, Options { pin: Some(pin), method, ..options() });
     let Err(error) = refused else { anyhow::bail!("pinned in {shown}") };
     let told = format!("{error:#}");
     ensure!(told.contains("mount -t bpf") && told.contains(&shown), "{told}");
@@ -124,7 +124,7 @@ impl BpfFs {
     fn options(&self) -> Options {
         Options {
             interfaces: vec!["sfu0".into()],
-            source: SourceChoice::Ebpf,
+            method: MethodChoice::Ebpf,
             pin: Some(self.0.path().to_owned()),
             ..options()
         }

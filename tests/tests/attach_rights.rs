@@ -7,35 +7,35 @@ use caps::{CapSet, Capability, CapsHashSet};
 use exporter_tests::netns::{Netns, veth};
 use exporter_tests::pair::{Pair, counted, options};
 use exporter_tests::{root_or_skip, wait};
-use mediasoup_exporter::kernel::{Counting, Mechanism, Options, Source, SourceChoice};
+use mediasoup_exporter::host::capabilities::{Needs, drop_all_but};
+use mediasoup_exporter::kernel::{Counting, Mechanism, Method, MethodChoice, Options};
 use mediasoup_exporter::model::Direction::Receive;
-use mediasoup_exporter::privileges::{Needs, drop_all_but};
 
 #[test]
 fn three_capabilities_are_enough_for_ebpf() -> Result<()> {
     let rights = [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_NET_ADMIN];
-    steps(&rights, Source::Ebpf, &[])
+    steps(&rights, Method::Ebpf, &[])
 }
 
 #[test]
 fn a_program_that_is_refused_for_want_of_a_right_names_it() -> Result<()> {
     let rights = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
-    steps(&rights, Source::Capture, &["CAP_PERFMON"])
+    steps(&rights, Method::Capture, &["CAP_PERFMON"])
 }
 
 #[test]
 fn without_the_right_for_ebpf_packets_are_captured() -> Result<()> {
-    steps(&[Capability::CAP_NET_RAW], Source::Capture, &["CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN"])
+    steps(&[Capability::CAP_NET_RAW], Method::Capture, &["CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN"])
 }
 
 #[test]
 fn without_any_right_nothing_is_counted() -> Result<()> {
-    steps(&[], Source::None, &["CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN", "CAP_NET_RAW"])
+    steps(&[], Method::None, &["CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN", "CAP_NET_RAW"])
 }
 
 /// Starts with these capabilities only; each step down has to name the right that is missing and
 /// how to give it.
-fn steps(rights: &[Capability], source: Source, missing: &[&str]) -> Result<()> {
+fn steps(rights: &[Capability], method: Method, missing: &[&str]) -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
@@ -47,7 +47,7 @@ fn steps(rights: &[Capability], source: Source, missing: &[&str]) -> Result<()> 
         caps::set(None, CapSet::Permitted, &rights)?;
         Counting::start(&options)
     })?;
-    assert_eq!(counting.source(), source, "{:?}", counting.step_downs());
+    assert_eq!(counting.method(), method, "{:?}", counting.step_downs());
     let told: Vec<&str> = counting.step_downs().iter().map(|step| step.why.as_str()).collect();
     assert_eq!(told.len(), missing.len(), "{told:?}");
     for (told, missing) in told.iter().zip(missing) {
@@ -64,18 +64,18 @@ fn steps(rights: &[Capability], source: Source, missing: &[&str]) -> Result<()> 
 #[test]
 fn what_is_kept_is_enough_for_later_interfaces() -> Result<()> {
     for mechanism in [Mechanism::Auto, Mechanism::Clsact] {
-        later(Source::Ebpf, Options { mechanism, ..options() })?;
+        later(Method::Ebpf, Options { mechanism, ..options() })?;
     }
     Ok(())
 }
 
 #[test]
 fn what_is_kept_is_enough_for_later_captures() -> Result<()> {
-    let source = SourceChoice::Capture;
-    later(Source::Capture, Options { source, ..options() })
+    let method = MethodChoice::Capture;
+    later(Method::Capture, Options { method, ..options() })
 }
 
-fn later(source: Source, options: Options) -> Result<()> {
+fn later(method: Method, options: Options) -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
@@ -87,7 +87,11 @@ fn later(source: Source, options: Options) -> Result<()> {
         let exporter = scope.spawn(|| {
             pair.sfu.run_in(move || {
                 let counting = Counting::start(&options)?;
-                let kept = drop_all_but(Needs { source, observers: false })?;
+                let kept = drop_all_but(Needs {
+                    programs: method == Method::Ebpf,
+                    capture: method == Method::Capture,
+                    observers: false,
+                })?;
                 started.send(kept)?;
                 has_come.recv()?;
                 counting.refresh()?;
@@ -95,7 +99,7 @@ fn later(source: Source, options: Options) -> Result<()> {
             })
         });
         let kept = has_started.recv()?;
-        let needed = if source == Source::Ebpf { "CAP_BPF" } else { "CAP_NET_RAW" };
+        let needed = if method == Method::Ebpf { "CAP_BPF" } else { "CAP_NET_RAW" };
         assert!(kept.iter().any(|name| name == needed), "{kept:?}");
         assert!(!kept.iter().any(|name| name == "CAP_SYS_ADMIN"), "{kept:?}");
         add_interface(&pair.sfu, &pair.peer)?;

@@ -15,27 +15,27 @@ use exporter_tests::pair::{Conversation, Pair, counted, options, start, start_wi
 use exporter_tests::rtp::Packet;
 use exporter_tests::scene::leave_ports;
 use exporter_tests::{root_or_skip, skip, wait};
-use mediasoup_exporter::kernel::{Counting, Options, SourceChoice};
+use mediasoup_exporter::kernel::{Counting, MethodChoice, Options};
 use mediasoup_exporter::model::Direction::{Receive, Send};
 
 #[test]
 fn a_stack_of_bridge_and_veth_counts_once() -> Result<()> {
-    stack(SourceChoice::Ebpf, Top::Veth)
+    stack(MethodChoice::Ebpf, Top::Veth)
 }
 
 #[test]
 fn a_stack_of_bridge_and_veth_is_captured_once() -> Result<()> {
-    stack(SourceChoice::Capture, Top::Veth)
+    stack(MethodChoice::Capture, Top::Veth)
 }
 
 #[test]
 fn a_stack_of_bridge_and_vlan_counts_once() -> Result<()> {
-    stack(SourceChoice::Ebpf, Top::Vlan)
+    stack(MethodChoice::Ebpf, Top::Vlan)
 }
 
 #[test]
 fn a_stack_of_bridge_and_vlan_is_captured_once() -> Result<()> {
-    stack(SourceChoice::Capture, Top::Vlan)
+    stack(MethodChoice::Capture, Top::Vlan)
 }
 
 /// What the SFU's address is on, above a bridge that the link to the peer is a member of.
@@ -47,7 +47,7 @@ enum Top {
     Vlan,
 }
 
-fn stack(source: SourceChoice, top: Top) -> Result<()> {
+fn stack(method: MethodChoice, top: Top) -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
@@ -76,7 +76,7 @@ fn stack(source: SourceChoice, top: Top) -> Result<()> {
     sfu.address(mine, "10.78.0.1".parse()?, 24)?;
     peer.address(theirs, "10.78.0.2".parse()?, 24)?;
 
-    let counting = start(&sfu, &["*"], source)?;
+    let counting = start(&sfu, &["*"], method)?;
     let mut talk =
         Conversation::new(&sfu, "10.78.0.1:40000".parse()?, &peer, "10.78.0.2".parse()?)?;
     let received = talk.say(Receive, 1, 40, 500)?;
@@ -88,7 +88,7 @@ fn stack(source: SourceChoice, top: Top) -> Result<()> {
     })?;
     let reading = counting.read()?;
     assert_eq!(reading.flows.len(), 1);
-    if source == SourceChoice::Ebpf {
+    if method == MethodChoice::Ebpf {
         let seen = reading.events[Event::SeenBefore as usize];
         // Above the bridge's member there is at least one interface more.
         assert!(seen[0].packets >= 40 && seen[1].packets >= 30, "{seen:?}");
@@ -103,7 +103,7 @@ fn loopback_counts_both_ends() -> Result<()> {
     }
     let host = Netns::new("lo")?;
     leave_ports(&host)?;
-    let counting = start(&host, &["lo"], SourceChoice::Ebpf)?;
+    let counting = start(&host, &["lo"], MethodChoice::Ebpf)?;
     // The peer's port is outside of the range, so one end is the SFU's.
     let mut talk =
         Conversation::new(&host, "127.0.0.1:40001".parse()?, &host, "127.0.0.2".parse()?)?;
@@ -126,15 +126,15 @@ fn loopback_counts_both_ends() -> Result<()> {
 
 #[test]
 fn raw_interfaces_are_counted() -> Result<()> {
-    raw(SourceChoice::Ebpf)
+    raw(MethodChoice::Ebpf)
 }
 
 #[test]
 fn raw_interfaces_are_captured() -> Result<()> {
-    raw(SourceChoice::Capture)
+    raw(MethodChoice::Capture)
 }
 
-fn raw(source: SourceChoice) -> Result<()> {
+fn raw(method: MethodChoice) -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
@@ -142,7 +142,7 @@ fn raw(source: SourceChoice) -> Result<()> {
     let mut tun = host.run_in(|| tun("tun0"))?;
     host.address("tun0", "10.79.0.1".parse()?, 24)?;
     host.ip("link set tun0 up")?;
-    let counting = start(&host, &["tun0"], source)?;
+    let counting = start(&host, &["tun0"], method)?;
     let socket = host.run_in(|| UdpSocket::bind("10.79.0.1:40000"))?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
 
@@ -208,7 +208,7 @@ fn interfaces_that_come_and_go_are_followed() -> Result<()> {
     let inside = Arc::clone(&pair);
     pair.sfu.run_in(|| {
         let interfaces = vec!["sfu*".to_owned()];
-        let options = Options { interfaces, source: SourceChoice::Ebpf, ..options() };
+        let options = Options { interfaces, method: MethodChoice::Ebpf, ..options() };
         let counting = Arc::new(Counting::start(&options)?);
         // The runtime's threads must be in the namespace, too.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -259,7 +259,7 @@ fn by_default_the_default_route_decides() -> Result<()> {
     let pair = Pair::new()?;
     veth(&pair.sfu, "other0", &pair.peer, "other1")?;
     pair.sfu.ip("route add default via 10.77.0.2")?;
-    let counting = start_with(&pair.sfu, Options { source: SourceChoice::Ebpf, ..options() })?;
+    let counting = start_with(&pair.sfu, Options { method: MethodChoice::Ebpf, ..options() })?;
     let interfaces = counting.status().interfaces;
     // Workers of the machine that runs the tests may listen on its loopback address.
     ensure!(interfaces.contains(&"sfu0".to_owned()), "{interfaces:?}");

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use exporter_tests::pair::{Pair, counted, options, start, start_with};
 use exporter_tests::rtp::Packet;
 use exporter_tests::{root_or_skip, wait};
-use mediasoup_exporter::kernel::{Counting, Lifetimes, Limits, Options, SourceChoice};
+use mediasoup_exporter::kernel::{Counting, Lifetimes, Limits, MethodChoice, Options};
 use mediasoup_exporter::model::Direction::{self, Receive, Send};
 use mediasoup_exporter::model::{JoinKey, Proto, Reading, Stream};
 
@@ -22,7 +22,7 @@ fn twenty_thousand_streams_are_read_as_they_were_made() -> Result<()> {
         return Ok(());
     }
     let pair = Pair::new()?;
-    let counting = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
+    let counting = start(&pair.sfu, &["sfu0"], MethodChoice::Ebpf)?;
     let mut expected = HashSet::new();
     // A peer's port is free for the next as soon as its socket is closed.
     let mut peers = Vec::new();
@@ -62,7 +62,7 @@ fn told_flows_are_known_from_their_first_packet() -> Result<()> {
         return Ok(());
     }
     let pair = Pair::new()?;
-    let counting = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
+    let counting = start(&pair.sfu, &["sfu0"], MethodChoice::Ebpf)?;
     for local in ["10.77.0.1:40000", "[fd77::1]:40000"] {
         let peer = if local.starts_with('[') { "fd77::2" } else { "10.77.0.2" };
         let mut told = pair.connect(local, peer)?;
@@ -93,15 +93,15 @@ fn told_flows_are_known_from_their_first_packet() -> Result<()> {
 
 #[test]
 fn what_rests_goes_and_gives_its_room_back() -> Result<()> {
-    rests_and_goes(SourceChoice::Ebpf)
+    rests_and_goes(MethodChoice::Ebpf)
 }
 
 #[test]
 fn what_rests_goes_from_the_capture_too() -> Result<()> {
-    rests_and_goes(SourceChoice::Capture)
+    rests_and_goes(MethodChoice::Capture)
 }
 
-fn rests_and_goes(source: SourceChoice) -> Result<()> {
+fn rests_and_goes(method: MethodChoice) -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
@@ -110,7 +110,7 @@ fn rests_and_goes(source: SourceChoice) -> Result<()> {
         &pair.sfu,
         Options {
             interfaces: vec!["sfu0".into()],
-            source,
+            method,
             lifetimes: Lifetimes { stranger: 0, untold: 0, stream: 0 },
             limits: Limits { stranger_flows: 2, ssrcs_per_flow: 3, ..Limits::default() },
             ..options()
@@ -216,7 +216,7 @@ fn nothing_is_lost_while_streams_come_and_go() -> Result<()> {
 fn start_forgetful(pair: &Pair, limits: Limits) -> Result<Counting> {
     let options = Options {
         interfaces: vec!["sfu0".into()],
-        source: SourceChoice::Ebpf,
+        method: MethodChoice::Ebpf,
         lifetimes: Lifetimes { stranger: 600, untold: 600, stream: 0 },
         limits,
         ..options()
@@ -245,7 +245,7 @@ fn reading_and_telling_at_once_is_safe() -> Result<()> {
         return Ok(());
     }
     let pair = Pair::new()?;
-    let counting: Counting = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
+    let counting: Counting = start(&pair.sfu, &["sfu0"], MethodChoice::Ebpf)?;
     let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
     let key = JoinKey { proto: Proto::Udp, local_port: 40_000, remote: talk.peer.local_addr()? };
     std::thread::scope(|scope| {

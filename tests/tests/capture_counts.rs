@@ -4,7 +4,7 @@ use anyhow::Result;
 use exporter_tests::pair::{Pair, counted, options, start, start_with};
 use exporter_tests::rtp::Packet;
 use exporter_tests::{root_or_skip, wait};
-use mediasoup_exporter::kernel::{Options, Source, SourceChoice};
+use mediasoup_exporter::kernel::{Method, MethodChoice, Options};
 use mediasoup_exporter::model::Direction::{Receive, Send};
 use mediasoup_exporter::model::{Clock, Flow, Reading, Stream};
 
@@ -14,9 +14,9 @@ fn capture_and_ebpf_count_the_same() -> Result<()> {
         return Ok(());
     }
     let pair = Pair::new()?;
-    let captured = start(&pair.sfu, &["sfu0"], SourceChoice::Capture)?;
-    let counting = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
-    assert_eq!(captured.source(), Source::Capture);
+    let captured = start(&pair.sfu, &["sfu0"], MethodChoice::Capture)?;
+    let counting = start(&pair.sfu, &["sfu0"], MethodChoice::Ebpf)?;
+    assert_eq!(captured.method(), Method::Capture);
     for (local, remote) in [("10.77.0.1:40000", "10.77.0.2"), ("[fd77::1]:40000", "fd77::2")] {
         let mut talk = pair.connect(local, remote)?;
         for round in 0..5 {
@@ -45,11 +45,11 @@ fn jitter_is_kept_unless_it_is_off() -> Result<()> {
         return Ok(());
     }
     let pair = Pair::new()?;
-    for source in [SourceChoice::Capture, SourceChoice::Ebpf] {
+    for method in [MethodChoice::Capture, MethodChoice::Ebpf] {
         for jitter in [true, false] {
             let interfaces = vec!["sfu0".to_owned()];
             let counting =
-                start_with(&pair.sfu, Options { interfaces, source, jitter, ..options() })?;
+                start_with(&pair.sfu, Options { interfaces, method, jitter, ..options() })?;
             let talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
             for number in 0..200_u16 {
                 // Timestamps half a second apart, of packets that come at once.
@@ -68,14 +68,14 @@ fn jitter_is_kept_unless_it_is_off() -> Result<()> {
             })?;
             let millis = reading.streams[0].jitter[Clock::Khz90 as usize] / 16_000;
             let expected = if jitter { 200..=500 } else { 0..=0 };
-            assert!(expected.contains(&millis), "{source:?}, {jitter}: {millis} ms");
+            assert!(expected.contains(&millis), "{method:?}, {jitter}: {millis} ms");
         }
     }
     Ok(())
 }
 
 /// Everything but what depends on when it is read, and on the order of the directions: capture hears
-/// each with a socket of its own, so a stream may take a stranger's room with one source and a known
+/// each with a socket of its own, so a stream may take a stranger's room with one method and a known
 /// one's with the other.
 fn rows(reading: &Reading) -> (Vec<String>, Vec<String>) {
     let flow = |flow: &Flow| format!("{:?} {} {:?}", flow.tuple, flow.known, flow.counts);

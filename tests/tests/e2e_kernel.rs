@@ -10,7 +10,7 @@ use exporter_tests::nft::{Counted, Nft};
 use exporter_tests::peer::Sequence;
 use exporter_tests::scene::{Person, Scene};
 use exporter_tests::{cast, wait};
-use mediasoup_exporter::kernel::{Counting, Options, SourceChoice};
+use mediasoup_exporter::kernel::{Counting, MethodChoice, Options};
 use mediasoup_exporter::model::{Class, Counter, Direction, JoinKey, Proto, Reading, Tuple};
 
 type Ends = (SocketAddr, SocketAddr);
@@ -56,7 +56,7 @@ fn set(interfaces: &[&str]) -> Result<Option<(Scene, Counting)>> {
     let options = Options {
         interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
         ports: 40_000..=49_999,
-        source: SourceChoice::Ebpf,
+        method: MethodChoice::Ebpf,
         ..Options::default()
     };
     let counting = scene.host.run_in(|| Counting::start(&options))?;

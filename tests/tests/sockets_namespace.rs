@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 use exporter_tests::netns::Netns;
 use exporter_tests::{root_or_skip, wait};
+use mediasoup_exporter::host::workers::{self, WorkerProcess};
 use mediasoup_exporter::model::Proto;
 use mediasoup_exporter::sockets;
-use mediasoup_exporter::workers::{self, WorkerProcess};
 
 #[test]
 fn a_worker_in_a_container_is_found_with_its_sockets() -> Result<()> {

@@ -13,8 +13,11 @@ const PURE: &[&str] =
 const TESTS_OWN: &str = "fixture";
 
 /// I/O. None of these knows another of them: `main` brings them together. Modules that are in
-/// neither list (`workers`, `netlink`) are tools of several of them.
+/// neither list (`host`) are tools of several of them.
 const EDGES: &[&str] = &["kernel", "observer", "sockets", "web", "config", "resolver"];
+
+/// What the host is asked through lies below all that does I/O.
+const HOST: &str = "host";
 
 /// What code without I/O and clock has no use for.
 const IMPURE: &[&str] = &["tokio::", "aya::", "hyper::", "Instant::now", "SystemTime::now"];
@@ -50,6 +53,7 @@ fn faults_of(module: &str, text: &str) -> Vec<String> {
     let is_pure = PURE.contains(&module);
     let forbidden = |used: &str| match is_pure {
         true => !PURE.contains(&used) && used != TESTS_OWN,
+        false if module == HOST => used != HOST && !PURE.contains(&used),
         false => EDGES.contains(&module) && EDGES.contains(&used) && used != module,
     };
     let mut faults: Vec<String> = used_modules(&code)
@@ -119,6 +123,8 @@ fn faults_are_found() {
         &["`join` uses `kernel`", "`join` uses `web`"],
     );
     check("main", "use crate::{web, kernel};", &[]);
+    check("kernel", "use crate::host::netlink;", &[]);
+    check("host", "use crate::kernel::Options;", &["`host` uses `kernel`"]);
     check("ledger", "let now = Instant::now();", &["`ledger` is pure and uses `Instant::now`"]);
     check("ledger", "// Instant::now() is not asked.", &[]);
     check("web", "tokio::spawn(f())", &[]);

@@ -15,7 +15,8 @@ use bytes::Bytes;
 use crate::collect::site::{Board, Figures};
 use crate::collect::{Books, Occasion};
 use crate::exposition::{Cursor, Scrape, Selection, foreign};
-use crate::kernel::{Counting, Source};
+use crate::host::workers::{self, WorkerProcess};
+use crate::kernel::{Counting, Method};
 use crate::labels::Tick;
 use crate::ledger::Update;
 use crate::model::{Reading, SocketStats};
@@ -25,7 +26,6 @@ use crate::sockets;
 use crate::state::State;
 use crate::telemetry::{SourceReport, Telemetry};
 use crate::web::Wanted;
-use crate::workers::{self, WorkerProcess};
 
 /// Workers are looked for so often: it reads a directory of every process.
 const WORKERS_AGE: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ pub struct Ledgers {
 impl Ledgers {
     /// Nothing read yet.
     pub fn new(parts: Parts) -> Self {
-        parts.telemetry.counting(parts.counting.source().as_str());
+        parts.telemetry.counting(parts.counting.method().as_str());
         Self {
             parts,
             tick: 0,
@@ -118,8 +118,8 @@ impl Ledgers {
             telemetry.reading(reading);
         }
         let mut reports = Vec::new();
-        if counting.source() != Source::None {
-            reports.push(self.kernel.report(counting.source().as_str()));
+        if counting.method() != Method::None {
+            reports.push(self.kernel.report(counting.method().as_str()));
             let status = counting.status();
             telemetry.interfaces(&status.interfaces, status.failing.keys());
             telemetry.total("attach_failures", status.failures);

@@ -130,7 +130,7 @@ impl Site {
             detail = format!("{detail}; not on {interface}: {why}");
         }
         let mut sources = vec![SourceStatus {
-            name: format!("Counting: {}", self.counting.source()),
+            name: format!("Counting: {}", self.counting.method()),
             up: !status.interfaces.is_empty(),
             detail,
         }];

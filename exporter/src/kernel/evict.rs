@@ -7,24 +7,8 @@ use std::collections::HashSet;
 
 use foldhash::{HashMap, HashMapExt};
 
+use super::options::Lifetimes;
 use crate::model::{JoinKey, Reading, Tuple};
-
-/// Seconds after which entries that saw no packet are let go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lifetimes {
-    /// A stranger's flow.
-    pub stranger: u32,
-    /// A known flow that the observer does not tell (any more).
-    pub untold: u32,
-    /// A stream of a flow that stays.
-    pub stream: u32,
-}
-
-impl Default for Lifetimes {
-    fn default() -> Self {
-        Self { stranger: 30, untold: 120, stream: 600 }
-    }
-}
 
 /// Positions in a reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::kernel::interfaces::Layer;
+use crate::host::interfaces::Layer;
 use crate::model::Direction;
 
 /// Bytes copied of a packet that is no aggregate: all headers, generously.

@@ -23,22 +23,24 @@ use exporter_ebpf::packet::{Link, View};
 use self::filter::Filter;
 use self::socket::{Heard, Socket};
 use self::table::Table;
-use super::Options;
-use super::interfaces::{Attach, Layer, Situation};
-use super::survey::{Status, Surveyor};
+use super::options::Options;
+use super::status::{Failures, Status};
+use crate::host::interfaces::{Attach, Layer, Situation};
+use crate::host::survey::Surveyor;
 use crate::model::{Direction, JoinKey, Reading};
 
 /// Two threads for each.
 const MOST_INTERFACES: usize = 32;
 
 /// A running capture; dropping it ends its threads.
-pub(super) struct CaptureSource {
+pub(super) struct CaptureEngine {
     placement: Mutex<Placement>,
     counted: Arc<Counted>,
 }
 
 struct Placement {
     surveyor: Surveyor,
+    failures: Failures,
     running: BTreeMap<u32, Running>,
     ports: RangeInclusive<u16>,
 }
@@ -71,7 +73,7 @@ struct Capture {
     skip_tagged: bool,
 }
 
-impl CaptureSource {
+impl CaptureEngine {
     /// Opens the sockets. Fails when nothing at all could be opened.
     pub(super) fn start(options: &Options) -> anyhow::Result<Self> {
         Socket::probe().context("open a packet socket")?;
@@ -79,13 +81,14 @@ impl CaptureSource {
         let table = Table::new(limits, lifetimes, !options.every_address, jitter);
         let (start, lost) = (Instant::now(), AtomicU64::new(0));
         let counted = Arc::new(Counted { table: Mutex::new(table), start, lost });
-        let surveyor = Surveyor::new(options)?;
+        let surveyor = Surveyor::new(&options.interfaces, &options.local)?;
         let ports = options.ports.clone();
-        let placement = Placement { surveyor, running: BTreeMap::new(), ports };
-        let source = Self { placement: Mutex::new(placement), counted };
-        match source.place()? {
-            Some(error) if source.status().interfaces.is_empty() => Err(error),
-            _ => Ok(source),
+        let placement =
+            Placement { surveyor, failures: Failures::default(), running: BTreeMap::new(), ports };
+        let engine = Self { placement: Mutex::new(placement), counted };
+        match engine.place()? {
+            Some(error) if engine.status().interfaces.is_empty() => Err(error),
+            _ => Ok(engine),
         }
     }
 
@@ -110,12 +113,12 @@ impl CaptureSource {
         let running = placement.running.values();
         let interfaces = running.map(|running| running.what.attach.name.clone()).collect();
         let lost = self.counted.lost.load(Ordering::Relaxed);
-        Status { capture_lost: Some(lost), ..placement.surveyor.status(interfaces) }
+        Status { capture_lost: Some(lost), ..placement.failures.status(interfaces) }
     }
 
     fn place(&self) -> anyhow::Result<Option<anyhow::Error>> {
         let mut placement = lock(&self.placement);
-        let Placement { surveyor, running, ports } = &mut *placement;
+        let Placement { surveyor, failures, running, ports } = &mut *placement;
         let survey = surveyor.look()?;
         lock(&self.counted.table).set_local(&survey.local);
         let wanted = on_top(&survey.choice.attach, &survey.situation);
@@ -147,7 +150,7 @@ impl CaptureSource {
                 Err(error) => failed.push((what.attach, error)),
             }
         }
-        surveyor.failed(&failed);
+        failures.note(&failed);
         Ok(failed.into_iter().next().map(|(_, error)| error))
     }
 }
@@ -158,13 +161,13 @@ impl CaptureSource {
 fn on_top(chosen: &[Attach], situation: &Situation) -> Vec<Capture> {
     let is_chosen = |index: u32| chosen.iter().any(|attach| attach.index == index);
     let belongs = |attach: &Attach| {
-        let link = situation.links.iter().find(|link| link.index == attach.index);
+        let link = situation.interfaces.iter().find(|link| link.index == attach.index);
         link.is_some_and(|link| link.controller.is_some())
     };
     let only_members = chosen.iter().all(belongs);
     let is_member = |attach: &Attach| !only_members && belongs(attach);
     let carries_vlans = |attach: &Attach| {
-        let mut links = situation.links.iter();
+        let mut links = situation.interfaces.iter();
         links.any(|link| link.vlan_parent == Some(attach.index) && is_chosen(link.index))
     };
     let tops = chosen.iter().filter(|attach| !is_member(attach));
@@ -248,11 +251,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::interfaces::Link;
+    use crate::host::interfaces::Interface;
 
     #[test]
     fn of_a_stack_only_the_top_is_captured() {
-        let link = |index: u32, controller, vlan_parent| Link {
+        let link = |index: u32, controller, vlan_parent| Interface {
             index,
             name: format!("if{index}"),
             kind: 1,
@@ -262,7 +265,7 @@ mod tests {
         };
         // 2 is a member of bridge 3; VLAN interface 4 stands on 3.
         let links = vec![link(2, Some(3), None), link(3, None, None), link(4, None, Some(3))];
-        let situation = Situation { links, ..Situation::default() };
+        let situation = Situation { interfaces: links, ..Situation::default() };
         let check = |chosen: &[u32], expected: &[(u32, bool)]| {
             let attach = |&index: &u32| {
                 let name = format!("if{index}");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pnet_datalink::{Channel, Config, DataLinkReceiver, NetworkInterface};
 
 use super::filter::{Filter, LONG, LONGEST_SINGLE, SHORT};
-use crate::kernel::interfaces::Attach;
+use crate::host::interfaces::Attach;
 
 /// Asked of the kernel for what waits to be read; it gives what net.core.rmem_max allows.
 const BUFFER: libc::c_int = 8 << 20;

@@ -17,8 +17,10 @@ use exporter_ebpf::packet::{self, Bytes, Parsed, View, Why};
 use exporter_ebpf::rtp::{self, Content, Kind, NO_SEQUENCE, Rtp, Within};
 use foldhash::{HashMap, HashMapExt};
 
-use crate::kernel::evict::{self, Lifetimes};
-use crate::kernel::{Limits, keys};
+use crate::kernel::ebpf::keys;
+use crate::kernel::evict;
+use crate::kernel::options::Lifetimes;
+use crate::kernel::options::Limits;
 use crate::model::{Counter, Direction, JoinKey, Proto, Reading, TableFill, Tuple};
 
 /// Entries removed in one reading.

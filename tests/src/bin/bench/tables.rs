@@ -17,7 +17,7 @@ use exporter_ebpf::table::{self, Bucket, Inserted, Memory, SEEDS, Shared, WAYS};
 use exporter_tests::netns::Netns;
 use exporter_tests::pair;
 use exporter_tests::prog::{SEED, seeds};
-use mediasoup_exporter::kernel::{Counting, Lifetimes, Limits, Options, SourceChoice};
+use mediasoup_exporter::kernel::{Counting, Lifetimes, Limits, MethodChoice, Options};
 use mediasoup_exporter::model::{Direction, Tuple};
 
 use crate::world::World;
@@ -152,7 +152,7 @@ fn options() -> Options {
     let for_ever = u32::MAX;
     Options {
         interfaces: vec!["lo".into()],
-        source: SourceChoice::Ebpf,
+        method: MethodChoice::Ebpf,
         limits: Limits::default(),
         lifetimes: Lifetimes { stranger: for_ever, untold: for_ever, stream: for_ever },
         ..Options::default()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use exporter_tests::pair::{Conversation, Pair, counted, start};
 use exporter_tests::rtp::Packet;
-use mediasoup_exporter::kernel::SourceChoice;
+use mediasoup_exporter::kernel::MethodChoice;
 use mediasoup_exporter::model::Direction;
 
 use crate::Effort;
@@ -62,7 +62,7 @@ fn take_turns(
     place: usize,
     turns: usize,
 ) -> Result<[Rate; 2]> {
-    let counting = start(&pair.sfu, &["sfu0"], SourceChoice::Ebpf)?;
+    let counting = start(&pair.sfu, &["sfu0"], MethodChoice::Ebpf)?;
     // The flow is known once both sides have sent.
     talks[place].say(Direction::Receive, 7, 1, PAYLOAD)?;
     talks[place].say(Direction::Send, 8, 1, PAYLOAD)?;

@@ -1,63 +1,57 @@
 //! Looks at interfaces, addresses, routes and workers, and says where to count and which addresses
 //! are local.
 //!
-//! Joins `links` and `workers` (I/O) with `interfaces` (the decision); attaches nothing.
+//! Joins `rtnetlink` and `workers` (I/O) with `interfaces` (the decision); attaches nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use anyhow::Context;
 use globset::GlobSet;
 
-use super::interfaces::{self, Attach, Choice, Situation};
-use super::links::Links;
-use super::{MAX_LOCAL, Options};
-use crate::workers::{self, WorkerProcess};
+use super::interfaces::{self, Choice, Situation};
+use super::rtnetlink::Links;
+use super::workers::{self, WorkerProcess};
 
-/// Where counting happens, and what failed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Interfaces that are counted on.
-    pub interfaces: Vec<String>,
-    /// Interfaces that should be counted on, and why they are not.
-    pub failing: BTreeMap<String, String>,
-    /// Failed attempts to attach since the start.
-    pub failures: u64,
-    /// Packet capture only: packets that were lost because this process was too slow.
-    pub capture_lost: Option<u64>,
-}
+/// Addresses that can count as local, of either family.
+pub const MAX_LOCAL: u32 = 4096;
 
 /// Asks the same questions again and again.
-pub(super) struct Surveyor {
+#[derive(Debug)]
+pub struct Surveyor {
     links: Links,
     patterns: Option<GlobSet>,
     extra: Vec<IpAddr>,
-    status: Status,
     warned_of_nothing: bool,
     unsupported: BTreeSet<String>,
 }
 
 /// What was found.
-pub(super) struct Survey {
-    pub(super) choice: Choice,
-    pub(super) situation: Situation,
+#[derive(Debug)]
+pub struct Survey {
+    /// Where to count.
+    pub choice: Choice,
+    /// What the choice was made from.
+    pub situation: Situation,
     /// Addresses of this host and of its workers.
-    pub(super) local: HashSet<IpAddr>,
+    pub local: HashSet<IpAddr>,
 }
 
 impl Surveyor {
-    pub(super) fn new(options: &Options) -> anyhow::Result<Self> {
+    /// Looks in the network namespace in which it is made. `patterns` are those of `--interface`,
+    /// `extra` are addresses that count as local whatever the host says.
+    pub fn new(patterns: &[String], extra: &[IpAddr]) -> anyhow::Result<Self> {
         Ok(Self {
             links: Links::new().context("open a netlink socket")?,
-            patterns: interfaces::patterns(&options.interfaces).context("--interface")?,
-            extra: options.local.clone(),
-            status: Status::default(),
+            patterns: interfaces::patterns(patterns).context("--interface")?,
+            extra: extra.to_vec(),
             warned_of_nothing: false,
             unsupported: BTreeSet::new(),
         })
     }
 
-    pub(super) fn look(&mut self) -> anyhow::Result<Survey> {
+    /// Asks for everything anew.
+    pub fn look(&mut self) -> anyhow::Result<Survey> {
         let mut situation = self.links.ask().context("ask for interfaces and addresses")?;
         let workers = workers::find();
         situation.listening = workers.iter().flat_map(reachable).collect();
@@ -74,24 +68,6 @@ impl Surveyor {
         }
         self.warn(&choice);
         Ok(Survey { choice, situation, local })
-    }
-
-    /// Takes note of attempts that failed; one warning for each interface and cause.
-    pub(super) fn failed(&mut self, failed: &[(Attach, anyhow::Error)]) {
-        let mut failing = BTreeMap::new();
-        for (what, error) in failed {
-            let text = format!("{error:#}");
-            if self.status.failing.get(&what.name) != Some(&text) {
-                tracing::warn!("cannot count on {}: {text}; trying again later", what.name);
-            }
-            failing.insert(what.name.clone(), text);
-        }
-        self.status.failures += failed.len() as u64;
-        self.status.failing = failing;
-    }
-
-    pub(super) fn status(&self, interfaces: Vec<String>) -> Status {
-        Status { interfaces, ..self.status.clone() }
     }
 
     fn warn(&mut self, choice: &Choice) {

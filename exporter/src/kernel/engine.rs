@@ -6,17 +6,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use aya_log::EbpfLogger;
 
-use super::Options;
 use super::attach::Attacher;
-use super::load::{self, TracingLog};
-use super::pin::Pins;
-use super::survey::{Status, Surveyor};
-use super::tables::Tables;
+use super::ebpf::load::{self, TracingLog};
+use super::ebpf::pin::Pins;
+use super::ebpf::tables::Tables;
+use super::options::Options;
+use super::status::{Failures, Status};
+use crate::host::survey::Surveyor;
 use crate::model::{JoinKey, Reading};
 
 /// Both halves have a lock of their own, so that reading never waits for an attach, which may take
 /// milliseconds. Whoever takes both takes `placement` first.
-pub(super) struct EbpfSource {
+pub(super) struct EbpfEngine {
     placement: Mutex<Placement>,
     tables: Mutex<Tables>,
     _pins: Option<Pins>,
@@ -25,27 +26,29 @@ pub(super) struct EbpfSource {
 struct Placement {
     attacher: Attacher,
     surveyor: Surveyor,
+    failures: Failures,
     log: Option<EbpfLogger<TracingLog>>,
 }
 
-impl EbpfSource {
+impl EbpfEngine {
     /// Loads and attaches. Fails when nothing at all could be attached.
     pub(super) fn start(options: &Options) -> anyhow::Result<Self> {
         let loaded = load::load(options)?;
         let tables = Tables::new(loaded.tables, options.limits, options.lifetimes)?;
         let attacher = Attacher::new(loaded.ebpf, options.mechanism)?;
-        let surveyor = Surveyor::new(options)?;
-        let placement = Placement { attacher, surveyor, log: loaded.log };
-        let source = Self {
+        let surveyor = Surveyor::new(&options.interfaces, &options.local)?;
+        let placement =
+            Placement { attacher, surveyor, failures: Failures::default(), log: loaded.log };
+        let engine = Self {
             placement: Mutex::new(placement),
             tables: Mutex::new(tables),
             _pins: loaded.pins,
         };
-        source.place().and_then(|failed| match failed {
-            Some(error) if source.status().interfaces.is_empty() => Err(error),
+        engine.place().and_then(|failed| match failed {
+            Some(error) if engine.status().interfaces.is_empty() => Err(error),
             _ => Ok(()),
         })?;
-        Ok(source)
+        Ok(engine)
     }
 
     pub(super) fn read(&self) -> anyhow::Result<Reading> {
@@ -63,20 +66,20 @@ impl EbpfSource {
     pub(super) fn status(&self) -> Status {
         let placement = lock(&self.placement);
         let interfaces = placement.attacher.interfaces().map(str::to_owned).collect();
-        placement.surveyor.status(interfaces)
+        placement.failures.status(interfaces)
     }
 
     /// Attaches where programs should be and detaches elsewhere; the first failure comes back.
     fn place(&self) -> anyhow::Result<Option<anyhow::Error>> {
         let mut placement = lock(&self.placement);
-        let Placement { attacher, surveyor, log } = &mut *placement;
+        let Placement { attacher, surveyor, failures, log } = &mut *placement;
         if let Some(log) = log {
             log.flush();
         }
         let survey = surveyor.look()?;
         lock(&self.tables).set_local(&survey.local).context("write the tables of addresses")?;
         let failed = attacher.attach_to(&survey.choice.attach);
-        surveyor.failed(&failed);
+        failures.note(&failed);
         Ok(failed.into_iter().next().map(|(_, error)| error))
     }
 }

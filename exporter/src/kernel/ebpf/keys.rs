@@ -24,14 +24,14 @@ unsafe impl Plain for Tend {}
 
 /// Something of IPv4's or of IPv6's tables.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Family<A, B> {
+pub(in crate::kernel) enum Family<A, B> {
     V4(A),
     V6(B),
 }
 
 impl<A, B> Family<A, B> {
     /// The table's place in a pair of tables.
-    pub(super) fn number(&self) -> usize {
+    pub(in crate::kernel) fn number(&self) -> usize {
         match self {
             Self::V4(_) => 0,
             Self::V6(_) => 1,
@@ -40,14 +40,14 @@ impl<A, B> Family<A, B> {
 }
 
 impl<A: Plain, B: Plain> Family<A, B> {
-    pub(super) fn put(self, map: BorrowedFd<'_>) -> std::io::Result<()> {
+    pub(in crate::kernel) fn put(self, map: BorrowedFd<'_>) -> std::io::Result<()> {
         match self {
             Self::V4(key) => sys::put(map, &key, &1_u8),
             Self::V6(key) => sys::put(map, &key, &1_u8),
         }
     }
 
-    pub(super) fn remove(self, map: BorrowedFd<'_>) -> std::io::Result<()> {
+    pub(in crate::kernel) fn remove(self, map: BorrowedFd<'_>) -> std::io::Result<()> {
         match self {
             Self::V4(key) => sys::remove(map, &key),
             Self::V6(key) => sys::remove(map, &key),
@@ -57,7 +57,7 @@ impl<A: Plain, B: Plain> Family<A, B> {
 }
 
 /// A flow's key of either family.
-pub(super) trait Key {
+pub(in crate::kernel) trait Key {
     fn tuple(&self) -> Tuple;
     fn direction(&self) -> Direction;
 }
@@ -82,7 +82,7 @@ key!(FlowKeyV4);
 key!(FlowKeyV6);
 
 /// A row of a flow table.
-pub(super) fn flow(tuple: Tuple, value: &FlowValue, idle_seconds: u32) -> Flow {
+pub(in crate::kernel) fn flow(tuple: Tuple, value: &FlowValue, idle_seconds: u32) -> Flow {
     let counts = value.counts;
     let mut flow = Flow { tuple, known: false, idle_seconds, ended: false, counts };
     set_flow(&mut flow, value, idle_seconds);
@@ -90,14 +90,14 @@ pub(super) fn flow(tuple: Tuple, value: &FlowValue, idle_seconds: u32) -> Flow {
 }
 
 /// Takes over a later value.
-pub(super) fn set_flow(flow: &mut Flow, value: &FlowValue, idle_seconds: u32) {
+pub(in crate::kernel) fn set_flow(flow: &mut Flow, value: &FlowValue, idle_seconds: u32) {
     flow.known = value.flags & KNOWN != 0;
     flow.idle_seconds = idle_seconds;
     flow.counts = value.counts;
 }
 
 /// A row of a stream table.
-pub(super) fn stream(
+pub(in crate::kernel) fn stream(
     tuple: Tuple,
     direction: Direction,
     ssrc: u32,
@@ -125,7 +125,7 @@ pub(super) fn stream(
 }
 
 /// Takes over a later value.
-pub(super) fn set_stream(stream: &mut Stream, value: &StreamValue, idle_seconds: u32) {
+pub(in crate::kernel) fn set_stream(stream: &mut Stream, value: &StreamValue, idle_seconds: u32) {
     stream.known = value.flags & KNOWN != 0;
     stream.idle_seconds = idle_seconds;
     stream.payload_type = (value.payload_type & 0x7f) as u8;
@@ -142,7 +142,7 @@ pub(super) fn set_stream(stream: &mut Stream, value: &StreamValue, idle_seconds:
 }
 
 /// The key of a flow in its table.
-pub(super) fn flow_key(tuple: &Tuple) -> Family<FlowKeyV4, FlowKeyV6> {
+pub(in crate::kernel) fn flow_key(tuple: &Tuple) -> Family<FlowKeyV4, FlowKeyV6> {
     let proto = match tuple.proto {
         Proto::Udp => UDP,
         Proto::Tcp => TCP,
@@ -162,7 +162,7 @@ pub(super) fn flow_key(tuple: &Tuple) -> Family<FlowKeyV4, FlowKeyV6> {
 }
 
 /// The key of a told flow: any local address.
-pub(super) fn told(key: &JoinKey) -> Family<FlowKeyV4, FlowKeyV6> {
+pub(in crate::kernel) fn told(key: &JoinKey) -> Family<FlowKeyV4, FlowKeyV6> {
     let anywhere: IpAddr = match key.remote {
         SocketAddr::V4(_) => [0_u8; 4].into(),
         SocketAddr::V6(_) => [0_u8; 16].into(),
@@ -172,7 +172,7 @@ pub(super) fn told(key: &JoinKey) -> Family<FlowKeyV4, FlowKeyV6> {
 }
 
 /// The request that takes removed streams from their flow's share.
-pub(super) fn tend(tuple: &Tuple, streams: u32) -> Tend {
+pub(in crate::kernel) fn tend(tuple: &Tuple, streams: u32) -> Tend {
     let ethernet = [0; 16];
     match flow_key(tuple) {
         Family::V4(key) => Tend { ethernet, family: 4, streams, key: widened(&key) },

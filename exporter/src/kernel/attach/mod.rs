@@ -4,6 +4,8 @@
 //! Which interfaces is decided elsewhere; this only carries it out. Whatever was attached goes when
 //! this is dropped. TCX links are held by descriptor, so they go with a crashed process, too.
 
+mod clsact;
+
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
@@ -12,19 +14,10 @@ use aya::Ebpf;
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 
-use super::clsact::{Clsact, Filter, Side};
-use super::interfaces::{Attach, Layer};
-use super::load;
-
-/// How programs are attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mechanism {
-    /// TCX if the kernel has it, else clsact.
-    #[default]
-    Auto,
-    /// clsact always.
-    Clsact,
-}
+use self::clsact::{Clsact, Filter, Side};
+use super::ebpf::load;
+use super::options::Mechanism;
+use crate::host::interfaces::{Attach, Layer};
 
 /// The programs, and where they are attached.
 pub(super) struct Attacher {
@@ -36,10 +29,10 @@ pub(super) struct Attacher {
 
 struct Attached {
     what: Attach,
-    links: Vec<Link>,
+    attachments: Vec<Attachment>,
 }
 
-enum Link {
+enum Attachment {
     /// Detached by its own drop.
     Tcx(SchedClassifierLink),
     Clsact(Filter),
@@ -66,13 +59,13 @@ impl Attacher {
                 continue;
             }
             match self.attach(what) {
-                Ok(links) => {
-                    let by = match links.first() {
-                        Some(Link::Tcx(_)) => "TCX",
+                Ok(attachments) => {
+                    let by = match attachments.first() {
+                        Some(Attachment::Tcx(_)) => "TCX",
                         _ => "clsact",
                     };
                     tracing::info!("counting on {} (by {by})", what.name);
-                    self.attached.insert(what.index, Attached { what: what.clone(), links });
+                    self.attached.insert(what.index, Attached { what: what.clone(), attachments });
                 }
                 Err(error) => failed.push((what.clone(), error)),
             }
@@ -85,29 +78,29 @@ impl Attacher {
         self.attached.values().map(|attached| attached.what.name.as_str())
     }
 
-    fn attach(&mut self, what: &Attach) -> anyhow::Result<Vec<Link>> {
+    fn attach(&mut self, what: &Attach) -> anyhow::Result<Vec<Attachment>> {
         let (receive, send) = match what.layer {
             Layer::Ethernet => ("count_receive", "count_send"),
             Layer::Raw => ("count_receive_raw", "count_send_raw"),
         };
-        let mut links = Vec::new();
+        let mut attachments = Vec::new();
         for (name, side) in [(receive, Side::Ingress), (send, Side::Egress)] {
             match self.attach_one(what, name, side) {
-                Ok(link) => links.push(link),
+                Ok(attachment) => attachments.push(attachment),
                 Err(error) => {
-                    self.release(links);
+                    self.release(attachments);
                     return Err(error.context(format!("attach {name} to {}", what.name)));
                 }
             }
         }
-        Ok(links)
+        Ok(attachments)
     }
 
-    fn attach_one(&mut self, what: &Attach, name: &str, side: Side) -> anyhow::Result<Link> {
+    fn attach_one(&mut self, what: &Attach, name: &str, side: Side) -> anyhow::Result<Attachment> {
         let program = load::verified(&mut self.ebpf, name)?;
         if self.mechanism == Mechanism::Auto {
             match attach_tcx(program, what, side) {
-                Ok(link) => return Ok(Link::Tcx(link)),
+                Ok(link) => return Ok(Attachment::Tcx(link)),
                 Err(error) if no_tcx(&error) => {
                     tracing::debug!("no TCX here ({error}), using clsact");
                     self.mechanism = Mechanism::Clsact;
@@ -116,20 +109,20 @@ impl Attacher {
             }
         }
         let program = program.fd()?.try_clone()?;
-        self.clsact.attach(what.index, side, program.as_fd(), name).map(Link::Clsact)
+        self.clsact.attach(what.index, side, program.as_fd(), name).map(Attachment::Clsact)
     }
 
     fn detach(&mut self, index: u32) {
-        let Some(Attached { what, links }) = self.attached.remove(&index) else { return };
-        self.release(links);
+        let Some(Attached { what, attachments }) = self.attached.remove(&index) else { return };
+        self.release(attachments);
         tracing::info!("no longer counting on {}", what.name);
     }
 
-    fn release(&mut self, links: Vec<Link>) {
-        for link in links {
-            match link {
-                Link::Tcx(link) => drop(link),
-                Link::Clsact(filter) => {
+    fn release(&mut self, attachments: Vec<Attachment>) {
+        for attachment in attachments {
+            match attachment {
+                Attachment::Tcx(link) => drop(link),
+                Attachment::Clsact(filter) => {
                     if let Err(error) = self.clsact.detach(filter) {
                         tracing::warn!("remove a clsact filter: {error}");
                     }
@@ -142,7 +135,7 @@ impl Attacher {
 impl Drop for Attacher {
     fn drop(&mut self) {
         for (_, attached) in std::mem::take(&mut self.attached) {
-            self.release(attached.links);
+            self.release(attached.attachments);
         }
     }
 }

@@ -16,7 +16,7 @@ use netlink_packet_route::tc::{
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use crate::netlink::Client;
+use crate::host::netlink::Client;
 
 /// Every filter of ours is called this and the program's name.
 const NAME: &str = "mediasoup-exporter:";

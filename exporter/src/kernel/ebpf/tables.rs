@@ -18,13 +18,15 @@ use exporter_ebpf::abi::{
 
 use super::batch::Reader;
 use super::clock::Clock;
-use super::evict::{self, Lifetimes};
 use super::grace::Grace;
 use super::keys::{self, Family, Key};
 use super::occupancy::{Occupied, Surplus};
 use super::streams::{self, Streams};
 use super::sys;
-use super::{Limits, MAX_LOCAL};
+use crate::host::survey::MAX_LOCAL;
+use crate::kernel::evict;
+use crate::kernel::options::Lifetimes;
+use crate::kernel::options::Limits;
 use crate::model::{Counter, JoinKey, Reading, Stream, TableFill};
 
 /// Entries removed in one reading; a flow is a system call of about a microsecond.
@@ -34,19 +36,19 @@ const CELLS: [Occupancy; OCCUPANCIES] =
     [Occupancy::Flows, Occupancy::Streams, Occupancy::Strangers, Occupancy::StrangerStreams];
 
 /// Descriptors of the tables, IPv4's and IPv6's, and of the program `tend`.
-pub(super) struct TableFds {
-    pub(super) flows: [OwnedFd; 2],
-    pub(super) tags: OwnedFd,
-    pub(super) streams: OwnedFd,
-    pub(super) told: [OwnedFd; 2],
-    pub(super) local: [OwnedFd; 2],
-    pub(super) events: OwnedFd,
-    pub(super) occupancy: OwnedFd,
-    pub(super) tend: OwnedFd,
+pub(in crate::kernel) struct TableFds {
+    pub(in crate::kernel) flows: [OwnedFd; 2],
+    pub(in crate::kernel) tags: OwnedFd,
+    pub(in crate::kernel) streams: OwnedFd,
+    pub(in crate::kernel) told: [OwnedFd; 2],
+    pub(in crate::kernel) local: [OwnedFd; 2],
+    pub(in crate::kernel) events: OwnedFd,
+    pub(in crate::kernel) occupancy: OwnedFd,
+    pub(in crate::kernel) tend: OwnedFd,
 }
 
 /// The tables, with buffers that live from reading to reading.
-pub(super) struct Tables {
+pub(in crate::kernel) struct Tables {
     fds: TableFds,
     limits: Limits,
     lifetimes: Lifetimes,
@@ -69,7 +71,11 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub(super) fn new(fds: TableFds, limits: Limits, lifetimes: Lifetimes) -> anyhow::Result<Self> {
+    pub(in crate::kernel) fn new(
+        fds: TableFds,
+        limits: Limits,
+        lifetimes: Lifetimes,
+    ) -> anyhow::Result<Self> {
         let occupied = Occupied::new(fds.occupancy.as_fd()).context("map the table OCCUPANCY")?;
         let most = limits.streams.saturating_add(limits.stranger_streams);
         let streams = Streams::new(fds.tags.as_fd(), fds.streams.as_fd(), most);
@@ -102,7 +108,7 @@ impl Tables {
 
     /// Reads all tables, and removes what rests; what was removed is in a reading, `ended`: a flow in this
     /// one, a stream in the next.
-    pub(super) fn read(&mut self) -> anyhow::Result<Reading> {
+    pub(in crate::kernel) fn read(&mut self) -> anyhow::Result<Reading> {
         let jiffies = tend(&self.fds, Tend::default()).context("run the program tend")?;
         self.clock.advance(jiffies, monotonic());
         let mut reading = Reading {
@@ -129,7 +135,7 @@ impl Tables {
     }
 
     /// Writes the difference between what was told before and what is told now.
-    pub(super) fn tell(&mut self, told: &HashSet<JoinKey>) -> io::Result<()> {
+    pub(in crate::kernel) fn tell(&mut self, told: &HashSet<JoinKey>) -> io::Result<()> {
         let gone: Vec<JoinKey> = self.told.difference(told).copied().collect();
         for key in gone {
             self.with_told(&key, |map, key| key.remove(map))?;
@@ -157,7 +163,7 @@ impl Tables {
     }
 
     /// Replaces the addresses that count as local.
-    pub(super) fn set_local(&mut self, local: &HashSet<IpAddr>) -> io::Result<()> {
+    pub(in crate::kernel) fn set_local(&mut self, local: &HashSet<IpAddr>) -> io::Result<()> {
         for address in self.local.difference(local) {
             self.local_key(address, |map, key| key.remove(map))?;
         }

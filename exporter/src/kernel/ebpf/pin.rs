@@ -20,7 +20,7 @@ use exporter_ebpf::table::{Bucket, LOCKS, SEEDS, WAYS};
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 /// What the hash of the table of streams is keyed with.
-pub(super) type Seeds = [u64; SEEDS];
+pub(in crate::kernel) type Seeds = [u64; SEEDS];
 /// The table that keeps them.
 const KEPT_SEEDS: &str = "KEPT_SEEDS";
 
@@ -33,7 +33,7 @@ struct Shape {
 }
 
 /// Where the pinned tables are.
-pub(super) struct Pins {
+pub(in crate::kernel) struct Pins {
     directory: PathBuf,
     shapes: Vec<Shape>,
     /// Locked as long as this lives: two exporters would each give the other's entries up.
@@ -46,7 +46,11 @@ const DIRECTORY: &str = "mediasoup-exporter-";
 impl Pins {
     /// Prepares a directory below `parent`, which must be on a bpffs. Removes tables there that do
     /// not fit.
-    pub(super) fn prepare(parent: &Path, flows: u32, buckets: u32) -> anyhow::Result<Self> {
+    pub(in crate::kernel) fn prepare(
+        parent: &Path,
+        flows: u32,
+        buckets: u32,
+    ) -> anyhow::Result<Self> {
         let shown = parent.display();
         fs::create_dir_all(parent).with_context(|| format!("make the directory {shown}"))?;
         if !is_bpffs(parent).with_context(|| format!("look at {shown}"))? {
@@ -65,14 +69,14 @@ impl Pins {
     }
 
     /// Has the loader use the pinned tables, or pin those that it makes.
-    pub(super) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+    pub(in crate::kernel) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         for shape in &self.shapes {
             loader.map_pin_path(shape.name, self.directory.join(shape.name));
         }
     }
 
     /// What the pinned table of streams was made with; `None` when there is none yet.
-    pub(super) fn seeds(&self) -> anyhow::Result<Option<Seeds>> {
+    pub(in crate::kernel) fn seeds(&self) -> anyhow::Result<Option<Seeds>> {
         let path = self.directory.join(KEPT_SEEDS);
         if !path.exists() {
             return Ok(None);

@@ -12,32 +12,33 @@ use aya_log::EbpfLogger;
 use exporter_ebpf::abi::StreamSlot;
 use exporter_ebpf::table::{self, Bucket, WAYS};
 
-use super::Options;
 use super::pin::{Pins, Seeds};
 use super::tables::TableFds;
+use crate::host::survey::MAX_LOCAL;
+use crate::kernel::options::Options;
 
 /// The kernel object, built from `exporter-ebpf` and committed with it.
 static OBJECT: &[u8] =
-    aya::include_bytes_aligned!("../../../exporter-ebpf/prebuilt/exporter-ebpf.o");
+    aya::include_bytes_aligned!("../../../../exporter-ebpf/prebuilt/exporter-ebpf.o");
 
 /// What a bucket's streams and tags take.
 const BUCKET_BYTES: u64 = (WAYS * size_of::<StreamSlot>() + size_of::<Bucket>()) as u64;
 
 /// What was loaded.
-pub(super) struct Loaded {
+pub(in crate::kernel) struct Loaded {
     /// The programs.
-    pub(super) ebpf: Ebpf,
+    pub(in crate::kernel) ebpf: Ebpf,
     /// The tables, and the program that tends them.
-    pub(super) tables: TableFds,
+    pub(in crate::kernel) tables: TableFds,
     /// The kernel program's own log, if it has one.
-    pub(super) log: Option<EbpfLogger<TracingLog>>,
+    pub(in crate::kernel) log: Option<EbpfLogger<TracingLog>>,
     /// Where the tables are pinned, if they are.
-    pub(super) pins: Option<Pins>,
+    pub(in crate::kernel) pins: Option<Pins>,
 }
 
 /// Makes the tables. Needs CAP_BPF and CAP_NET_ADMIN. Programs are verified when they are first
 /// attached: an interface needs two of the four.
-pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
+pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
     let limits = &options.limits;
     let (port_min, port_max) = (*options.ports.start(), *options.ports.end());
     let flows = limits.flows.saturating_add(limits.stranger_flows);
@@ -74,8 +75,8 @@ pub(super) fn load(options: &Options) -> anyhow::Result<Loaded> {
         ("STREAMS", buckets * WAYS as u32),
         ("TOLD_V4", limits.flows),
         ("TOLD_V6", limits.flows),
-        ("LOCAL_V4", super::MAX_LOCAL),
-        ("LOCAL_V6", super::MAX_LOCAL),
+        ("LOCAL_V4", MAX_LOCAL),
+        ("LOCAL_V6", MAX_LOCAL),
     ] {
         loader.map_max_entries(table, entries.max(1));
     }
@@ -111,7 +112,7 @@ fn keep_seeds(ebpf: &mut Ebpf, seeds: Seeds) -> anyhow::Result<()> {
 }
 
 /// A program by name, loaded into the kernel.
-pub(super) fn verified<'a>(
+pub(in crate::kernel) fn verified<'a>(
     ebpf: &'a mut Ebpf,
     name: &str,
 ) -> anyhow::Result<&'a mut SchedClassifier> {
@@ -173,7 +174,7 @@ fn duplicate(map: &aya::maps::Map) -> anyhow::Result<OwnedFd> {
 
 /// Hands the kernel program's log on to `tracing`, under the target `kernel_program`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TracingLog;
+pub(in crate::kernel) struct TracingLog;
 
 impl log::Log for TracingLog {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {

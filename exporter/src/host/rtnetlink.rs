@@ -15,29 +15,30 @@ use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
 
-use super::interfaces::{Link, Situation};
-use crate::netlink::Client;
+use super::interfaces::{Interface, Situation};
+use super::netlink::Client;
 
 /// More rows than this (a router's full table) are not looked at.
 const MOST: usize = 2_000_000;
 
 /// Asks, in the network namespace in which it was made.
 #[derive(Debug)]
-pub(super) struct Links {
+pub struct Links {
     client: Client,
 }
 
 impl Links {
-    pub(super) fn new() -> io::Result<Self> {
+    /// Opens the netlink socket.
+    pub fn new() -> io::Result<Self> {
         Ok(Self { client: Client::new(NETLINK_ROUTE)? })
     }
 
     /// The situation, but for what the workers listen on.
-    pub(super) fn ask(&mut self) -> io::Result<Situation> {
+    pub fn ask(&mut self) -> io::Result<Situation> {
         let mut situation = Situation::default();
         self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), |row| {
             if let RouteNetlinkMessage::NewLink(row) = row {
-                situation.links.push(link(row));
+                situation.interfaces.push(interface(row));
             }
         })?;
         self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |row| {
@@ -67,12 +68,13 @@ impl Links {
 
 /// Hears of changes. Made outside of the runtime, before privileges are dropped.
 #[derive(Debug)]
-pub(super) struct Changes {
+pub struct Changes {
     socket: Socket,
 }
 
 impl Changes {
-    pub(super) fn new() -> io::Result<Self> {
+    /// Subscribes; what happens from here on is heard.
+    pub fn new() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         let groups = libc::RTMGRP_LINK
             | libc::RTMGRP_IPV4_IFADDR
@@ -85,7 +87,7 @@ impl Changes {
     }
 
     /// Joins the runtime.
-    pub(super) fn listen(self) -> io::Result<Listening> {
+    pub fn listen(self) -> io::Result<Listening> {
         use std::os::fd::{FromRawFd, IntoRawFd};
         let raw = self.socket.into_raw_fd();
         // SAFETY: the descriptor was just given up by its owner.
@@ -95,14 +97,14 @@ impl Changes {
 }
 
 /// [`Changes`] within a runtime.
-pub(super) struct Listening {
+pub struct Listening {
     socket: TokioSocket,
     buffer: Vec<u8>,
 }
 
 impl Listening {
     /// Waits for the next change; an overrun is one, too.
-    pub(super) async fn changed(&mut self) -> io::Result<()> {
+    pub async fn changed(&mut self) -> io::Result<()> {
         self.buffer.clear();
         match self.socket.recv(&mut self.buffer).await {
             Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => Err(error),
@@ -111,7 +113,7 @@ impl Listening {
     }
 
     /// Forgets changes that have been told already.
-    pub(super) fn skip(&mut self) {
+    pub fn skip(&mut self) {
         self.buffer.clear();
         while let Ok(1..) = self.socket.socket_mut().recv(&mut self.buffer, 0) {
             self.buffer.clear();
@@ -119,8 +121,8 @@ impl Listening {
     }
 }
 
-fn link(row: LinkMessage) -> Link {
-    let mut link = Link {
+fn interface(row: LinkMessage) -> Interface {
+    let mut interface = Interface {
         index: row.header.index,
         name: String::new(),
         kind: row.header.link_layer_type.into(),
@@ -132,8 +134,8 @@ fn link(row: LinkMessage) -> Link {
     let mut vlan = false;
     for attribute in row.attributes {
         match attribute {
-            LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::IfName(name) => interface.name = name,
+            LinkAttribute::Controller(index) => interface.controller = Some(index),
             LinkAttribute::Link(index) => lower = Some(index),
             LinkAttribute::LinkInfo(infos) => {
                 vlan = infos.contains(&LinkInfo::Kind(InfoKind::Vlan));
@@ -141,8 +143,8 @@ fn link(row: LinkMessage) -> Link {
             _ => {}
         }
     }
-    link.vlan_parent = lower.filter(|_| vlan);
-    link
+    interface.vlan_parent = lower.filter(|_| vlan);
+    interface
 }
 
 fn address(row: &AddressMessage) -> Option<(u32, IpAddr)> {

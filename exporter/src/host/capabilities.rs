@@ -14,13 +14,13 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-use crate::kernel::Source;
-
 /// What the exporter will do after the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// What counts.
-    pub source: Source,
+    /// Attaches kernel programs to interfaces that come later.
+    pub programs: bool,
+    /// Captures on interfaces that come later.
+    pub capture: bool,
     /// Connects to observer sockets.
     pub observers: bool,
 }
@@ -47,15 +47,14 @@ pub fn drop_all_but(needs: Needs) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The capability that makes [`crate::kernel::Source`]s and others possible after the start.
+/// The capabilities that make it possible after the start.
 fn kept(needs: Needs) -> CapsHashSet {
     let mut kept = CapsHashSet::from([Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH]);
-    match needs.source {
-        Source::Ebpf => {
-            kept.extend([Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON])
-        }
-        Source::Capture => kept.extend([Capability::CAP_NET_RAW]),
-        Source::None => {}
+    if needs.programs {
+        kept.extend([Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON]);
+    }
+    if needs.capture {
+        kept.insert(Capability::CAP_NET_RAW);
     }
     if needs.observers {
         kept.insert(Capability::CAP_DAC_OVERRIDE);
@@ -74,15 +73,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_source_keeps_its_own() {
-        let check = |source, has, has_not| {
-            let kept = kept(Needs { source, observers: false });
-            assert!(kept.contains(&has) && !kept.contains(&has_not), "{source}: {kept:?}");
+    fn each_need_keeps_its_own() {
+        let check = |needs, has, has_not| {
+            let kept = kept(needs);
+            assert!(kept.contains(&has) && !kept.contains(&has_not), "{needs:?}: {kept:?}");
         };
-        check(Source::Ebpf, Capability::CAP_BPF, Capability::CAP_NET_RAW);
-        check(Source::Capture, Capability::CAP_NET_RAW, Capability::CAP_BPF);
-        check(Source::None, Capability::CAP_SYS_PTRACE, Capability::CAP_NET_ADMIN);
-        let observing = kept(Needs { source: Source::None, observers: true });
+        let none = Needs { programs: false, capture: false, observers: false };
+        let (bpf, raw) = (Capability::CAP_BPF, Capability::CAP_NET_RAW);
+        check(Needs { programs: true, ..none }, bpf, raw);
+        check(Needs { capture: true, ..none }, raw, bpf);
+        check(none, Capability::CAP_SYS_PTRACE, Capability::CAP_NET_ADMIN);
+        let observing = kept(Needs { observers: true, ..none });
         assert!(observing.contains(&Capability::CAP_DAC_OVERRIDE));
     }
 
@@ -90,11 +91,10 @@ mod tests {
     #[test]
     fn a_thread_is_left_with_no_more_than_was_asked_for() {
         let left = std::thread::spawn(|| {
-            let needs = Needs { source: Source::None, observers: false };
-            drop_all_but(needs).unwrap();
+            drop_all_but(Needs { programs: false, capture: false, observers: false }).unwrap();
             caps::read(None, CapSet::Permitted).unwrap()
         });
         let left = left.join().unwrap();
-        assert!(left.is_subset(&kept(Needs { source: Source::None, observers: false })));
+        assert!(left.is_subset(&kept(Needs { programs: false, capture: false, observers: false })));
     }
 }

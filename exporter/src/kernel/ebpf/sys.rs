@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 ///
 /// # Safety
 /// The implementor is `repr(C)`, has no padding, and any bytes are a valid value of it.
-pub(super) unsafe trait Plain: Copy + Default {}
+pub(in crate::kernel) unsafe trait Plain: Copy + Default {}
 
 // SAFETY: integers.
 unsafe impl Plain for u8 {}

@@ -1,89 +1,27 @@
-//! What `main` holds: one source of counts, chosen by what this process may do.
+//! What `main` holds: one way of counting, chosen by what this process may do.
 //!
 //! eBPF if it can be had, else packet capture, else nothing: each step down is told once, with the
-//! right that is missing and how to give it. Counting itself is done in `ebpf` and `capture`.
+//! right that is missing and how to give it. Counting itself is done in `engine` and `capture`.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::Limits;
-use super::attach::Mechanism;
-use super::capture::CaptureSource;
-use super::ebpf::EbpfSource;
-use super::evict::Lifetimes;
-use super::links::Changes;
-use super::survey::Status;
+use super::capture::CaptureEngine;
+use super::engine::EbpfEngine;
+use super::options::{MethodChoice, Options};
+use super::status::Status;
+use crate::host::rtnetlink::Changes;
 use crate::model::{JoinKey, Reading};
-use crate::workers;
-
-/// What to count, where, and how much to hold.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Patterns of interface names; none: see [`super::interfaces::choose`].
-    pub interfaces: Vec<String>,
-    /// Local ports.
-    pub ports: RangeInclusive<u16>,
-    /// Where counts come from.
-    pub source: SourceChoice,
-    /// Table sizes.
-    pub limits: Limits,
-    /// How long what rests is held.
-    pub lifetimes: Lifetimes,
-    /// Addresses that count as local besides this host's and its workers'.
-    pub local: Vec<IpAddr>,
-    /// Count whatever the local address is, forwarded traffic too.
-    pub every_address: bool,
-    /// Keep interarrival jitter.
-    pub jitter: bool,
-    /// How programs are attached.
-    pub mechanism: Mechanism,
-    /// Directory below a bpffs where the tables are pinned, so that they outlive the exporter.
-    pub pin: Option<PathBuf>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            interfaces: Vec::new(),
-            ports: workers::DEFAULT_PORTS,
-            source: SourceChoice::Auto,
-            limits: Limits::default(),
-            lifetimes: Lifetimes::default(),
-            local: Vec::new(),
-            every_address: false,
-            jitter: true,
-            mechanism: Mechanism::Auto,
-            pin: None,
-        }
-    }
-}
-
-/// What was asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SourceChoice {
-    /// The best that this process may do.
-    #[default]
-    Auto,
-    /// eBPF or an error.
-    Ebpf,
-    /// Packet capture or an error.
-    Capture,
-    /// No counting.
-    None,
-}
 
 /// What counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum Method {
     /// Programs in the kernel.
     Ebpf,
     /// Captured packets.
@@ -92,7 +30,7 @@ pub enum Source {
     None,
 }
 
-impl Source {
+impl Method {
     /// `ebpf`, `capture` or `none`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -103,24 +41,24 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-/// A better source could not be used.
+/// A better method could not be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepDown {
-    /// The better source.
-    pub from: Source,
+    /// The better one.
+    pub from: Method,
     /// What is tried instead.
-    pub to: Source,
+    pub to: Method,
     /// Why, what is missing, and how to give it, in one line.
     pub why: String,
 }
 
-/// A running source. Dropping it detaches everything.
+/// Counting as it runs. Dropping it detaches everything.
 pub struct Counting {
     engine: Engine,
     step_downs: Vec<StepDown>,
@@ -131,8 +69,8 @@ pub struct Counting {
 }
 
 enum Engine {
-    Ebpf(Box<EbpfSource>),
-    Capture(Box<CaptureSource>),
+    Ebpf(Box<EbpfEngine>),
+    Capture(Box<CaptureEngine>),
     None,
 }
 
@@ -144,7 +82,7 @@ const BURST: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Counting {
-    /// Starts the source that is asked for, or the best there is. Must run before privileges are
+    /// Starts the method that is asked for, or the best there is. Must run before privileges are
     /// dropped; needs no runtime.
     pub fn start(options: &Options) -> anyhow::Result<Self> {
         let mut step_downs = Vec::new();
@@ -160,15 +98,15 @@ impl Counting {
     }
 
     /// What counts.
-    pub fn source(&self) -> Source {
+    pub fn method(&self) -> Method {
         match self.engine {
-            Engine::Ebpf(_) => Source::Ebpf,
-            Engine::Capture(_) => Source::Capture,
-            Engine::None => Source::None,
+            Engine::Ebpf(_) => Method::Ebpf,
+            Engine::Capture(_) => Method::Capture,
+            Engine::None => Method::None,
         }
     }
 
-    /// Better sources that could not be used.
+    /// Better methods that could not be used.
     pub fn step_downs(&self) -> &[StepDown] {
         &self.step_downs
     }
@@ -176,8 +114,8 @@ impl Counting {
     /// Where it counts, and what failed.
     pub fn status(&self) -> Status {
         match &self.engine {
-            Engine::Ebpf(source) => source.status(),
-            Engine::Capture(source) => source.status(),
+            Engine::Ebpf(engine) => engine.status(),
+            Engine::Capture(engine) => engine.status(),
             Engine::None => Status::default(),
         }
     }
@@ -186,8 +124,8 @@ impl Counting {
     /// whoever reads must not throw a reading away.
     pub fn read(&self) -> anyhow::Result<Reading> {
         match &self.engine {
-            Engine::Ebpf(source) => source.read(),
-            Engine::Capture(source) => Ok(source.read()),
+            Engine::Ebpf(engine) => engine.read(),
+            Engine::Capture(engine) => Ok(engine.read()),
             Engine::None => Ok(Reading::default()),
         }
     }
@@ -195,9 +133,9 @@ impl Counting {
     /// Replaces the set of connections that the observer tells: their flows are known.
     pub fn tell(&self, told: &HashSet<JoinKey>) -> anyhow::Result<()> {
         match &self.engine {
-            Engine::Ebpf(source) => source.tell(told),
-            Engine::Capture(source) => {
-                source.tell(told);
+            Engine::Ebpf(engine) => engine.tell(told),
+            Engine::Capture(engine) => {
+                engine.tell(told);
                 Ok(())
             }
             Engine::None => Ok(()),
@@ -207,8 +145,8 @@ impl Counting {
     /// Looks at interfaces, addresses and workers again, now.
     pub fn refresh(&self) -> anyhow::Result<()> {
         match &self.engine {
-            Engine::Ebpf(source) => source.refresh(),
-            Engine::Capture(source) => source.refresh(),
+            Engine::Ebpf(engine) => engine.refresh(),
+            Engine::Capture(engine) => engine.refresh(),
             Engine::None => Ok(()),
         }
     }
@@ -269,61 +207,61 @@ impl Counting {
 }
 
 fn start_engine(options: &Options, step_downs: &mut Vec<StepDown>) -> anyhow::Result<Engine> {
-    match options.source {
-        SourceChoice::None => Ok(Engine::None),
-        SourceChoice::Ebpf => {
-            let started = EbpfSource::start(options).map(|source| Engine::Ebpf(Box::new(source)));
-            started.map_err(|error| explained(Source::Ebpf, error))
+    match options.method {
+        MethodChoice::None => Ok(Engine::None),
+        MethodChoice::Ebpf => {
+            let started = EbpfEngine::start(options).map(|engine| Engine::Ebpf(Box::new(engine)));
+            started.map_err(|error| explained(Method::Ebpf, error))
         }
-        SourceChoice::Capture => {
+        MethodChoice::Capture => {
             let started =
-                CaptureSource::start(options).map(|source| Engine::Capture(Box::new(source)));
-            started.map_err(|error| explained(Source::Capture, error))
+                CaptureEngine::start(options).map(|engine| Engine::Capture(Box::new(engine)));
+            started.map_err(|error| explained(Method::Capture, error))
         }
-        SourceChoice::Auto => {
-            match EbpfSource::start(options) {
-                Ok(source) => return Ok(Engine::Ebpf(Box::new(source))),
-                Err(error) => step_downs.push(step_down(Source::Ebpf, Source::Capture, &error)),
+        MethodChoice::Auto => {
+            match EbpfEngine::start(options) {
+                Ok(engine) => return Ok(Engine::Ebpf(Box::new(engine))),
+                Err(error) => step_downs.push(step_down(Method::Ebpf, Method::Capture, &error)),
             }
-            match CaptureSource::start(options) {
-                Ok(source) => return Ok(Engine::Capture(Box::new(source))),
-                Err(error) => step_downs.push(step_down(Source::Capture, Source::None, &error)),
+            match CaptureEngine::start(options) {
+                Ok(engine) => return Ok(Engine::Capture(Box::new(engine))),
+                Err(error) => step_downs.push(step_down(Method::Capture, Method::None, &error)),
             }
             Ok(Engine::None)
         }
     }
 }
 
-fn step_down(from: Source, to: Source, error: &anyhow::Error) -> StepDown {
+fn step_down(from: Method, to: Method, error: &anyhow::Error) -> StepDown {
     let next = match to {
-        Source::Ebpf => "counting by eBPF",
-        Source::Capture => "counting captured packets instead, at a higher cost",
-        Source::None => "nothing is counted, only what servers tell is exported",
+        Method::Ebpf => "counting by eBPF",
+        Method::Capture => "counting captured packets instead, at a higher cost",
+        Method::None => "nothing is counted, only what servers tell is exported",
     };
     let why = format!("{} ({error:#}); {next}", reason(from, error));
     tracing::warn!("{why}");
     StepDown { from, to, why }
 }
 
-fn explained(source: Source, error: anyhow::Error) -> anyhow::Error {
-    let reason = reason(source, &error);
+fn explained(method: Method, error: anyhow::Error) -> anyhow::Error {
+    let reason = reason(method, &error);
     error.context(reason)
 }
 
-fn reason(source: Source, error: &anyhow::Error) -> String {
-    let name = if source == Source::Ebpf { "eBPF" } else { "packet capture" };
+fn reason(method: Method, error: &anyhow::Error) -> String {
+    let name = if method == Method::Ebpf { "eBPF" } else { "packet capture" };
     match is_permission(error) {
-        true => format!("{name} is not permitted: {}", remedy(source)),
+        true => format!("{name} is not permitted: {}", remedy(method)),
         false => format!("{name} does not work here"),
     }
 }
 
 /// Which right is missing, and how to give it.
-fn remedy(source: Source) -> String {
-    let rights: &[&str] = match source {
-        Source::Ebpf => &["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"],
-        Source::Capture => &["CAP_NET_RAW"],
-        Source::None => &[],
+fn remedy(method: Method) -> String {
+    let rights: &[&str] = match method {
+        Method::Ebpf => &["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"],
+        Method::Capture => &["CAP_NET_RAW"],
+        Method::None => &[],
     };
     let path = std::env::current_exe().unwrap_or_else(|_| "mediasoup-exporter".into());
     format!(
@@ -357,7 +295,7 @@ mod tests {
     #[test]
     fn a_step_down_names_the_right_and_the_remedy() {
         let error = anyhow::Error::new(io::Error::from_raw_os_error(libc::EPERM)).context("load");
-        let told = step_down(Source::Ebpf, Source::Capture, &error).why;
+        let told = step_down(Method::Ebpf, Method::Capture, &error).why;
         for part in [
             "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN",
             "setcap cap_bpf,cap_perfmon,cap_net_admin+ep",
@@ -366,7 +304,7 @@ mod tests {
             assert!(told.contains(part), "{told}");
         }
         let error = anyhow::anyhow!("no such thing");
-        let told = step_down(Source::Capture, Source::None, &error).why;
+        let told = step_down(Method::Capture, Method::None, &error).why;
         assert!(!told.contains("setcap"), "{told}");
     }
 }

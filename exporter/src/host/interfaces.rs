@@ -1,7 +1,7 @@
 //! Decides which interfaces are counted on, and which addresses are this host's.
 //!
-//! Links, addresses, routes and what the workers listen on come in as values; a list of interfaces
-//! goes out. No I/O here: see `links` for where the values come from.
+//! Interfaces, addresses, routes and what the workers listen on come in as values; a list of interfaces
+//! goes out. No I/O here: see `rtnetlink` for where the values come from.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 /// One network interface, as rtnetlink tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
+pub struct Interface {
     /// Interface index.
     pub index: u32,
     /// Interface name.
@@ -29,7 +29,7 @@ pub struct Link {
 #[derive(Clone, Debug, Default)]
 pub struct Situation {
     /// All interfaces.
-    pub links: Vec<Link>,
+    pub interfaces: Vec<Interface>,
     /// All addresses, by interface index.
     pub addresses: Vec<(u32, IpAddr)>,
     /// Interfaces that carry a default route.
@@ -72,15 +72,15 @@ pub struct Choice {
 /// interface owns all of 127.0.0.0/8). When that finds none although something listens on all
 /// addresses, as on a host without default route: every interface that is up.
 pub fn choose(situation: &Situation, patterns: Option<&GlobSet>) -> Choice {
-    let wanted = |link: &Link| match patterns {
+    let wanted = |link: &Interface| match patterns {
         Some(patterns) => patterns.is_match(&link.name),
         None => situation.default_routes.contains(&link.index) || listens(situation, link),
     };
-    let mut chosen: Vec<&Link> =
-        situation.links.iter().filter(|link| link.up && wanted(link)).collect();
+    let mut chosen: Vec<&Interface> =
+        situation.interfaces.iter().filter(|link| link.up && wanted(link)).collect();
     let everywhere = situation.listening.iter().any(IpAddr::is_unspecified);
     if chosen.is_empty() && patterns.is_none() && everywhere {
-        chosen = situation.links.iter().filter(|link| link.up).collect();
+        chosen = situation.interfaces.iter().filter(|link| link.up).collect();
     }
     let mut choice = Choice::default();
     for link in chosen {
@@ -109,7 +109,7 @@ pub fn patterns(globs: &[String]) -> Result<Option<GlobSet>, globset::Error> {
     set.build().map(Some)
 }
 
-fn listens(situation: &Situation, link: &Link) -> bool {
+fn listens(situation: &Situation, link: &Interface) -> bool {
     situation.listening.iter().map(IpAddr::to_canonical).any(|listening| {
         (listening.is_loopback() && link.kind == libc::ARPHRD_LOOPBACK)
             || situation.addresses.contains(&(link.index, listening))
@@ -137,15 +137,15 @@ fn layer(kind: u16) -> Option<Layer> {
 mod tests {
     use super::*;
 
-    fn link(index: u32, name: &str, kind: u16) -> Link {
+    fn link(index: u32, name: &str, kind: u16) -> Interface {
         let name = name.to_owned();
-        Link { index, name, kind, up: true, controller: None, vlan_parent: None }
+        Interface { index, name, kind, up: true, controller: None, vlan_parent: None }
     }
 
     fn host() -> Situation {
-        let down = Link { up: false, ..link(4, "eth1", libc::ARPHRD_ETHER) };
+        let down = Interface { up: false, ..link(4, "eth1", libc::ARPHRD_ETHER) };
         Situation {
-            links: vec![
+            interfaces: vec![
                 link(1, "lo", libc::ARPHRD_LOOPBACK),
                 link(2, "eth0", libc::ARPHRD_ETHER),
                 link(3, "wg0", libc::ARPHRD_NONE),

@@ -1,0 +1,12 @@
+//! What this host has: workers, their sockets and ports, network namespaces, interfaces and addresses;
+//! and what this process may do on it.
+//!
+//! `/proc` and netlink are asked here and nowhere else. What is counted, told or exported is not
+//! known here.
+
+pub mod capabilities;
+pub mod interfaces;
+pub mod netlink;
+pub mod rtnetlink;
+pub mod survey;
+pub mod workers;

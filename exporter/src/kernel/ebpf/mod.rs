@@ -1,0 +1,16 @@
+//! The kernel object and its tables: loading, pinning, reading, letting go of what rests.
+//!
+//! [`super::options::Options`] come in, programs that can be attached and
+//! [`crate::model::Reading`]s go out. Where programs are attached is not known here.
+
+mod batch;
+mod clock;
+mod grace;
+pub(super) mod keys;
+pub(super) mod load;
+mod mapping;
+mod occupancy;
+pub(super) mod pin;
+mod streams;
+mod sys;
+pub(super) mod tables;

@@ -1,0 +1,47 @@
+//! Where counting happens, and what failed of it.
+
+use std::collections::BTreeMap;
+
+use crate::host::interfaces::Attach;
+
+/// Where counting happens, and what failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Interfaces that are counted on.
+    pub interfaces: Vec<String>,
+    /// Interfaces that should be counted on, and why they are not.
+    pub failing: BTreeMap<String, String>,
+    /// Failed attempts to attach since the start.
+    pub failures: u64,
+    /// Packet capture only: packets that were lost because this process was too slow.
+    pub capture_lost: Option<u64>,
+}
+
+/// Attempts that failed.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    failing: BTreeMap<String, String>,
+    total: u64,
+}
+
+impl Failures {
+    /// Takes note of attempts that failed; one warning for each interface and cause.
+    pub(super) fn note(&mut self, failed: &[(Attach, anyhow::Error)]) {
+        let mut failing = BTreeMap::new();
+        for (what, error) in failed {
+            let text = format!("{error:#}");
+            if self.failing.get(&what.name) != Some(&text) {
+                tracing::warn!("cannot count on {}: {text}; trying again later", what.name);
+            }
+            failing.insert(what.name.clone(), text);
+        }
+        self.total += failed.len() as u64;
+        self.failing = failing;
+    }
+
+    /// The status of whoever counts on these interfaces.
+    pub(super) fn status(&self, interfaces: Vec<String>) -> Status {
+        let (failing, failures) = (self.failing.clone(), self.total);
+        Status { interfaces, failing, failures, capture_lost: None }
+    }
+}
