@@ -52,9 +52,24 @@ function lose() {
   return { done: true };
 }
 
-const deeds = { connect, lose };
-listen('mediasoup-demo-js', process.argv[2]).then(() => {
+// What is thrown has not even a text.
+function poison() {
+  Object.defineProperty(consumer, 'score', { get() { throw Object.create(null); } });
+  consumer.observer.emit('score');
+  return { done: true };
+}
+
+const deeds = { connect, lose, poison };
+listen('mediasoup-demo-js', process.argv[2]).then(({ server }) => {
   console.log(JSON.stringify({ ready: true }));
-  readline.createInterface({ input: process.stdin }).on('line', (line) =>
-    console.log(JSON.stringify(deeds[JSON.parse(line).do]()))).on('close', () => process.exit());
+  const commands = readline.createInterface({ input: process.stdin });
+  // Lets go of all that keeps the process alive.
+  deeds.rest = () => {
+    commands.removeAllListeners('close');
+    process.stdin.destroy();
+    server.close();
+    return { done: true };
+  };
+  commands.on('line', (line) => console.log(JSON.stringify(deeds[JSON.parse(line).do]())))
+    .on('close', () => process.exit());
 });

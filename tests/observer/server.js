@@ -10,11 +10,13 @@
 'use strict';
 
 const readline = require('readline');
+const repl = require('repl');
 const { listen } = require('./console.js');
 const { Scene, roomServer } = require('./scene.js');
 const { Gaps } = require('./gaps.js');
 
 const [kind, path, rooms, peers] = process.argv.slice(2);
+const { displayPrompt } = repl.REPLServer.prototype;
 const gaps = new Gaps();
 let scene = null;
 let consoles = null;
@@ -83,6 +85,7 @@ async function run(command) {
 function census() {
   return { listeners: scene ? scene.listeners() : 0, consoles: consoles ? consoles.open.size : 0,
     registry: global[Symbol.for('mediasoup-exporter')] ? 1 : 0,
+    prompts: repl.REPLServer.prototype.displayPrompt === displayPrompt ? 0 : 1,
     pipes: process._getActiveHandles().filter((handle) => handle.constructor.name === 'Socket'
       && handle.remoteAddress === undefined && !handle.fd).length };
 }

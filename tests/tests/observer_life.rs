@@ -14,9 +14,9 @@ use std::time::Duration;
 use anyhow::Result;
 use exporter_tests::observer_fixture::{Fixture, VERSIONS, differences};
 use exporter_tests::observer_watch::{Watch, options};
-use exporter_tests::process::TempDir;
+use exporter_tests::process::{Guard, TempDir};
 use exporter_tests::sfu::Build;
-use exporter_tests::{root_or_skip, skip, wait};
+use exporter_tests::{exporter, root_or_skip, skip, wait};
 use mediasoup_exporter::observer::{AGENT_SCRIPT, Options};
 use serde_json::json;
 
@@ -234,7 +234,7 @@ fn mediasoup_3_6_leads_from_worker_to_stream_without_asking_the_worker() -> Resu
 }
 
 #[test]
-fn a_server_of_another_user_can_come_to_the_meeting_place() -> Result<()> {
+fn a_server_of_another_user_is_observed() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
@@ -254,15 +254,16 @@ fn a_server_of_another_user_can_come_to_the_meeting_place() -> Result<()> {
     Ok(())
 }
 
+/// Neither its file system nor its network is the exporter's: the console's connection is enough.
 #[test]
-fn a_server_with_a_file_system_of_its_own_is_met_there() -> Result<()> {
+fn a_server_with_a_file_system_and_a_network_of_its_own_is_observed() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
     let folder = TempDir::new("observer")?;
     let mut unshare = Command::new("unshare");
     let hide = "mount -t tmpfs none \"$0\" && exec node \"$@\"";
-    unshare.args(["--mount", "sh", "-c", hide]).arg(folder.path());
+    unshare.args(["--mount", "--net", "sh", "-c", hide]).arg(folder.path());
     let inside = folder.path().join("console.sock");
     let Ok(server) = Fixture::start_old_with(unshare, &inside) else {
         skip("no mount namespaces");
@@ -270,13 +271,94 @@ fn a_server_with_a_file_system_of_its_own_is_met_there() -> Result<()> {
     };
     assert!(!inside.exists());
     let outside = Path::new("/proc").join(server.pid().to_string()).join("root");
-    let outside = outside.join(inside.strip_prefix("/")?);
-    let there = Options { meeting_folder: folder.path().to_owned(), ..options(&[outside]) };
-    let watch = Watch::start(there)?;
+    let there = outside.join(folder.path().strip_prefix("/")?);
+    let watch = Watch::start(options(&[there.join("console.sock")]))?;
     watch.synced()?;
     assert_eq!(watch.state().producers.len(), 1);
-    assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+    let names: Vec<_> = fs::read_dir(&there)?.map(|it| it.map(|it| it.file_name())).collect();
+    assert_eq!(names.len(), 1, "nothing was made there: {names:?}");
     Ok(())
+}
+
+#[test]
+fn a_repl_that_does_not_hand_over_is_told_apart() -> Result<()> {
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let mut node = Command::new("node");
+    node.arg("--require").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("observer/frozen.js"));
+    let Ok(mut server) = Fixture::start_old_with(node, &socket) else {
+        skip("no Node.js");
+        return Ok(());
+    };
+    let watch = Watch::start(options(&[socket]))?;
+    let status = watch.until("the reason, again and again", |status| {
+        status.tally.attempts > 3 && status.error.is_some()
+    })?;
+    let error = status.error.expect("it has one");
+    assert!(error.contains("does not hand over") && error.contains("--print-agent"), "{error}");
+    watch.stop()?;
+    server.alive()
+}
+
+/// Where nothing else holds a server's event loop, the exporter does not hold it either.
+#[test]
+fn a_server_that_has_nothing_left_to_do_ends() -> Result<()> {
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let Ok(mut server) = Fixture::start_old(&socket) else {
+        skip("no Node.js");
+        return Ok(());
+    };
+    let watch = Watch::start(options(&[socket]))?;
+    watch.synced()?;
+    server.ask(&json!({ "do": "rest" }))?;
+    wait::until("its end", wait::LONG, || Ok(server.alive().is_err().then_some(())))?;
+    watch.until("it is away", |status| !status.up).map(drop)
+}
+
+/// What a getter of the server's throws, whatever it is, is told and counted, and ends nothing.
+#[test]
+fn what_the_script_runs_into_does_not_end_the_server() -> Result<()> {
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let Ok(mut server) = Fixture::start_old(&socket) else {
+        skip("no Node.js");
+        return Ok(());
+    };
+    let watch = Watch::start(options(&[socket]))?;
+    watch.synced()?;
+    server.ask(&json!({ "do": "poison" }))?;
+    let status = watch.until("the failure is counted", |status| status.beat.failures > 0)?;
+    assert!(status.up);
+    assert_eq!((status.tally.bad_lines, status.tally.meetings), (0, 1));
+    server.alive()
+}
+
+/// An exporter that is killed while it listens takes no server with it.
+#[test]
+fn an_exporter_that_is_killed_leaves_a_fragile_server_alive() -> Result<()> {
+    let Some(build) = build() else { return Ok(()) };
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let mut server = Fixture::start(FRAGILE, &build, &socket, 2, 2)?;
+    let before = server.census()?;
+    for _ in 0..10 {
+        let mut command = Command::new(exporter::binary()?);
+        command.args(["--source", "none", "--listen", "127.0.0.1:0"]);
+        command.args(["--observer.stats-interval", "10ms", "--observer"]).arg(&socket);
+        let mut killed = Guard::spawn("mediasoup-exporter", command)?;
+        wait::until("it listens", wait::LONG, || {
+            killed.alive()?;
+            Ok((server.census()?["registry"] == 1).then_some(()))
+        })?;
+        killed.signal(libc::SIGKILL)?;
+        // There is something to tell at once.
+        for producer in [true, false] {
+            server.ask(&json!({ "do": "pause", "producer": producer }))?;
+        }
+        wait::until_equal("nothing stays", wait::LONG, || Ok((server.census()?, before.clone())))?;
+    }
+    server.alive()
 }
 
 /// A socket on which a fake server says something to each visitor and then waits.
@@ -350,41 +432,4 @@ fn endless_output_and_endless_lines_fill_no_memory() -> Result<()> {
     wait::until("the next line counts", wait::LONG, || {
         Ok(watch.state().workers.contains_key(&7).then_some(()))
     })
-}
-
-/// A server that cannot see the meeting place says so, and the reason names the remedy.
-#[test]
-fn a_server_that_cannot_reach_the_meeting_place_is_told_apart() -> Result<()> {
-    let Some(build) = build() else { return Ok(()) };
-    let folder = TempDir::new("observer")?;
-    let socket = folder.path().join("console.sock");
-    let mut server = Fixture::start(FRAGILE, &build, &socket, 1, 1)?;
-    // A meeting place that is gone as soon as it was made is what another file system looks like.
-    let meeting = folder.path().join("meeting");
-    fs::create_dir(&meeting)?;
-    let hasty = Options {
-        patience: Duration::from_millis(500),
-        // Should the script come before the place is gone, it is given up and comes again.
-        silence: Duration::from_millis(500),
-        meeting_folder: meeting.clone(),
-        ..options(&[socket])
-    };
-    let remover = thread::spawn({
-        let meeting = meeting.clone();
-        move || loop {
-            let Ok(entries) = fs::read_dir(&meeting) else { return };
-            entries.flatten().for_each(|entry| drop(fs::remove_dir_all(entry.path())));
-            thread::sleep(Duration::from_millis(1));
-        }
-    });
-    let watch = Watch::start(hasty)?;
-    let status = watch.until("the reason", |s| {
-        s.error.as_deref().is_some_and(|error| error.contains("cannot see"))
-    })?;
-    assert!(status.error.expect("it has one").contains("/proc/PID/root"));
-    server.alive()?;
-    watch.stop()?;
-    fs::remove_dir_all(&meeting)?;
-    let _ = remover.join();
-    Ok(())
 }

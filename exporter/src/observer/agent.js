@@ -2,7 +2,7 @@
 // consumers, as JSON lines on a Unix socket (docs/observer-protocol.md).
 //
 // One script, two ways in. Evaluated in a server's console it is an expression whose value is
-// `install`, which speaks on a socket that the console's loader has opened. Loaded with
+// `install`, which speaks on the console's socket, that the loader has taken over. Loaded with
 // `node --require` it listens on a Unix socket of its own and speaks to whoever connects.
 //
 // It reads getters and listens to `.observer` events. It asks a worker for something only to find
@@ -80,7 +80,9 @@ function install(socket, need, roots) {
   function stop() {
     if (stopped) return;
     stopped = true;
-    hooks.forEach((hook) => hook[0].removeListener(hook[1], hook[2]));
+    hooks.forEach((hook) => {
+      try { hook[0].removeListener(hook[1], hook[2]); } catch (error) { /* the others go */ }
+    });
     hooks.clear();
     timers.forEach((timer) => { clearInterval(timer); clearTimeout(timer); });
     timers.clear();
@@ -142,13 +144,16 @@ function install(socket, need, roots) {
     };
   }
 
-  // At most one error line in ten seconds; all are counted.
+  // At most one error line in ten seconds; all are counted. Throws nothing itself, whatever was
+  // thrown: nobody would catch it before the server ends.
   function failed(op) {
     return (error) => {
       failures++;
       if (stopped || now() - lastError < 10000) return;
       lastError = now();
-      say({ t: 'error', op: op, message: text(String(error && error.message || error)) });
+      let message = 'an error without text';
+      try { message = text(String(error && error.message || error)); } catch (none) { /* that */ }
+      say({ t: 'error', op: op, message: message });
     };
   }
 
@@ -173,7 +178,7 @@ function install(socket, need, roots) {
     if (out.length > 32768) return push();
     if (outScheduled) return;
     outScheduled = true;
-    setImmediate(push);
+    setImmediate(guard(push));
   }
 
   function push() {
@@ -239,7 +244,9 @@ function install(socket, need, roots) {
       rec.dirty = false;
       if (!rec.gone) {
         const where = rec.what === 'producer' ? { transport: rec.parent } : {};
-        say(Object.assign({ t: rec.what + '-state', id: rec.id }, where, rec.state(rec)));
+        try {
+          say(Object.assign({ t: rec.what + '-state', id: rec.id }, where, rec.state(rec)));
+        } catch (error) { failed('state')(error); }
       }
       if (due()) await breathe();
     }
@@ -762,7 +769,7 @@ function install(socket, need, roots) {
   // A request that reaches the worker after its object was closed there is no failure. mediasoup
   // tells of the closing later than of the answer: it puts off what is no answer by one turn.
   function refused(object, op) {
-    return (error) => { setImmediate(() => { if (!object.closed) failed(op)(error); }); };
+    return (error) => { setImmediate(guard(() => { if (!object.closed) failed(op)(error); })); };
   }
 
   // One request of the first walk, no faster than the rate.

@@ -1,10 +1,12 @@
-//! Brings the script into an unmodified server through its console: opens the server's REPL, types
-//! a loader of a few lines that connects to a [`Rendezvous`], and leaves the console again.
+//! Brings the script into an unmodified server through its console: opens the server's REPL and types
+//! a loader that takes the console's own connection over. From then on the connection carries the
+//! script's lines, and nothing of the console is left.
 //!
 //! A console is not to be left without a word: when its client goes away while it writes, Node.js
-//! ends the whole server, because edumeet 4 has no listener for that error. So this client never
-//! hangs up. It waits, on one connection, for a server that hangs (the caller's `stalled` tells that
-//! it does), and whatever happens it leaves by the console's own door.
+//! ends the whole server, because nothing listens for that error (in edumeet 4; from Node.js 16 on
+//! readline brings this about in all). So this client never hangs up before the loader, which adds a
+//! listener, has the connection. It waits, on one connection, for a server that hangs (the caller's
+//! `stalled` tells that it does), and whatever happens it leaves by the console's own door.
 
 use std::time::Duration;
 
@@ -14,7 +16,6 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::rendezvous::Rendezvous;
 use super::screen::Screen;
 
 /// Output without the expected prompt, after which the other end is taken for no console.
@@ -26,7 +27,13 @@ const FAREWELL: Duration = Duration::from_millis(700);
 const COMMAND_PROMPT: &str = "cmd> ";
 const REPL_PROMPT: &str = "terminal> ";
 const EDITOR_GREETING: &str = "Entering editor mode";
-const LOADED: &str = "mediasoup-exporter loads";
+const REFUSED: &str = "mediasoup-exporter cannot";
+
+/// What is typed into the REPL, in short lines.
+pub(super) const LOADER: &str = include_str!("loader.js");
+
+/// What a typed line has at most: each costs the server's event loop one turn.
+const LINE: usize = 100;
 
 /// What speaks at the other end of a socket.
 pub(super) enum Speaker {
@@ -41,6 +48,9 @@ pub(super) struct Dialog<'a> {
     stream: UnixStream,
     screen: Screen,
     place: Place,
+    /// What the loader writes first when it has the connection; typed in two halves, so that the
+    /// echo is not taken for it.
+    mark: String,
     /// How long the server may be silent before `stalled` hears of it.
     patience: Duration,
     stalled: &'a (dyn Fn(&str) + Send + Sync),
@@ -59,6 +69,20 @@ enum Place {
     /// The editor's greeting is to come.
     BeforeEditor,
     Editor,
+    /// The loader is being evaluated: the REPL's prompt is to come, or the mark.
+    Handover,
+    /// The console is no more: who goes away now harms nobody.
+    Taken,
+}
+
+/// What the loader's evaluation comes to.
+enum Answer {
+    /// The loader has the connection.
+    Mark,
+    /// It could not take it over, and has ended it.
+    Refused,
+    /// The REPL goes on as if nothing were.
+    Prompt,
 }
 
 impl<'a> Dialog<'a> {
@@ -68,8 +92,8 @@ impl<'a> Dialog<'a> {
         stalled: &'a (dyn Fn(&str) + Send + Sync),
         shutdown: watch::Receiver<bool>,
     ) -> Self {
-        let screen = Screen::default();
-        Self { stream, screen, place: Place::Arriving, patience, stalled, shutdown }
+        let (screen, place, mark) = (Screen::default(), Place::Arriving, String::new());
+        Self { stream, screen, place, mark, patience, stalled, shutdown }
     }
 
     /// Waits for whoever speaks first: a console shows its prompt, an agent says hello.
@@ -95,18 +119,16 @@ impl<'a> Dialog<'a> {
         self.stream
     }
 
-    /// Types the loader and waits until the script has come to the rendezvous. Whatever happens,
-    /// leaves the console.
-    pub(super) async fn load(
-        mut self,
-        rendezvous: anyhow::Result<Rendezvous>,
-    ) -> anyhow::Result<UnixStream> {
-        let met = match rendezvous {
-            Ok(rendezvous) => self.type_loader(&rendezvous).await,
-            Err(error) => Err(error),
-        };
-        self.farewell().await;
-        met
+    /// Types the loader and waits until it has the connection, which then waits for the script.
+    /// Where that fails, leaves the console.
+    pub(super) async fn load(mut self) -> anyhow::Result<UnixStream> {
+        match self.take_over().await {
+            Ok(()) => Ok(self.stream),
+            Err(error) => {
+                self.farewell().await;
+                Err(error)
+            }
+        }
     }
 
     /// Leaves the console, if the server lets it. Best effort: nothing depends on it here.
@@ -114,47 +136,41 @@ impl<'a> Dialog<'a> {
         let _ = timeout(FAREWELL, self.leave()).await;
     }
 
-    async fn type_loader(&mut self, rendezvous: &Rendezvous) -> anyhow::Result<UnixStream> {
+    async fn take_over(&mut self) -> anyhow::Result<()> {
+        let halves = (secret()?, secret()?);
+        self.mark = format!("{}{}\n", halves.0, halves.1);
         self.say("t\n", Place::BeforeRepl).await?;
         self.expect(&[REPL_PROMPT], "opening the REPL").await?;
         // In editor mode each line is only echoed: no preview, no evaluation until the end.
         self.say(".editor\n", Place::BeforeEditor).await?;
         self.expect(&[EDITOR_GREETING], "entering the REPL's editor mode").await?;
-        for line in loader(&rendezvous.told().to_string_lossy(), rendezvous.token()) {
+        for line in typed(LOADER, &halves) {
             self.say(&format!("{line}\n"), Place::Editor).await?;
             let tail = line.len().saturating_sub(16);
             self.expect(&[&line[tail..]], "typing the loader").await?;
         }
-        self.say("\x04", Place::BeforeRepl).await?;
-        let answers = [LOADED, "Error", "Uncaught"];
-        let answer = self.expect(&answers, "evaluating the loader").await?;
-        if answer != 0 {
-            bail!("the server's REPL refused the loader: {}", self.last_words());
+        self.say("\x04", Place::Handover).await?;
+        match self.handed_over("evaluating the loader").await? {
+            Answer::Mark => {
+                self.place = Place::Taken;
+                Ok(())
+            }
+            Answer::Refused | Answer::Prompt => bail!(
+                "the server's REPL does not hand over its connection ({}): load the agent \
+                 (--print-agent) with node --require",
+                self.last_words()
+            ),
         }
-        self.meet(rendezvous).await
     }
 
-    async fn meet(&mut self, rendezvous: &Rendezvous) -> anyhow::Result<UnixStream> {
-        if let Ok(met) = timeout(self.patience, rendezvous.meet()).await {
-            return met;
-        }
-        let question = "global[Symbol.for('mediasoup-exporter.error')]\n";
-        self.say(question, Place::BeforeRepl).await?;
-        let codes = ["'ENOENT'", "'EACCES'", "'ECONNREFUSED'", "'E", "undefined"];
-        let code = self.expect(&codes, "asking why the script does not come").await?;
-        let path = rendezvous.told().display();
-        match code {
-            0 => bail!(
-                "the server cannot see {path}: it has another file system. Give its socket as \
-                 --observer /proc/PID/root/tmp/…, or load the agent (--print-agent) with \
-                 node --require"
-            ),
-            1 => bail!(
-                "the server may not open {path}: run the exporter as the server's user or as \
-                 root, or load the agent (--print-agent) with node --require"
-            ),
-            4 => bail!("the script did not come to {path}, and says no error"),
-            _ => bail!("the script could not connect to {path}: {}", self.last_words()),
+    /// Waits for what the loader's evaluation comes to. All that is printed before the mark is the
+    /// console's; after it nothing is, until the script is there.
+    async fn handed_over(&mut self, doing: &str) -> anyhow::Result<Answer> {
+        let mark = self.mark.clone();
+        match self.expect(&[&mark, REFUSED, REPL_PROMPT], doing).await? {
+            0 => Ok(Answer::Mark),
+            1 => Ok(Answer::Refused),
+            _ => Ok(Answer::Prompt),
         }
     }
 
@@ -179,6 +195,11 @@ impl<'a> Dialog<'a> {
                     self.expect(&[REPL_PROMPT], doing).await?;
                     self.place = Place::Repl;
                 }
+                Place::Handover => match self.handed_over(doing).await? {
+                    Answer::Mark | Answer::Refused => self.place = Place::Taken,
+                    Answer::Prompt => self.place = Place::Repl,
+                },
+                Place::Taken => return Ok(()),
                 Place::Repl => self.say(".exit\n", Place::Arriving).await?,
                 Place::Command => {
                     self.say("\x04", Place::Command).await?;
@@ -240,25 +261,29 @@ impl<'a> Dialog<'a> {
     }
 }
 
-/// The loader, in lines that cost the server's event loop little each. It connects, says the token,
-/// and hands the socket to the script that comes back, which ends with a zero byte.
-fn loader(path: &str, token: &str) -> Vec<String> {
-    let path = serde_json::Value::from(path).to_string();
-    let body = format!(
-        "(()=>{{var r=require,g=global,k=Symbol.for('mediasoup-exporter.error'),b='',s;\n\
-         function fail(e){{g[k]=String(e.code||e.message);setTimeout(()=>{{delete g[k]}},3e4)\n\
-         .unref()}}\n\
-         s=r('net').connect({path});\n\
-         s.setEncoding('utf8');s.on('error',fail);\n\
-         s.on('connect',()=>s.write('{token}\\n'));\n\
-         s.on('data',function f(d){{b+=d;var i=b.indexOf('\\0');if(i<0)return;\n\
-         s.removeListener('data',f);try{{\n\
-         r('vm').runInThisContext(b.slice(0,i),'mediasoup-exporter.js')(s,r);\n\
-         s.removeListener('error',fail);s.emit('data',b.slice(i+1))}}\n\
-         catch(e){{fail(e);s.destroy()}}}});\n\
-         return 'mediasoup-exporter '+'loads'}})()"
-    );
-    body.lines().map(str::to_owned).collect()
+/// A script as it is typed: without comments and indentation, in lines that cost the server's event
+/// loop little each, with the mark's halves in their place.
+fn typed(script: &str, mark: &(String, String)) -> Vec<String> {
+    let mark = format!("'{}' + '{}'", mark.0, mark.1);
+    let script = script.replace("'MARK'", &mark);
+    let mut typed: Vec<String> = Vec::new();
+    for line in script.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+        match typed.last_mut() {
+            Some(last) if last.len() + 1 + line.len() <= LINE => {
+                last.push(' ');
+                last.push_str(line);
+            }
+            _ => typed.push(line.to_owned()),
+        }
+    }
+    typed
+}
+
+/// 64 random bits in hexadecimal digits.
+fn secret() -> anyhow::Result<String> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).context("draw random numbers")?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]
@@ -267,14 +292,31 @@ mod tests {
 
     #[test]
     fn the_loader_is_typed_in_short_lines_of_plain_ascii() {
-        let lines = loader("/tmp/a \"quoted\" path", "0123456789abcdef0123456789abcdef");
+        let mark = ("0123456789abcdef".to_owned(), "fedcba9876543210".to_owned());
+        let lines = typed(LOADER, &mark);
         for line in &lines {
-            assert!(line.len() <= 100, "{line}");
+            assert!(line.len() <= LINE, "{line}");
             assert!(line.is_ascii() && !line.contains('\t'), "{line}");
             // Editor mode repeats a line's indentation on the next line.
             assert!(!line.starts_with(' '), "{line}");
+            assert!(!line.contains("//"), "{line}");
+            // An expression with this in it is evaluated later than in this turn.
+            assert!(!line.contains("await"), "{line}");
         }
-        assert!(lines.concat().contains(r#"connect("/tmp/a \"quoted\" path")"#));
-        assert!(!lines.concat().contains(LOADED), "the echo must not look like the answer");
+        let echo = lines.concat();
+        assert!(echo.contains(&format!("'{}' + '{}'", mark.0, mark.1)));
+        assert!(!echo.contains(&(mark.0 + &mark.1)), "the echo must not look like the answer");
+        assert!(!echo.contains(REFUSED), "nor like the other answer");
+    }
+
+    #[test]
+    fn lines_are_joined_as_far_as_they_fit() {
+        let check = |script: &str, expected: &[&str]| {
+            assert_eq!(typed(script, &("a".to_owned(), "b".to_owned())), expected);
+        };
+        check("// Why.\n  one;\n  // Because.\n  two;\n", &["one; two;"]);
+        check("say('MARK')", &["say('a' + 'b')"]);
+        let (long, short) = ("x".repeat(96), "y".repeat(3));
+        check(&format!("{long}\n{short}\n{short}"), &[&format!("{long} {short}"), &short]);
     }
 }

@@ -6,14 +6,16 @@
 
 mod backoff;
 mod console;
+mod leftovers;
 mod lines;
+mod place;
 pub mod protocol;
-mod rendezvous;
 mod screen;
 mod session;
 mod status;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,8 +42,8 @@ pub const KNOWN_SOCKETS: [&str; 4] = [
     "/tmp/mediasoup-demo.sock",
 ];
 
-/// Folder and beginning of the names of agents' sockets.
-pub const AGENT_SOCKETS: (&str, &str) = ("/tmp", "mediasoup-exporter-agent-");
+/// How the names of agents' sockets begin and end, in the same folder.
+const AGENT_SOCKETS: (&str, &str) = ("mediasoup-exporter-agent-", ".sock");
 
 /// Sockets that are followed at most.
 const MAX_SOURCES: usize = 64;
@@ -65,8 +67,8 @@ pub struct Options {
     pub look: Duration,
     /// First and longest wait between attempts.
     pub retry: (Duration, Duration),
-    /// Folder for the sockets that consoles' scripts connect to; the server must see it, too.
-    pub meeting_folder: PathBuf,
+    /// Folder in which known sockets, and agents' ones, are looked for.
+    pub folder: PathBuf,
 }
 
 impl Default for Options {
@@ -80,7 +82,7 @@ impl Default for Options {
             patience: Duration::from_secs(5),
             look: Duration::from_secs(5),
             retry: (Duration::from_millis(500), Duration::from_secs(30)),
-            meeting_folder: PathBuf::from("/tmp"),
+            folder: PathBuf::from("/tmp"),
         }
     }
 }
@@ -113,6 +115,7 @@ impl Observer {
     {
         let sink: Sink = Arc::new(sink);
         let mut tasks = JoinSet::new();
+        leftovers::remove(&self.options.folder).await;
         loop {
             for path in self.new_sockets() {
                 let Some(source) = self.add(&path) else { continue };
@@ -136,7 +139,7 @@ impl Observer {
     /// Given sockets at once, whether they exist or not; known ones when they exist.
     fn new_sockets(&self) -> Vec<PathBuf> {
         let wanted = if self.options.sockets.is_empty() {
-            existing_sockets()
+            existing_sockets(&self.options.folder)
         } else {
             self.options.sockets.clone()
         };
@@ -148,7 +151,7 @@ impl Observer {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.len() >= MAX_SOURCES {
             // Agents' sockets carry process ids: those of ended processes make room.
-            sources.retain(|path, source| path.exists() || !source.ended());
+            sources.retain(|path, source| place::is_socket(path) || !source.ended());
         }
         if sources.len() >= MAX_SOURCES {
             tracing::debug!(path = %path.display(), "too many observer sockets: not followed");
@@ -162,14 +165,18 @@ impl Observer {
 
 type Sink = Arc<dyn Fn(SourceId, Vec<Event>) + Send + Sync>;
 
-fn existing_sockets() -> Vec<PathBuf> {
-    let known = KNOWN_SOCKETS.iter().map(PathBuf::from).filter(|path| path.exists());
-    let (folder, prefix) = AGENT_SOCKETS;
-    let agents = fs::read_dir(folder).into_iter().flatten().flatten().filter(|entry| {
-        let name = entry.file_name();
-        name.to_str().is_some_and(|name| name.starts_with(prefix) && name.ends_with(".sock"))
-    });
-    known.chain(agents.map(|entry| entry.path())).collect()
+/// Links are none, wherever they lead.
+fn existing_sockets(folder: &Path) -> Vec<PathBuf> {
+    let known = KNOWN_SOCKETS.iter().filter_map(|path| Path::new(path).file_name());
+    let agents = fs::read_dir(folder).into_iter().flatten().flatten();
+    let agents = agents.map(|entry| entry.file_name()).filter(|name| is_agents(name));
+    let names = known.map(OsStr::to_owned).chain(agents);
+    names.map(|name| folder.join(name)).filter(|path| place::is_socket(path)).collect()
+}
+
+fn is_agents(name: &OsStr) -> bool {
+    let (beginning, end) = AGENT_SOCKETS;
+    name.to_str().is_some_and(|name| name.starts_with(beginning) && name.ends_with(end))
 }
 
 /// Follows one socket for as long as the exporter runs.
@@ -268,11 +275,7 @@ impl Follower {
     }
 
     fn is_agents(&self) -> bool {
-        let (folder, prefix) = AGENT_SOCKETS;
-        let name = self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        self.options.sockets.is_empty()
-            && self.path.parent() == Some(Path::new(folder))
-            && name.starts_with(prefix)
+        self.options.sockets.is_empty() && self.path.file_name().is_some_and(is_agents)
     }
 }
 
@@ -296,10 +299,12 @@ mod tests {
 
     /// mediasoup 3.6 runs on Node.js 12, which knows no syntax younger than 2019's.
     #[test]
-    fn the_script_is_ascii_and_has_no_young_syntax() {
-        assert!(AGENT_SCRIPT.is_ascii() && !AGENT_SCRIPT.contains('\0'));
-        for young in ["?.", "??", "||=", "&&=", "catch {", "#", "replaceAll", "import("] {
-            assert!(!AGENT_SCRIPT.contains(young), "{young}");
+    fn the_scripts_are_ascii_and_have_no_young_syntax() {
+        for script in [AGENT_SCRIPT, console::LOADER] {
+            assert!(script.is_ascii() && !script.contains('\0'));
+            for young in ["?.", "??", "||=", "&&=", "catch {", "#", "replaceAll", "import("] {
+                assert!(!script.contains(young), "{young}");
+            }
         }
     }
 }

@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 use super::console::{Dialog, Speaker};
 use super::lines::Lines;
+use super::place;
 use super::protocol::{self, Unreadable};
-use super::rendezvous::Rendezvous;
 use super::status::Source;
 use super::{AGENT_SCRIPT, Options, Sink};
 use crate::state::Event;
@@ -50,8 +50,7 @@ async fn meet(
     source: &Source,
     shutdown: &watch::Receiver<bool>,
 ) -> anyhow::Result<(UnixStream, Vec<u8>)> {
-    let stream = UnixStream::connect(path).await.map_err(Unreachable)?;
-    let server = stream.peer_cred().context("read who listens on the socket")?;
+    let stream = place::connect(path).await.map_err(Unreachable)?;
     let stalled = |what: &str| source.stalled(what);
     let mut dialog = Dialog::new(stream, options.patience, &stalled, shutdown.clone());
     match dialog.listen().await {
@@ -61,9 +60,7 @@ async fn meet(
         }
         Ok(Speaker::Agent(first)) => Ok((dialog.into_stream(), first)),
         Ok(Speaker::Console) => {
-            // Even where this fails the console has to be left properly.
-            let rendezvous = Rendezvous::open(server, &options.meeting_folder);
-            let mut stream = dialog.load(rendezvous).await?;
+            let mut stream = dialog.load().await?;
             stream.write_all(AGENT_SCRIPT.as_bytes()).await.context("send the script")?;
             stream.write_all(b"\0").await.context("send the script")?;
             Ok((stream, Vec::new()))

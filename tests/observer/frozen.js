@@ -1,0 +1,4 @@
+// With `node --require`: a server whose REPL lets nobody take its place.
+'use strict';
+
+Object.freeze(require('repl').REPLServer.prototype);
