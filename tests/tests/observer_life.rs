@@ -86,8 +86,8 @@ fn a_server_that_hangs_while_it_tells_is_down_until_it_goes_on() -> Result<()> {
     server.signal(libc::SIGCONT)?;
     watch.until("it goes on", |status| status.up)?;
     agree(&watch, &mut server)?;
-    wait::until("its consoles are closed", wait::LONG, || {
-        Ok((server.census()?["consoles"] == 0).then_some(()))
+    wait::until("no other connection is left", wait::LONG, || {
+        Ok((server.census()?["consoles"] == 1).then_some(()))
     })?;
     server.alive()
 }
