@@ -45,7 +45,8 @@ function tell(socket) {
 
 function swap({ how, folder, vault }) {
   const at = (name) => `${folder}/${name}`;
-  const targets = [`${vault}/console.sock`, `${vault}/file`, vault];
+  const victim = `${vault}/console.sock`;
+  const targets = [victim, `${vault}/file`, victim, vault, victim];
   for (let round = 0; ; round++) {
     // rename() replaces what is there: the path is never empty.
     fs.symlinkSync(targets[round % targets.length], at('swap'));

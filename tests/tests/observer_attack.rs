@@ -12,7 +12,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use caps::{CapSet, Capability};
 use exporter_tests::observer_watch::{Watch, options};
 use exporter_tests::process::{Guard, TempDir};
@@ -83,16 +83,17 @@ fn attack(how: &str, as_unit: bool) -> Result<()> {
         ..options(&given)
     };
     let watch = watch(hasty, as_unit)?;
-    // Both of what is swapped is met.
-    watch.until("a link is refused", |status| {
-        status.error.as_ref().is_some_and(|error| error.contains("symbolic link"))
-    })?;
-    watch.until("the stranger is met, and all rounds are over", |status| {
-        status.tally.meetings > 0 && status.tally.attempts >= ROUNDS
+    let mut links = false;
+    wait::until("both of what is swapped is met, and all rounds are over", wait::LONG, || {
+        ensure!(!vault.is_visited(), "the exporter came to a socket that only root may reach");
+        let Some(status) = watch.status() else { return Ok(None) };
+        links |= status.error.is_some_and(|error| error.contains("symbolic link"));
+        let tally = status.tally;
+        Ok((links && tally.meetings > 0 && tally.attempts >= ROUNDS).then_some(()))
     })?;
     stranger.alive()?;
     watch.stop()?;
-    assert!(vault.visitor().is_none(), "the exporter came to a socket that only root may reach");
+    assert!(!vault.is_visited());
     assert_eq!(vault.snapshot()?, before);
     let made: Vec<PathBuf> = entries(&place)?;
     let strangers = ["real.sock", "swap", "edumeet-server.sock", "inner", "away"];
@@ -155,8 +156,9 @@ impl Vault {
         Ok(Self { path: path.to_owned(), socket })
     }
 
-    fn visitor(&self) -> Option<()> {
-        self.socket.accept().ok().map(drop)
+    /// Whether somebody came to its socket.
+    fn is_visited(&self) -> bool {
+        self.socket.accept().is_ok()
     }
 
     /// What there is, of which kind and mode, whose, since when, with what in it.
