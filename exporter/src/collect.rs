@@ -1,31 +1,55 @@
-//! The scrape: one thread that takes readings and writes texts, in order, for everyone who asks.
+//! The scrape: one thread that takes readings and writes texts, in order, for everyone who asks, and
+//! takes in what servers tell.
 //!
 //! Orders come in through a bounded queue, chunks of text go out into each order's sink. Because one
-//! thread owns the books, they need no locks; because sinks never make it wait, no client can hold it
-//! up. Orders that wait together share a reading, and those that want the same share the text.
+//! thread owns the books, what servers told among them, they need no locks, and nobody else ever waits
+//! for one; because sinks never make it wait, no client can hold it up. Orders that wait together share
+//! a reading, and those that want the same share the text.
 
 mod books;
 mod site;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use books::{Ledgers, Parts};
 pub use site::{Board, Site};
 
 use crate::exposition::Selection;
+use crate::model::JoinKey;
+use crate::state::{Event, Ownership, SourceId};
 use crate::web::{Busy, Sink, Wanted};
 
-/// Orders that wait at most; more scrapes than connections cannot be.
-const QUEUE: usize = 1024;
+/// Scrapes that wait at most; more than connections cannot be.
+const SCRAPES: usize = 1024;
+/// Names that wait at most.
+const NAMES: usize = 1024;
+/// Readings of observers' sockets that wait at most, of all servers together. Whoever brings another
+/// waits for his turn, and reads no more meanwhile: so a server that tells faster than it is taken in
+/// fills its own socket.
+const READINGS: usize = 16;
+/// Orders that are looked at before anything is done for those who wait. All that were there at some
+/// moment are among them.
+const ROUND: usize = SCRAPES + NAMES + READINGS + 2;
 
 /// What the scrape thread owns.
 pub trait Books: Send + 'static {
+    /// Takes in what a server told.
+    fn tell(&mut self, source: SourceId, events: Vec<Event>);
+    /// Takes in what the host says of processes and ports.
+    fn observe(&mut self, ownership: Arc<dyn Ownership>);
+    /// The connections that servers know.
+    fn connections(&mut self) -> HashSet<JoinKey>;
+    /// Looks how the sources are. What they told before this is told to the books before a reading is
+    /// taken, so that nothing is missing of a source that is shown to have told all.
+    fn look(&mut self);
     /// Takes a reading and books what these families need.
     fn refresh(&mut self, occasion: Occasion, selection: Selection);
     /// Writes what is wanted, chunk by chunk; the function says whether anyone still listens.
@@ -68,68 +92,130 @@ impl Default for Pace {
 }
 
 enum Order {
-    Scrape(Wanted, Sink),
-    Name(IpAddr, Option<Arc<str>>),
+    Scrape(Wanted, Sink, OwnedSemaphorePermit),
+    Name(IpAddr, Option<Arc<str>>, OwnedSemaphorePermit),
+    Told(SourceId, Vec<Event>, OwnedSemaphorePermit),
+    Observed(Arc<dyn Ownership>),
+    Connections(oneshot::Sender<HashSet<JoinKey>>),
 }
 
 /// Where orders go. When all copies are gone, the thread ends.
 #[derive(Clone)]
-pub struct Orders(SyncSender<Order>);
+pub struct Orders {
+    queue: Sender<Order>,
+    /// Each kind of order has places of its own, so that none takes another's; each carries the right to
+    /// its place until it has been dealt with.
+    scrapes: Arc<Semaphore>,
+    names: Arc<Semaphore>,
+    readings: Arc<Semaphore>,
+}
 
 impl Orders {
-    /// Orders a scrape.
-    pub fn scrape(&self, wanted: Wanted, sink: Sink) -> Result<(), Busy> {
-        self.0.try_send(Order::Scrape(wanted, sink)).map_err(|_| Busy)
+    fn new() -> (Self, Receiver<Order>) {
+        let (queue, orders) = mpsc::channel();
+        let places = |count| Arc::new(Semaphore::new(count));
+        let (scrapes, names, readings) = (places(SCRAPES), places(NAMES), places(READINGS));
+        (Self { queue, scrapes, names, readings }, orders)
     }
 
-    /// Tells a name. It is lost when the queue is full, and asked for again later.
+    /// Orders a scrape.
+    pub fn scrape(&self, wanted: Wanted, sink: Sink) -> Result<(), Busy> {
+        let place = self.scrapes.clone().try_acquire_owned().map_err(|_| Busy)?;
+        self.queue.send(Order::Scrape(wanted, sink, place)).map_err(|_| Busy)
+    }
+
+    /// Tells a name. It is lost when there is no place, and asked for again later.
     pub fn name(&self, ip: IpAddr, name: Option<Arc<str>>) {
-        let _ = self.0.try_send(Order::Name(ip, name));
+        if let Ok(place) = self.names.clone().try_acquire_owned() {
+            let _ = self.queue.send(Order::Name(ip, name, place));
+        }
+    }
+
+    /// Passes on what a server told, in order, once there is a place for it.
+    pub async fn tell(&self, source: SourceId, events: Vec<Event>) {
+        if let Ok(place) = self.readings.clone().acquire_owned().await {
+            let _ = self.queue.send(Order::Told(source, events, place));
+        }
+    }
+
+    /// Passes on what the host says of processes and ports.
+    pub fn observe(&self, ownership: Arc<dyn Ownership>) {
+        let _ = self.queue.send(Order::Observed(ownership));
+    }
+
+    /// The connections that servers know, after all that was told before; `None` at the end.
+    pub async fn connections(&self) -> Option<HashSet<JoinKey>> {
+        let (answer, connections) = oneshot::channel();
+        self.queue.send(Order::Connections(answer)).ok()?;
+        connections.await.ok()
     }
 }
 
 /// Starts the thread; the first reading is taken at once.
 pub fn start(books: impl Books, pace: Pace) -> std::io::Result<(Orders, JoinHandle<()>)> {
-    let (sender, orders) = sync_channel(QUEUE);
+    let (sender, orders) = Orders::new();
     let thread = std::thread::Builder::new().name("scrape".into());
     let thread = thread.spawn(move || work(books, pace, &orders))?;
-    Ok((Orders(sender), thread))
+    Ok((sender, thread))
 }
 
 fn work(mut books: impl Books, pace: Pace, orders: &Receiver<Order>) {
     let mut shared = 0;
     let mut taken = take(&mut books, Occasion::Idle, Selection::ALL);
     loop {
-        let first = match orders.recv_timeout(pace.idle.saturating_sub(taken.at.elapsed())) {
-            Ok(order) => order,
-            Err(RecvTimeoutError::Timeout) => {
-                taken = take(&mut books, Occasion::Idle, Selection::ALL);
-                continue;
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let mut waiting: Vec<(Wanted, Vec<Sink>)> = Vec::new();
-        for order in std::iter::once(first).chain(orders.try_iter()) {
-            match order {
-                Order::Name(ip, name) => books.learn(ip, name),
-                Order::Scrape(wanted, sink) => join(&mut waiting, wanted, sink),
-            }
-        }
-        let scrapes: usize = waiting.iter().map(|(_, sinks)| sinks.len()).sum();
-        if scrapes == 0 {
+        let patience = pace.idle.saturating_sub(taken.at.elapsed());
+        if patience.is_zero() {
+            taken = take(&mut books, Occasion::Idle, Selection::ALL);
             continue;
         }
-        let selection = waiting.iter().fold(Selection::NONE, |all, (it, _)| all.or(it.selection));
-        let fresh = !taken.serves(selection, pace.share);
+        let first = match orders.recv_timeout(patience) {
+            Ok(order) => order,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let mut waiting = Vec::new();
+        hear(&mut books, std::iter::once(first).chain(orders.try_iter()), &mut waiting);
+        if waiting.is_empty() {
+            continue;
+        }
+        let fresh = !taken.serves(wanted_of(&waiting), pace.share);
+        if fresh {
+            books.look();
+            hear(&mut books, orders.try_iter(), &mut waiting);
+        }
+        let scrapes: usize = waiting.iter().map(|(_, sinks)| sinks.len()).sum();
         shared += scrapes as u64 - u64::from(fresh);
         books.shared(shared);
         if fresh {
-            taken = take(&mut books, Occasion::Scrape, selection);
+            taken = take(&mut books, Occasion::Scrape, wanted_of(&waiting));
         }
         for (wanted, sinks) in waiting {
             deliver(&mut books, wanted, sinks);
         }
     }
+}
+
+/// Deals with orders that need no reading, and gathers those that do.
+fn hear(
+    books: &mut impl Books,
+    orders: impl Iterator<Item = Order>,
+    waiting: &mut Vec<(Wanted, Vec<Sink>)>,
+) {
+    // New ones may come for as long as these are dealt with.
+    for order in orders.take(ROUND) {
+        match order {
+            Order::Name(ip, name, _place) => books.learn(ip, name),
+            Order::Scrape(wanted, sink, _place) => join(waiting, wanted, sink),
+            Order::Told(source, events, _place) => books.tell(source, events),
+            Order::Observed(ownership) => books.observe(ownership),
+            // Who asked may be gone.
+            Order::Connections(answer) => drop(answer.send(books.connections())),
+        }
+    }
+}
+
+fn wanted_of(waiting: &[(Wanted, Vec<Sink>)]) -> Selection {
+    waiting.iter().fold(Selection::NONE, |all, (it, _)| all.or(it.selection))
 }
 
 impl Taken {

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::model::{
-    Consumer, Counter, Direction, Encoding, Flow, MediaKind, Peer, Producer, Proto, RoomId,
-    ServerTuple, Stream, Transport, TransportKind, Tuple,
+    Consumer, Counter, Direction, Encoding, Flow, MediaKind, Peer, PeerKey, Producer, Proto,
+    RoomKey, ServerTuple, SourceId, Stream, Transport, TransportKind, Tuple,
 };
 use crate::state::State;
 
@@ -52,6 +52,9 @@ pub(crate) fn stream(tuple: Tuple, direction: Direction, ssrc: u32, count: u64) 
     }
 }
 
+/// Who tells all of it.
+pub(crate) const SOURCE: SourceId = SourceId(0);
+
 /// A state with one room `r1` and one peer `alice`.
 pub(crate) struct Told {
     pub(crate) state: State,
@@ -60,8 +63,11 @@ pub(crate) struct Told {
 impl Default for Told {
     fn default() -> Self {
         let mut state = State::default();
+        state.put_router("router".into(), SOURCE, 42, None);
+        state.put_room(room("r1"), [].into(), ["router".into()].into());
         state.put_peer(Peer {
             id: "alice".into(),
+            source: SOURCE,
             room: Some("r1".into()),
             display_name: "Alice".into(),
             user_agent: "Browser/1".into(),
@@ -84,13 +90,21 @@ impl Told {
     }
 }
 
+pub(crate) fn room(id: &str) -> RoomKey {
+    RoomKey { source: SOURCE, id: id.into() }
+}
+
+pub(crate) fn peer(id: &str) -> PeerKey {
+    PeerKey { source: SOURCE, id: id.into() }
+}
+
 pub(crate) fn transport(id: &str, remote: Option<&str>, local_port: u16) -> Transport {
     Transport {
         id: id.into(),
+        source: SOURCE,
         kind: TransportKind::WebRtc,
-        pid: 42,
-        room: Some(RoomId::from("r1")),
-        peer: Some("alice".into()),
+        router: "router".into(),
+        owner: Some(peer("alice")),
         tuples: vec![ServerTuple {
             proto: Proto::Udp,
             local_address: "sfu.example".into(),
@@ -116,9 +130,10 @@ pub(crate) fn encodings(ssrcs: &[(u32, Option<u32>)]) -> Vec<Encoding> {
 pub(crate) fn producer(id: &str, transport: &str, ssrcs: &[(u32, Option<u32>)]) -> Producer {
     Producer {
         id: id.into(),
+        source: SOURCE,
         transport: transport.into(),
-        room: None,
-        peer: None,
+        owner: None,
+        announced: None,
         kind: MediaKind::Video,
         codec: "VP8".into(),
         encodings: encodings(ssrcs),
@@ -129,10 +144,10 @@ pub(crate) fn producer(id: &str, transport: &str, ssrcs: &[(u32, Option<u32>)]) 
 pub(crate) fn consumer(id: &str, transport: &str, ssrcs: &[(u32, Option<u32>)]) -> Consumer {
     Consumer {
         id: id.into(),
+        source: SOURCE,
         producer: "p1".into(),
         transport: transport.into(),
-        room: None,
-        peer: None,
+        owner: None,
         kind: MediaKind::Video,
         codec: "VP8".into(),
         encodings: encodings(ssrcs),

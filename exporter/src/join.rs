@@ -152,7 +152,7 @@ mod tests {
         told.transport("t2", "192.0.2.2:2000", 40_000);
         let ssrcs = |told: &Told| ["t1", "t2"].map(|id| told.state.ssrcs_changed(&id.into()));
         let (before, revision) = (ssrcs(&told), told.state.revision());
-        told.state.put_peer(told.state.peers["alice"].clone());
+        told.state.put_peer(told.state.peers[&fixture::peer("alice")].clone());
         assert_eq!((ssrcs(&told), told.state.revision()), (before, revision));
         told.consumer("c1", "t1", &[(31, None)]);
         let after = ssrcs(&told);

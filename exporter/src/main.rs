@@ -4,10 +4,11 @@ use std::future::Future;
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::future::BoxFuture;
 use mediasoup_exporter::collect::{self, Board, Ledgers, Orders, Pace, Parts, Site};
 use mediasoup_exporter::config::{Command, Config};
 use mediasoup_exporter::exposition::{Scrape, reference};
@@ -16,7 +17,7 @@ use mediasoup_exporter::kernel::{Counting, Method};
 use mediasoup_exporter::observer::{AGENT_SCRIPT, Observer};
 use mediasoup_exporter::resolver::{self, Questions, Work};
 use mediasoup_exporter::startup::{self, Prepared};
-use mediasoup_exporter::state::{Event, Gone, SourceId, State};
+use mediasoup_exporter::state::{Event, Gone, SourceId};
 use mediasoup_exporter::telemetry::{self, Telemetry, VERSION};
 use mediasoup_exporter::web;
 use tokio::signal::unix::{SignalKind, signal};
@@ -94,7 +95,6 @@ fn run(config: &Config) -> anyhow::Result<()> {
 struct Exporter {
     counting: Arc<Counting>,
     observer: Arc<Observer>,
-    state: Arc<Mutex<State>>,
     books: Ledgers,
     names: Option<Work>,
     listener: TcpListener,
@@ -111,13 +111,12 @@ impl Exporter {
     ) -> anyhow::Result<Self> {
         let Prepared { access, policy, geo, counting: options, ports, observer, ledger } = prepared;
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
-        let (observer, state) = (Observer::new(observer), Arc::<Mutex<State>>::default());
+        let observer = Observer::new(observer);
         let (questions, names): (Option<Questions>, Option<Work>) =
             policy.names.then(resolver::questions).unzip();
         let books = Ledgers::new(Parts {
             counting: counting.clone(),
             observer: observer.clone(),
-            state: state.clone(),
             max_series: ledger.max_series,
             scrape: Scrape::new(ledger, policy, geo),
             questions,
@@ -126,13 +125,12 @@ impl Exporter {
             telemetry: telemetry.clone(),
             board: board.clone(),
         });
-        Ok(Self { counting, observer, state, books, names, listener, access, telemetry, board })
+        Ok(Self { counting, observer, books, names, listener, access, telemetry, board })
     }
 
     /// Until a signal asks to end.
     async fn serve(self) -> anyhow::Result<()> {
-        let Self { counting, observer, state, books, names, listener, access, telemetry, board } =
-            self;
+        let Self { counting, observer, books, names, listener, access, telemetry, board } = self;
         let mut signals = Signals::new()?;
         let listener = tokio::net::TcpListener::from_std(listener).context("listen")?;
         let address = listener.local_addr().context("listen")?;
@@ -143,8 +141,8 @@ impl Exporter {
 
         tasks.spawn(counting.clone().follow(stop_of(&stopped)));
         let changed = Arc::new(Notify::new());
-        tasks.spawn(observer.clone().run(sink(state.clone(), changed.clone()), stopped.clone()));
-        tasks.spawn(tell(counting.clone(), state, changed, stop_of(&stopped)));
+        tasks.spawn(observer.clone().run(sink(orders.clone(), changed.clone()), stopped.clone()));
+        tasks.spawn(tell(counting.clone(), orders.clone(), changed, stop_of(&stopped)));
         if let Some(work) = names {
             tasks.spawn(resolve(work, orders.clone(), stop_of(&stopped)));
         }
@@ -206,19 +204,20 @@ fn stop_of(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send +
     }
 }
 
-/// Takes what servers tell into the state, and says when connections changed.
+/// Passes on what servers tell, and says when connections changed.
 fn sink(
-    state: Arc<Mutex<State>>,
+    orders: Orders,
     changed: Arc<Notify>,
-) -> impl Fn(SourceId, Vec<Event>) + Send + Sync + 'static {
+) -> impl Fn(SourceId, Vec<Event>) -> BoxFuture<'static, ()> + Send + Sync + 'static {
     move |source, events| {
-        let connections = events.iter().any(concerns_connections);
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        events.into_iter().for_each(|event| state.apply(source, event));
-        drop(state);
-        if connections {
-            changed.notify_one();
-        }
+        let (orders, changed) = (orders.clone(), changed.clone());
+        Box::pin(async move {
+            let connections = events.iter().any(concerns_connections);
+            orders.tell(source, events).await;
+            if connections {
+                changed.notify_one();
+            }
+        })
     }
 }
 
@@ -227,6 +226,8 @@ fn concerns_connections(event: &Event) -> bool {
         event,
         Event::Transport(_)
             | Event::TransportState { .. }
+            | Event::Met(_)
+            | Event::Router { .. }
             | Event::Gone(Gone::Transport(_) | Gone::Router(_) | Gone::Worker(_))
             | Event::Synced
             | Event::Forget
@@ -236,7 +237,7 @@ fn concerns_connections(event: &Event) -> bool {
 /// Tells the kernel which connections the servers know, soon after that changed.
 async fn tell(
     counting: Arc<Counting>,
-    state: Arc<Mutex<State>>,
+    orders: Orders,
     changed: Arc<Notify>,
     stop: impl Future<Output = ()>,
 ) {
@@ -249,11 +250,13 @@ async fn tell(
         }
         counting.look_soon();
         tokio::time::sleep(DEBOUNCE).await;
-        let (counting, state) = (counting.clone(), state.clone());
-        let told = tokio::task::spawn_blocking(move || {
-            let told = state.lock().unwrap_or_else(PoisonError::into_inner).told();
-            counting.tell(&told)
-        });
+        let told = tokio::select! {
+            () = &mut stop => return,
+            told = orders.connections() => told,
+        };
+        let Some(told) = told else { return };
+        let counting = counting.clone();
+        let told = tokio::task::spawn_blocking(move || counting.tell(&told));
         match told.await {
             Ok(Ok(())) => failing = false,
             Ok(Err(error)) if !failing => {

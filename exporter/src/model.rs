@@ -16,7 +16,7 @@ macro_rules! identifier {
         #[derive(Clone, Eq, PartialOrd, Ord)]
         pub struct $name(pub Arc<str>);
 
-        // The state keeps equal texts once (`state::texts`), so that mostly the pointers decide and
+        // The state keeps equal texts once (`texts`), so that mostly the pointers decide and
         // the text need not be fetched from memory.
         impl PartialEq for $name {
             #[inline]
@@ -79,6 +79,31 @@ identifier!(
     /// mediasoup `consumer.id`, a UUID.
     ConsumerId
 );
+
+/// One server that tells: an observer socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceId(pub u32);
+
+/// mediasoup `router.id`, a UUID.
+pub type RouterId = Arc<str>;
+
+/// A room: two servers may have rooms of the same name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomKey {
+    /// Who told it.
+    pub source: SourceId,
+    /// Its name.
+    pub id: RoomId,
+}
+
+/// A participant: two servers may have peers of the same id.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerKey {
+    /// Who told it.
+    pub source: SourceId,
+    /// Its id.
+    pub id: PeerId,
+}
 
 /// Transport protocol of a tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -316,14 +341,14 @@ pub enum TransportKind {
 pub struct Transport {
     /// Its id.
     pub id: TransportId,
+    /// Who told it.
+    pub source: SourceId,
     /// Its kind.
     pub kind: TransportKind,
-    /// Process id of its worker.
-    pub pid: u32,
-    /// Room of its router, where the server tells it.
-    pub room: Option<RoomId>,
-    /// Peer that owns it, where the server tells it.
-    pub peer: Option<PeerId>,
+    /// Its router, empty where that is not known. It says the room and the worker's process id.
+    pub router: RouterId,
+    /// Peer that owns it, where a server tells it.
+    pub owner: Option<PeerKey>,
     /// RTP tuple, and RTCP tuple where it is another; empty before ICE has selected one.
     pub tuples: Vec<ServerTuple>,
     /// `new`, `connected`, `completed`, `disconnected`, `closed`; WebRtcTransport only.
@@ -386,12 +411,14 @@ pub struct StreamStats {
 pub struct Producer {
     /// Its id.
     pub id: ProducerId,
+    /// Who told it.
+    pub source: SourceId,
     /// The transport that receives it.
     pub transport: TransportId,
-    /// Room, where the server tells it.
-    pub room: Option<RoomId>,
-    /// Peer that sends it, where the server tells it.
-    pub peer: Option<PeerId>,
+    /// Peer that sends it, where a server tells it.
+    pub owner: Option<PeerKey>,
+    /// Peer that its own `appData` names.
+    pub announced: Option<PeerId>,
     /// Audio or video.
     pub kind: MediaKind,
     /// MIME subtype as mediasoup sends it: `opus`, `VP8`.
@@ -407,14 +434,14 @@ pub struct Producer {
 pub struct Consumer {
     /// Its id.
     pub id: ConsumerId,
+    /// Who told it.
+    pub source: SourceId,
     /// What it consumes.
     pub producer: ProducerId,
     /// The transport that sends it.
     pub transport: TransportId,
-    /// Room, where the server tells it.
-    pub room: Option<RoomId>,
-    /// Peer that receives it, where the server tells it.
-    pub peer: Option<PeerId>,
+    /// Peer that receives it, where a server tells it.
+    pub owner: Option<PeerKey>,
     /// Audio or video.
     pub kind: MediaKind,
     /// MIME subtype as mediasoup sends it.
@@ -440,6 +467,8 @@ pub struct Consumer {
 pub struct Peer {
     /// Its id.
     pub id: PeerId,
+    /// Who told it.
+    pub source: SourceId,
     /// The room it is in.
     pub room: Option<RoomId>,
     /// The name that it chose.
@@ -448,11 +477,11 @@ pub struct Peer {
     pub user_agent: Arc<str>,
 }
 
-/// A mediasoup worker process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Worker {
-    /// Process id.
-    pub pid: u32,
+impl Peer {
+    /// What it is known by.
+    pub fn key(&self) -> PeerKey {
+        PeerKey { source: self.source, id: self.id.clone() }
+    }
 }
 
 /// SSRC of mediasoup's bandwidth probation packets.

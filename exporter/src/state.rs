@@ -1,24 +1,36 @@
 //! What the servers have told so far, kept so that the join is two look-ups.
 //!
-//! Events come in, already decoded; nothing here knows sockets, clocks or counters.
+//! Events come in, already decoded; nothing here knows sockets, clocks or counters. What the host knows
+//! of processes and ports is handed in ([`Ownership`]).
 
 mod apply;
+mod cost;
+mod encodings;
 mod event;
+mod ownership;
 mod places;
+mod sources;
+mod tuples;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use indexmap::IndexMap;
+use foldhash::HashMap;
+use foldhash::fast::RandomState;
+use indexmap::{IndexMap, IndexSet};
 
 use crate::model::{
-    Consumer, ConsumerId, Direction, Encoding, JoinKey, PROBATION_SSRC, Peer, PeerId, Producer,
-    ProducerId, RoomId, Transport, TransportId, Worker,
+    Consumer, ConsumerId, Direction, Encoding, JoinKey, PROBATION_SSRC, Peer, PeerKey, Producer,
+    ProducerId, Transport, TransportId,
 };
 use crate::texts::Texts;
 
-pub use self::apply::Bounds;
 pub use self::event::*;
+pub use self::ownership::{Ownership, Unknown};
+pub use self::places::{Place, RoomRef};
+pub use self::sources::{Bounds, Kind, Reason};
+pub use self::tuples::Refused;
+use self::tuples::{Effect, Worth};
 
 /// A producer's key: piped producers share their id with the original, on another transport.
 pub type ProducerKey = (TransportId, ProducerId);
@@ -45,37 +57,69 @@ pub enum Owner<'a> {
     Transport,
 }
 
-/// All servers' objects. The public maps are for reading; change them through `put_*` and
-/// `remove_*`, which keep the indexes. Their objects lie side by side, in no order that means
-/// anything: all of them are visited at each scrape.
-#[derive(Debug, Default)]
+/// All servers' objects. The public maps are for reading; change them through [`State::apply`], or
+/// `put_*` and `remove_*`, which keep the indexes. Their objects lie side by side, in no order that
+/// means anything: all of them are visited at each scrape.
+#[derive(Debug)]
 pub struct State {
-    /// By process id.
-    pub workers: IndexMap<u32, Worker>,
-    /// By peer id.
-    pub peers: IndexMap<PeerId, Peer>,
+    /// Process ids, each by who told it: containers number their processes alike.
+    pub workers: IndexSet<(SourceId, u32), RandomState>,
+    /// By who told it and peer id.
+    pub peers: IndexMap<PeerKey, Peer, RandomState>,
     /// By transport id.
-    pub transports: IndexMap<TransportId, Transport>,
+    pub transports: IndexMap<TransportId, Transport, RandomState>,
     /// By transport id and producer id.
-    pub producers: IndexMap<ProducerKey, Producer>,
+    pub producers: IndexMap<ProducerKey, Producer, RandomState>,
     /// By consumer id.
-    pub consumers: IndexMap<ConsumerId, Consumer>,
-    by_tuple: HashMap<JoinKey, TransportId>,
+    pub consumers: IndexMap<ConsumerId, Consumer, RandomState>,
+    tuples: tuples::Tuples,
     /// The id of the producer where the stream is received, of the consumer where it is sent.
     by_ssrc: HashMap<(TransportId, Direction, u32), (Arc<str>, StreamRole)>,
     /// Grows with each change of an index.
     revision: u64,
-    /// The revision at which a transport's SSRCs last changed.
-    ssrcs_changed: HashMap<TransportId, u64>,
     texts: Texts,
     places: places::Places,
-    sources: apply::Sources,
+    sources: sources::Sources,
+    ownership: Arc<dyn Ownership>,
+    /// Routers whose transports' tuples are to be looked at again.
+    unsettled: IndexSet<RouterId, RandomState>,
+    /// All are.
+    all_unsettled: bool,
+    /// Objects that were looked at again, in all.
+    settled: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::with_bounds(Bounds::default())
+    }
 }
 
 impl State {
+    /// A state with other bounds than the default ones.
+    pub fn with_bounds(bounds: Bounds) -> Self {
+        Self {
+            workers: IndexSet::default(),
+            peers: IndexMap::default(),
+            transports: IndexMap::default(),
+            producers: IndexMap::default(),
+            consumers: IndexMap::default(),
+            tuples: tuples::Tuples::default(),
+            by_ssrc: HashMap::default(),
+            revision: 0,
+            texts: Texts::default(),
+            places: places::Places::default(),
+            sources: sources::Sources::new(bounds),
+            ownership: Arc::new(Unknown),
+            unsettled: IndexSet::default(),
+            all_unsettled: false,
+            settled: 0,
+        }
+    }
+
     /// The transport that a 5-tuple belongs to.
     pub fn transport_by_tuple(&self, key: &JoinKey) -> Option<&Transport> {
-        self.by_tuple.get(key).and_then(|id| self.transports.get(id))
+        self.transports.get(self.tuples.holder(key)?)
     }
 
     /// The producer or consumer that a stream of a transport belongs to, and as what.
@@ -107,35 +151,110 @@ impl State {
 
     /// The revision at which [`State::owner`] last changed its answers for a transport.
     pub fn ssrcs_changed(&self, transport: &TransportId) -> u64 {
-        self.ssrcs_changed.get(transport).copied().unwrap_or_default()
+        self.places.nodes.get(transport).map_or(0, |node| node.ssrcs_changed)
     }
 
     /// The 5-tuples that belong to transports: what the kernel should count as known.
     pub fn told(&self) -> HashSet<JoinKey> {
-        self.by_tuple.keys().copied().collect()
+        self.tuples.held().copied().collect()
     }
 
-    /// Rooms by name: those that a server told, and those that are known by their routers only.
-    pub fn rooms(&self) -> HashSet<&RoomId> {
-        self.places
-            .rooms()
-            .chain(self.transports.values().filter_map(|t| t.room.as_ref()))
-            .collect()
+    /// Tuples that transports claim in vain, now.
+    pub fn refused_tuples(&self) -> Refused {
+        self.tuples.refused()
     }
 
-    /// Number of peers in each room; a room without peers has its zero.
-    pub fn peers_by_room(&self) -> HashMap<&RoomId, usize> {
-        let mut counts: HashMap<&RoomId, usize> =
-            self.rooms().into_iter().map(|room| (room, 0)).collect();
-        for room in self.peers.values().filter_map(|peer| peer.room.as_ref()) {
-            *counts.entry(room).or_default() += 1;
+    /// What was refused, in all.
+    pub fn refused(&self, reason: Reason, kind: Kind) -> u64 {
+        self.sources.refused(reason, kind)
+    }
+
+    /// What of one source was refused, in all.
+    pub fn refused_of(&self, source: SourceId) -> u64 {
+        self.sources.refused_of(source)
+    }
+
+    /// Bytes that all objects take, as estimated.
+    pub fn bytes(&self) -> usize {
+        self.sources.bytes()
+    }
+
+    /// The host was looked at: what it says of processes and ports holds from the next
+    /// [`State::settle`] on.
+    pub fn observe(&mut self, ownership: Arc<dyn Ownership>) {
+        self.ownership = ownership;
+        self.all_unsettled = true;
+    }
+
+    /// Looks again at what depends on others: tuples on their routers' processes and on the host. Events
+    /// only note that this is due, so that none of them costs more than another; call it before the
+    /// state is asked.
+    pub fn settle(&mut self) {
+        let routers = std::mem::take(&mut self.unsettled);
+        if std::mem::take(&mut self.all_unsettled) {
+            let routers: Vec<RouterId> = self.places.routers.keys().cloned().collect();
+            routers.iter().for_each(|router| self.settle_router(router));
+            let transports: Vec<TransportId> = self.transports.keys().cloned().collect();
+            transports.iter().for_each(|transport| self.settle_tuples(transport));
+            return;
         }
-        counts
+        for router in &routers {
+            self.settle_router(router);
+            let transports: Vec<TransportId> = self.places.transports_of(router).cloned().collect();
+            transports.iter().for_each(|transport| self.settle_tuples(transport));
+        }
     }
 
-    /// Adds or replaces a worker.
-    pub fn put_worker(&mut self, worker: Worker) {
-        self.workers.insert(worker.pid, worker);
+    fn settle_router(&mut self, id: &RouterId) {
+        self.settled += 1;
+        let Some((source, pid)) = self.places.routers.get(id).map(|it| (it.source, it.pid)) else {
+            return;
+        };
+        let is_own = pid == 0 || self.is_worker(source, pid);
+        if let Some(router) = self.places.routers.get_mut(id) {
+            router.is_own = is_own;
+        }
+    }
+
+    fn settle_tuples(&mut self, id: &TransportId) {
+        self.settled += 1;
+        let Some(transport) = self.transports.get(id) else { return };
+        let source = transport.source;
+        let judged: Vec<(JoinKey, Worth)> =
+            keys(transport).map(|key| (key, self.worth(transport, &key))).collect();
+        for (key, worth) in judged {
+            let effect = self.tuples.judge(key, id, worth);
+            self.note(source, effect);
+        }
+    }
+
+    /// What the host knows of a transport's claim on a tuple.
+    fn worth(&self, transport: &Transport, key: &JoinKey) -> Worth {
+        let source = transport.source;
+        let router = self.places.routers.get(&transport.router);
+        let pid = router.filter(|it| it.source == source && it.pid != 0).map(|it| it.pid);
+        let owns = pid.and_then(|pid| match self.ownership.is_worker(source, pid) {
+            Some(false) => Some(false),
+            _ => self.ownership.owns(source, pid, key.proto, key.local_port),
+        });
+        match owns {
+            Some(true) => Worth::Owned,
+            None if self.sources.standing(source).vouched => Worth::Believed,
+            _ => Worth::Refused,
+        }
+    }
+
+    /// Whether a process is, as far as can be known, a worker of the source's.
+    fn is_worker(&self, source: SourceId, pid: u32) -> bool {
+        let vouched = self.sources.standing(source).vouched;
+        self.ownership.is_worker(source, pid).unwrap_or(vouched)
+    }
+
+    fn note(&mut self, source: SourceId, effect: Effect) {
+        self.revision += u64::from(effect.moved);
+        let Refused { port, foreign } = effect.refused;
+        self.sources.refuse(source, Reason::Port, Kind::Connection, port);
+        self.sources.refuse(source, Reason::Foreign, Kind::Connection, foreign);
     }
 
     /// Adds or replaces a peer.
@@ -146,29 +265,52 @@ impl State {
             Some(user_agent),
             room.as_mut().map(|it| &mut it.0),
         ]);
-        self.peers.insert(peer.id.clone(), peer);
+        self.peers.insert(peer.key(), peer);
+    }
+
+    /// Forgets a peer.
+    pub fn remove_peer(&mut self, key: &PeerKey) {
+        self.peers.swap_remove(key);
     }
 
     /// Adds or replaces a transport.
     pub fn put_transport(&mut self, mut transport: Transport) {
-        let Transport { id, room, peer, ice_state, dtls_state, .. } = &mut transport;
-        self.texts.share_all([Some(&mut id.0), ice_state.as_mut(), dtls_state.as_mut()]);
-        share_owner(&mut self.texts, room, peer);
-        self.unindex_transport(&transport.id);
-        self.revision += 1;
-        for key in transport.tuples.iter().filter_map(|tuple| tuple.join_key()) {
-            self.by_tuple.insert(key, transport.id.clone());
+        let Transport { id, router, owner, tuples, ice_state, dtls_state, .. } = &mut transport;
+        self.texts.share_all([
+            Some(&mut id.0),
+            Some(router),
+            ice_state.as_mut(),
+            dtls_state.as_mut(),
+        ]);
+        self.texts.share_all(tuples.iter_mut().map(|tuple| Some(&mut tuple.local_address)));
+        share_owner(&mut self.texts, owner);
+        let id = transport.id.clone();
+        let old = self.transports.get(&id);
+        self.places.move_transport(&id, old.map(|old| &old.router), Some(&transport.router));
+        let gone: Vec<JoinKey> = old.into_iter().flat_map(keys).collect();
+        for key in gone.into_iter().filter(|old| !keys(&transport).any(|new| new == *old)) {
+            let effect = self.tuples.drop(key, &id);
+            self.note(transport.source, effect);
         }
-        self.transports.insert(transport.id.clone(), transport);
+        self.places.node(&id, transport.source).source = transport.source;
+        for key in keys(&transport) {
+            let worth = self.worth(&transport, &key);
+            let effect = self.tuples.claim(key, &id, transport.source, worth);
+            self.note(transport.source, effect);
+        }
+        self.transports.insert(id, transport);
     }
 
     /// Adds or replaces a producer.
     pub fn put_producer(&mut self, mut producer: Producer) {
-        let Producer { id, transport, room, peer, codec, .. } = &mut producer;
-        self.texts.share_all([Some(&mut id.0), Some(&mut transport.0), Some(codec)]);
-        share_owner(&mut self.texts, room, peer);
+        let Producer { id, transport, owner, announced, codec, encodings, .. } = &mut producer;
+        let announced = announced.as_mut().map(|it| &mut it.0);
+        self.texts.share_all([Some(&mut id.0), Some(&mut transport.0), Some(codec), announced]);
+        share_owner(&mut self.texts, owner);
+        share_rids(&mut self.texts, encodings);
         let key = (producer.transport.clone(), producer.id.clone());
-        self.remove_producer(&key);
+        self.unindex_producer(&key);
+        self.places.place_producer(&producer);
         self.index(&producer.transport, Direction::Receive, &producer.encodings, &producer.id.0);
         self.producers.insert(key, producer);
     }
@@ -176,41 +318,71 @@ impl State {
     /// Adds or replaces a consumer.
     pub fn put_consumer(&mut self, mut consumer: Consumer) {
         // Nobody else names the consumer.
-        let Consumer { producer, transport, room, peer, codec, .. } = &mut consumer;
+        let Consumer { producer, transport, owner, codec, encodings, .. } = &mut consumer;
         self.texts.share_all([Some(&mut producer.0), Some(&mut transport.0), Some(codec)]);
-        share_owner(&mut self.texts, room, peer);
-        self.remove_consumer(&consumer.id);
+        share_owner(&mut self.texts, owner);
+        share_rids(&mut self.texts, encodings);
+        let old = self.consumers.get(&consumer.id).map(|old| old.transport.clone());
+        self.unindex_consumer(&consumer.id);
+        if let Some(old) = old.filter(|old| *old != consumer.transport) {
+            self.places.unplace_consumer(&old, &consumer.id);
+            self.prune(&old);
+        }
+        self.places.place_consumer(&consumer.transport, consumer.source, &consumer.id);
         self.index(&consumer.transport, Direction::Send, &consumer.encodings, &consumer.id.0);
         self.consumers.insert(consumer.id.clone(), consumer);
     }
 
     /// Forgets a transport; its producers and consumers are told closed on their own.
     pub fn remove_transport(&mut self, id: &TransportId) {
-        self.unindex_transport(id);
-        self.ssrcs_changed.remove(id);
-    }
-
-    fn unindex_transport(&mut self, id: &TransportId) {
         let Some(old) = self.transports.swap_remove(id) else { return };
-        self.revision += 1;
-        for key in old.tuples.iter().filter_map(|tuple| tuple.join_key()) {
-            // Another transport may have taken the tuple since.
-            if self.by_tuple.get(&key) == Some(id) {
-                self.by_tuple.remove(&key);
-            }
+        for key in keys(&old) {
+            let effect = self.tuples.drop(key, id);
+            self.note(old.source, effect);
         }
+        self.places.move_transport(id, Some(&old.router), None);
+        self.prune(id);
     }
 
     /// Forgets a producer.
     pub fn remove_producer(&mut self, key: &ProducerKey) {
-        let Some(old) = self.producers.swap_remove(key) else { return };
-        self.unindex(&old.transport, Direction::Receive, &old.encodings, &old.id.0);
+        self.unindex_producer(key);
+        if self.producers.swap_remove(key).is_some() {
+            self.places.unplace_producer(&key.0, &key.1);
+            self.prune(&key.0);
+        }
     }
 
     /// Forgets a consumer.
     pub fn remove_consumer(&mut self, id: &ConsumerId) {
-        let Some(old) = self.consumers.swap_remove(id) else { return };
-        self.unindex(&old.transport, Direction::Send, &old.encodings, &old.id.0);
+        self.unindex_consumer(id);
+        if let Some(old) = self.consumers.swap_remove(id) {
+            self.places.unplace_consumer(&old.transport, id);
+            self.prune(&old.transport);
+        }
+    }
+
+    /// Forgets what is known of a transport that is not there and has nothing on it.
+    fn prune(&mut self, id: &TransportId) {
+        let empty = self.places.nodes.get(id).is_some_and(|node| node.children.is_empty());
+        if empty && !self.transports.contains_key(id) {
+            self.places.nodes.remove(id);
+        }
+    }
+
+    fn unindex_producer(&mut self, key: &ProducerKey) {
+        if let Some(old) = self.producers.get_mut(key) {
+            let encodings = std::mem::take(&mut old.encodings);
+            self.unindex(&key.0, Direction::Receive, &encodings, &key.1.0);
+        }
+    }
+
+    fn unindex_consumer(&mut self, id: &ConsumerId) {
+        if let Some(old) = self.consumers.get_mut(id) {
+            let (encodings, transport) =
+                (std::mem::take(&mut old.encodings), old.transport.clone());
+            self.unindex(&transport, Direction::Send, &encodings, &id.0);
+        }
     }
 
     fn index(
@@ -245,20 +417,22 @@ impl State {
 
     fn touch_ssrcs(&mut self, transport: &TransportId) {
         self.revision += 1;
-        match self.ssrcs_changed.get_mut(transport) {
-            Some(changed) => *changed = self.revision,
-            // What is told of a transport that is not (any more) there changes no answer that anyone
-            // could have kept: a transport that comes back is another revision.
-            None if self.transports.contains_key(transport) => {
-                self.ssrcs_changed.insert(transport.clone(), self.revision);
-            }
-            None => {}
+        if let Some(node) = self.places.nodes.get_mut(transport) {
+            node.ssrcs_changed = self.revision;
         }
     }
 }
 
-fn share_owner(texts: &mut Texts, room: &mut Option<RoomId>, peer: &mut Option<PeerId>) {
-    texts.share_all([room.as_mut().map(|it| &mut it.0), peer.as_mut().map(|it| &mut it.0)]);
+fn keys(transport: &Transport) -> impl Iterator<Item = JoinKey> {
+    transport.tuples.iter().filter_map(|tuple| tuple.join_key())
+}
+
+fn share_owner(texts: &mut Texts, owner: &mut Option<PeerKey>) {
+    texts.share_all([owner.as_mut().map(|it| &mut it.id.0)]);
+}
+
+fn share_rids(texts: &mut Texts, encodings: &mut [Encoding]) {
+    texts.share_all(encodings.iter_mut().map(|encoding| encoding.rid.as_mut()));
 }
 
 fn ssrcs(encodings: &[Encoding]) -> impl Iterator<Item = (u32, StreamRole)> {

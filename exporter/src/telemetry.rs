@@ -37,6 +37,9 @@ pub struct Telemetry {
     events: IntCounterVec,
     event_bytes: IntCounterVec,
     counted: IntCounterVec,
+    refused: IntCounterVec,
+    refused_connections: IntGaugeVec,
+    told_bytes: IntGauge,
     http_requests: IntCounterVec,
     http_ended: IntCounterVec,
     series_missing: IntGauge,
@@ -149,6 +152,28 @@ impl Telemetry {
                 "What the exporter did, refused or lost apart from packets, by event.",
                 &["event"],
             ),
+            refused: counters(
+                &registry,
+                "observer_refused_total",
+                "What observed servers told and was not taken in, by what it was and why: full: no \
+                 room; foreign: another server told it; standing: of another server's objects, for \
+                 which this one may not speak; port: not one of its workers'.",
+                &["what", "reason"],
+            ),
+            refused_connections: ints(
+                &registry,
+                "observer_refused_connections",
+                "Connections that observed servers tell now and that are not taken as theirs, by why: \
+                 port: the port is none of the server's workers'; foreign: another server has it.",
+                &["reason"],
+            ),
+            told_bytes: {
+                let help = "Memory that what observed servers told takes, as estimated.";
+                let gauge = IntGauge::with_opts(opts("observer_state_bytes", help));
+                let gauge = gauge.expect("a constant's name is valid");
+                register(&registry, gauge.clone());
+                gauge
+            },
             http_requests: counters(
                 &registry,
                 "http_requests_total",
@@ -243,6 +268,23 @@ impl Telemetry {
         set(&self.counted, &[event], value);
     }
 
+    /// What of one kind was refused for one reason, in all.
+    pub fn refused(&self, reason: &str, what: &str, total: u64) {
+        if total > 0 {
+            set(&self.refused, &[what, reason], total);
+        }
+    }
+
+    /// Connections that are refused now.
+    pub fn refused_connections(&self, reason: &str, connections: u64) {
+        self.refused_connections.with_label_values(&[reason]).set(signed(connections));
+    }
+
+    /// Memory that the servers' objects take.
+    pub fn told_bytes(&self, bytes: u64) {
+        self.told_bytes.set(signed(bytes));
+    }
+
     /// A request was answered.
     pub fn answered(&self, page: &str, status: u16) {
         self.http_requests.with_label_values(&[page, &status.to_string()]).inc();
@@ -284,6 +326,8 @@ pub fn reference() -> String {
     telemetry.interfaces(&["eth0".into()], std::iter::empty::<&str>());
     telemetry.reading(&Reading { events: vec![Default::default(); EVENTS], ..Reading::default() });
     telemetry.table("flows", 0, 0);
+    telemetry.refused("full", "peer", 1);
+    telemetry.refused_connections("port", 0);
     telemetry.answered("metrics", 200);
     telemetry.ended("idle");
     let mut page = String::from("| Family | Type | Meaning |\n|---|---|---|\n");

@@ -38,6 +38,11 @@ impl Texts {
         self.known.insert(text.clone());
     }
 
+    /// How many are known.
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
     /// Forgets what nobody holds. Twice as many as are in use are let come before this is done unasked,
     /// so that it costs each newcomer a constant share.
     pub(crate) fn forget_unused(&mut self) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mediasoup_exporter::model::{Encoding, ServerTuple, TransportKind};
+use mediasoup_exporter::model::{Encoding, PeerKey, ServerTuple, TransportId, TransportKind};
 use mediasoup_exporter::observer::{Observer, Options, Status};
 use mediasoup_exporter::state::State;
 use serde_json::{Value, json};
@@ -55,6 +55,7 @@ impl Watch {
             for event in events {
                 state.apply(source, event);
             }
+            std::future::ready(())
         };
         let task = runtime.spawn(Arc::clone(&observer).run(sink, ended));
         Ok(Self { runtime: Some(runtime), observer, state, shutdown, task: Some(task) })
@@ -88,38 +89,46 @@ impl Watch {
     pub fn seen(&self) -> Value {
         let state = self.state();
         sorted(json!({
-            "workers": state.workers.keys().collect::<Vec<_>>(),
-            "rooms": state.rooms().iter().map(|room| room.as_str()).collect::<Vec<_>>(),
+            "workers": state.workers.iter().map(|(_, pid)| pid).collect::<Vec<_>>(),
+            "rooms": state.rooms().iter().map(|room| room.id.as_str()).collect::<Vec<_>>(),
             "peers": state.peers.values().map(|peer| json!({
                 "id": peer.id.as_str(),
                 "room": peer.room.as_ref().map(|room| room.as_str()),
                 "name": &*peer.display_name,
                 "agent": &*peer.user_agent,
             })).collect::<Vec<_>>(),
-            "transports": state.transports.values().map(|transport| json!({
-                "id": transport.id.as_str(),
-                "kind": kind(transport.kind),
-                "pid": transport.pid,
-                "room": transport.room.as_ref().map(|room| room.as_str()),
-                "peer": transport.peer.as_ref().map(|peer| peer.as_str()),
-                "tuples": transport.tuples.iter().map(tuple).collect::<Vec<_>>(),
-            })).collect::<Vec<_>>(),
-            "producers": state.producers.values().map(|producer| json!({
-                "id": producer.id.as_str(),
-                "transport": producer.transport.as_str(),
-                "room": producer.room.as_ref().map(|room| room.as_str()),
-                "peer": producer.peer.as_ref().map(|peer| peer.as_str()),
-                "kind": producer.kind.as_str(),
-                "codec": &*producer.codec,
-                "paused": producer.paused,
-                "encodings": encodings(&producer.encodings),
-            })).collect::<Vec<_>>(),
+            "transports": state.transports.values().map(|transport| {
+                let place = state.place(transport);
+                json!({
+                    "id": transport.id.as_str(),
+                    "kind": kind(transport.kind),
+                    "pid": place.pid,
+                    "room": room(&state, &transport.id, None),
+                    "peer": place.peer.as_ref().map(|peer| peer.id.as_str()),
+                    "tuples": transport.tuples.iter().map(tuple).collect::<Vec<_>>(),
+                })
+            }).collect::<Vec<_>>(),
+            "producers": state.producers.values().map(|producer| {
+                let near = peer(&state, &producer.transport);
+                let peer = state.peer_of_producer(producer, near.as_ref()).or(near);
+                json!({
+                    "id": producer.id.as_str(),
+                    "transport": producer.transport.as_str(),
+                    "room": room(&state, &producer.transport, peer.as_ref()),
+                    "peer": peer.as_ref().map(|peer| peer.id.as_str()),
+                    "kind": producer.kind.as_str(),
+                    "codec": &*producer.codec,
+                    "paused": producer.paused,
+                    "encodings": encodings(&producer.encodings),
+                })
+            }).collect::<Vec<_>>(),
             "consumers": state.consumers.values().map(|consumer| json!({
                 "id": consumer.id.as_str(),
                 "producer": consumer.producer.as_str(),
                 "transport": consumer.transport.as_str(),
-                "room": consumer.room.as_ref().map(|room| room.as_str()),
-                "peer": consumer.peer.as_ref().map(|peer| peer.as_str()),
+                "room": room(&state, &consumer.transport, consumer.owner.as_ref()),
+                "peer": consumer.owner.clone().or_else(|| peer(&state, &consumer.transport))
+                    .map(|peer| peer.id.as_str().to_owned()),
                 "kind": consumer.kind.as_str(),
                 "paused": consumer.paused,
                 "producerPaused": consumer.producer_paused,
@@ -151,6 +160,17 @@ impl Drop for Watch {
             eprintln!("{error:#}");
         }
     }
+}
+
+fn peer(state: &State, transport: &TransportId) -> Option<PeerKey> {
+    state.place(state.transports.get(transport)?).peer
+}
+
+/// The room of something on a transport that has this owner, if not the transport's.
+fn room(state: &State, transport: &TransportId, owner: Option<&PeerKey>) -> Option<String> {
+    let place = state.place(state.transports.get(transport)?);
+    let room = state.room_at(&place, owner.or(place.peer.as_ref()));
+    room.map(|room| room.id.as_str().to_owned())
 }
 
 fn kind(kind: TransportKind) -> &'static str {

@@ -3,11 +3,11 @@
 //!
 //! Each source fails alone: its series stay as they were, its `up` falls, and the others go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -19,11 +19,11 @@ use crate::host::workers::Workers;
 use crate::kernel::{Counting, Method};
 use crate::labels::Tick;
 use crate::ledger::Update;
-use crate::model::{Reading, SocketStats};
-use crate::observer::Observer;
+use crate::model::{JoinKey, Reading, SocketStats};
+use crate::observer::{Observer, Status};
 use crate::resolver::Questions;
 use crate::sockets;
-use crate::state::State;
+use crate::state::{Event, Kind, Ownership, Reason, SourceId, State};
 use crate::telemetry::{SourceReport, Telemetry};
 use crate::web::Wanted;
 
@@ -42,8 +42,6 @@ pub struct Parts {
     pub counting: Arc<Counting>,
     /// Listens to servers.
     pub observer: Arc<Observer>,
-    /// What they told; locked while it is joined, and by the observer for each event.
-    pub state: Arc<Mutex<State>>,
     /// Labels and series.
     pub scrape: Scrape,
     /// Where names are asked for; `None`: nowhere.
@@ -63,6 +61,12 @@ pub struct Parts {
 /// [`Books`] over the real sources.
 pub struct Ledgers {
     parts: Parts,
+    /// What servers told.
+    state: State,
+    /// How they were when they were last looked at.
+    statuses: Vec<Status>,
+    /// Sources of which something was refused, and that was said.
+    warned: BTreeSet<SourceId>,
     tick: Tick,
     ticked: Option<Instant>,
     kernel: Trial,
@@ -76,6 +80,9 @@ impl Ledgers {
         parts.telemetry.counting(parts.counting.method().as_str());
         Self {
             parts,
+            state: State::default(),
+            statuses: Vec::new(),
+            warned: BTreeSet::new(),
             tick: 0,
             ticked: None,
             kernel: Trial::default(),
@@ -96,6 +103,38 @@ impl Ledgers {
         self.tick
     }
 
+    fn report_refusals(&self) {
+        let (state, telemetry) = (&self.state, &self.parts.telemetry);
+        let mut dropped = 0;
+        for kind in Kind::ALL {
+            for reason in Reason::ALL {
+                telemetry.refused(reason.as_str(), kind.as_str(), state.refused(reason, kind));
+            }
+            dropped += state.refused(Reason::Full, kind);
+        }
+        telemetry.total("state_dropped", dropped);
+        let refused = state.refused_tuples();
+        telemetry.refused_connections(Reason::Port.as_str(), refused.port as u64);
+        telemetry.refused_connections(Reason::Foreign.as_str(), refused.foreign as u64);
+        telemetry.told_bytes(state.bytes() as u64);
+    }
+
+    /// Says once for each source that not all of it is taken in.
+    fn warn_of_refusals(&mut self) {
+        let Self { state, statuses, warned, .. } = self;
+        warned.retain(|source| statuses.iter().any(|status| status.id == *source));
+        for Status { id, path, .. } in statuses.iter() {
+            if state.refused_of(*id) > 0 && warned.insert(*id) {
+                tracing::warn!(
+                    "observer {}: not all that this server tells is taken in, because there is no \
+                     room for it or because it is not the server's to say; see \
+                     mediasoup_exporter_observer_refused_total for what and why",
+                    path.display()
+                );
+            }
+        }
+    }
+
     fn read_kernel(&mut self) -> Option<Reading> {
         let counting = &self.parts.counting;
         self.kernel.run("read the counters", || counting.read())
@@ -107,7 +146,7 @@ impl Ledgers {
     }
 
     fn report(&self, reading: Option<&Reading>) {
-        let Parts { counting, observer, scrape, questions, telemetry, .. } = &self.parts;
+        let Parts { counting, scrape, questions, telemetry, .. } = &self.parts;
         if let Some(reading) = reading {
             telemetry.reading(reading);
         }
@@ -121,7 +160,7 @@ impl Ledgers {
             telemetry.total("capture_lost", status.capture_lost.unwrap_or_default());
         }
         reports.push(self.sockets.report("sockets"));
-        let statuses = observer.statuses();
+        let statuses = &self.statuses;
         let now = SystemTime::now();
         reports.extend(statuses.iter().map(|status| SourceReport {
             name: format!("observer:{}", status.path.display()),
@@ -139,6 +178,7 @@ impl Ledgers {
         telemetry.total("observer_lines", sum(|tally| tally.lines));
         telemetry.total("observer_bad_lines", sum(|tally| tally.bad_lines));
         telemetry.total("observer_long_lines", sum(|tally| tally.oversized_lines));
+        self.report_refusals();
         let fill = scrape.fill();
         telemetry.table("series", fill.series, self.parts.max_series);
         telemetry.total("series_refused", fill.refused_total);
@@ -156,19 +196,33 @@ impl Ledgers {
 }
 
 impl Books for Ledgers {
+    fn tell(&mut self, source: SourceId, events: Vec<Event>) {
+        events.into_iter().for_each(|event| self.state.apply(source, event));
+    }
+
+    fn observe(&mut self, ownership: Arc<dyn Ownership>) {
+        self.state.observe(ownership);
+    }
+
+    fn connections(&mut self) -> HashSet<JoinKey> {
+        self.state.settle();
+        self.state.told()
+    }
+
+    fn look(&mut self) {
+        self.statuses = self.parts.observer.statuses();
+    }
+
     fn refresh(&mut self, occasion: Occasion, selection: Selection) {
         self.refreshed = Instant::now();
         let reading = self.read_kernel();
         let sockets = self.read_sockets();
         let tick = self.tick(occasion);
-        let figures = {
-            let parts = &mut self.parts;
-            let state = parts.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let (reading, sockets) = (reading.as_ref(), sockets.as_deref());
-            let update = Update { tick, reading, state: &state, sockets };
-            parts.scrape.update_for(update, selection);
-            Figures::of(&state, &parts.scrape.fill(), state.dropped().values().sum())
-        };
+        self.state.settle();
+        let Self { parts, state, .. } = self;
+        let (reading_of, sockets) = (reading.as_ref(), sockets.as_deref());
+        parts.scrape.update_for(Update { tick, reading: reading_of, state, sockets }, selection);
+        let figures = Figures::of(state, &parts.scrape.fill());
         if let Some(questions) = &self.parts.questions {
             let wanted = self.parts.scrape.wanted_names(questions.room());
             // No more were taken than there is room for.
@@ -176,7 +230,7 @@ impl Books for Ledgers {
                 questions.ask(ip);
             }
         }
-        self.parts.telemetry.total("state_dropped", figures.dropped);
+        self.warn_of_refusals();
         self.report(reading.as_ref());
         self.parts.board.show(figures);
     }

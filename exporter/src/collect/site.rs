@@ -29,11 +29,10 @@ pub(super) struct Figures {
     flows: u64,
     streams: u64,
     series: u64,
-    pub(super) dropped: u64,
 }
 
 impl Figures {
-    pub(super) fn of(state: &State, fill: &Fill, dropped: u64) -> Self {
+    pub(super) fn of(state: &State, fill: &Fill) -> Self {
         Self {
             rooms: state.rooms().len(),
             peers: state.peers.len(),
@@ -43,22 +42,11 @@ impl Figures {
             flows: fill.flows,
             streams: fill.streams,
             series: fill.series,
-            dropped,
         }
     }
 
     fn lines(&self) -> Vec<(String, String)> {
-        let Self {
-            rooms,
-            peers,
-            transports,
-            producers,
-            consumers,
-            flows,
-            streams,
-            series,
-            dropped: _,
-        } = *self;
+        let Self { rooms, peers, transports, producers, consumers, flows, streams, series } = *self;
         let told = [
             ("Rooms", rooms as u64),
             ("Peers", peers as u64),

@@ -15,6 +15,9 @@ struct Notes {
     readings: Arc<AtomicUsize>,
     texts: Arc<AtomicUsize>,
     names: Arc<Mutex<Vec<IpAddr>>>,
+    told: Arc<AtomicUsize>,
+    /// How much had been told when the sources were looked at, and when a reading was taken after that.
+    looked: Arc<Mutex<Vec<usize>>>,
     shared: Arc<AtomicUsize>,
     /// Of the last reading.
     selection: Arc<Mutex<Option<Selection>>>,
@@ -23,6 +26,25 @@ struct Notes {
 }
 
 impl Books for Notes {
+    fn tell(&mut self, _: SourceId, events: Vec<Event>) {
+        self.told.fetch_add(events.len(), Ordering::SeqCst);
+    }
+
+    fn observe(&mut self, _: Arc<dyn Ownership>) {}
+
+    fn connections(&mut self) -> HashSet<JoinKey> {
+        let key = |port| JoinKey {
+            proto: crate::model::Proto::Udp,
+            local_port: port as u16,
+            remote: ([192, 0, 2, 1], 1).into(),
+        };
+        (0..self.told.load(Ordering::SeqCst)).map(key).collect()
+    }
+
+    fn look(&mut self) {
+        self.looked.lock().unwrap().push(self.told.load(Ordering::SeqCst));
+    }
+
     fn refresh(&mut self, _: Occasion, selection: Selection) {
         *self.selection.lock().unwrap() = Some(selection);
         self.readings.fetch_add(1, Ordering::SeqCst);
@@ -165,11 +187,59 @@ fn names_reach_the_books_and_orders_are_bounded() {
             Err(Busy) => break wait,
         }
     };
-    assert_eq!(waiting.len(), QUEUE - 1);
+    assert_eq!(waiting.len(), SCRAPES);
     assert_eq!(refused(), None);
     open.send(()).unwrap();
     assert!(first().is_some());
     assert!(waiting.into_iter().all(|wait| wait().is_some()));
     assert_eq!(*notes.names.lock().unwrap(), [ip]);
     end(orders, thread);
+}
+
+#[test]
+fn what_was_told_is_taken_in_before_who_asks_is_answered() {
+    let notes = Notes::default();
+    let (orders, thread) =
+        start(notes.clone(), Pace { share: Duration::ZERO, idle: NEVER }).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let known = runtime.block_on(async {
+        for _ in 0..3 * READINGS {
+            orders.tell(SourceId(1), vec![Event::Synced]).await;
+        }
+        orders.connections().await
+    });
+    assert_eq!(known.map(|known| known.len()), Some(3 * READINGS));
+    scrape(&orders, TEXT)();
+    assert_eq!(*notes.looked.lock().unwrap(), [3 * READINGS]);
+    end(orders, thread);
+}
+
+/// A server that tells faster than it is taken in waits; it fills neither memory nor others' places.
+#[test]
+fn readings_wait_for_their_places() {
+    let notes = Notes::default();
+    let (open, gate) = mpsc::channel();
+    *notes.gate.lock().unwrap() = Some(gate);
+    let (orders, thread) = start(notes.clone(), Pace { share: NEVER, idle: NEVER }).unwrap();
+    let first = scrape(&orders, TEXT);
+    while notes.gate.lock().unwrap().is_some() {
+        std::thread::yield_now();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        for _ in 0..READINGS {
+            orders.tell(SourceId(1), vec![Event::Synced]).await;
+        }
+        let mut late = std::pin::pin!(orders.tell(SourceId(1), vec![Event::Synced]));
+        let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(late.as_mut().poll(&mut nobody).is_pending());
+        let (sink, wait) = Sink::alone();
+        assert!(orders.scrape(TEXT, sink).is_ok(), "a scrape has a place of its own");
+        open.send(()).unwrap();
+        late.await;
+        drop(wait);
+    });
+    assert!(first().is_some());
+    end(orders, thread);
+    assert_eq!(notes.told.load(Ordering::SeqCst), READINGS + 1);
 }

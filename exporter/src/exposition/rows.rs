@@ -44,13 +44,11 @@ pub(crate) fn rooms(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Option<
 
 pub(crate) fn peers(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
     walk(
-        &ledger.objects.rooms,
+        &ledger.objects.room_peers,
         start,
         lines,
-        |room| &room.values.labels,
-        |room, lines| {
-            lines.put(&[&room.values.labels], room.values.peers);
-        },
+        |room| &*room.labels,
+        |room, lines| lines.put(&[&room.labels], room.values),
     )
 }
 
@@ -78,15 +76,11 @@ pub(crate) fn contract<V: Value>(
 
 pub(crate) fn peer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
     walk(
-        &ledger.objects.peers,
+        &ledger.objects.peer_infos,
         start,
         lines,
-        |it| it.values.labels().unwrap_or(""),
-        |peer, lines| {
-            if let Some(labels) = peer.values.labels() {
-                lines.put(&[labels], 1_u8);
-            }
-        },
+        |peer| &*peer.labels,
+        |peer, lines| lines.put(&[&peer.labels], 1_u8),
     )
 }
 

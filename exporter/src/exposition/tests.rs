@@ -26,6 +26,7 @@ impl World {
         let mut told = Told::default();
         told.state.put_peer(Peer {
             id: "mallory".into(),
+            source: fixture::SOURCE,
             room: Some("tenant/r2".into()),
             display_name: "\"} 1\n# EOF\\".into(),
             user_agent: "Browser/2 \u{202e}(\u{1f600})".into(),
@@ -33,7 +34,9 @@ impl World {
         told.transport("t1", "192.0.2.1:1000", 40_000);
         let mut plain = fixture::transport("t2", Some("[2001:db8::2]:2000"), 40_001);
         plain.kind = crate::model::TransportKind::Plain;
-        (plain.room, plain.peer) = (Some("tenant/r2".into()), Some("mallory".into()));
+        told.state.put_router("router-2".into(), fixture::SOURCE, 42, None);
+        told.state.put_room(fixture::room("tenant/r2"), [].into(), ["router-2".into()].into());
+        (plain.router, plain.owner) = ("router-2".into(), Some(fixture::peer("mallory")));
         (plain.ice_state, plain.dtls_state) = (None, None);
         plain.tuples[0].local_address = "2001:db8::5".into();
         told.state.put_transport(plain);

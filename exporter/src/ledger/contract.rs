@@ -77,7 +77,8 @@ impl ContractSeries {
 
     pub(crate) fn take(&mut self, totals: &mut Totals, score: Option<u8>) {
         if totals.told {
-            *self.bytes.get_or_insert(0) += std::mem::take(&mut totals.pending);
+            let bytes = self.bytes.get_or_insert(0);
+            *bytes = bytes.saturating_add(std::mem::take(&mut totals.pending));
         }
         self.score = self.score.max(score);
     }
@@ -105,13 +106,14 @@ impl Totals {
             let Some(stats) = &encoding.stats else { continue };
             self.told = true;
             let last = self.last_of(place, encoding.ssrc);
-            self.pending += grown_total(&mut last.bytes, stats.byte_count);
+            let grown = grown_total(&mut last.bytes, stats.byte_count);
+            self.pending = self.pending.saturating_add(grown);
         }
     }
 
     /// The bytes of a series that is no more.
     pub(crate) fn put_back(&mut self, series: &ContractSeries) {
-        self.pending += series.bytes.unwrap_or(0);
+        self.pending = self.pending.saturating_add(series.bytes.unwrap_or(0));
     }
 
     /// An encoding is known by its SSRC, and before that is known by its place.

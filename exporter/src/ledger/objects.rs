@@ -12,13 +12,13 @@ use crate::labels::block::{self, Block};
 use crate::labels::text::{clean, limit};
 use crate::labels::{Labels, Tick};
 use crate::ledger::contract::{ContractLabels, ContractSeries, Totals};
-use crate::ledger::owners::{PeerText, TransportText, stamp};
+use crate::ledger::owners::{PeerText, Placed, TransportText, stamp};
 use crate::ledger::series::{GRACE, Room, SeriesId, Table};
 use crate::model::{
-    Consumer, ConsumerId, Encoding, MediaKind, Peer, PeerId, Producer, RoomId, Transport,
+    Consumer, ConsumerId, Encoding, MediaKind, Peer, PeerKey, Producer, RoomKey, Transport,
     TransportId,
 };
-use crate::state::{ProducerKey, State};
+use crate::state::{ProducerKey, RoomRef, State};
 
 /// Families that one producer has a series in, the contract's apart.
 const PRODUCER_SERIES: u64 = 3;
@@ -30,8 +30,13 @@ const MEDIA: usize = 256;
 /// The ledger of the servers' objects.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
-    pub(crate) rooms: Table<RoomId, RoomText>,
-    pub(crate) peers: Table<PeerId, PeerText>,
+    /// Rooms of the same name are several rooms.
+    pub(crate) rooms: Table<RoomKey, RoomText>,
+    /// Number of peers, by rooms' labels: rooms whose labels read the same are counted together.
+    pub(crate) room_peers: Table<Arc<str>, u64>,
+    peers: Table<PeerKey, PeerText>,
+    /// By peers' labels: those that read the same are shown once.
+    pub(crate) peer_infos: Table<Arc<str>, ()>,
     pub(crate) transports: Table<TransportId, TransportText>,
     pub(crate) producers: Table<ProducerKey, Object>,
     pub(crate) consumers: Table<ConsumerId, Object>,
@@ -41,11 +46,11 @@ pub(crate) struct Objects {
     media: HashMap<(MediaKind, Arc<str>), Arc<str>>,
 }
 
-/// A room's label and how many peers it has.
+/// A room's label, and where its peers are counted.
 #[derive(Debug)]
 pub(crate) struct RoomText {
-    pub(crate) labels: Arc<str>,
-    pub(crate) peers: u64,
+    labels: Arc<str>,
+    series: Option<SeriesId>,
 }
 
 /// A producer or a consumer.
@@ -60,8 +65,7 @@ pub(crate) struct Object {
     /// The id of the producer that is consumed, escaped; empty for a producer.
     pub(crate) source: Arc<str>,
     pub(crate) gauges: Gauges,
-    room: Option<RoomId>,
-    peer: Option<PeerId>,
+    peer: Option<PeerKey>,
     stamps: [u64; 2],
     /// Where its transport is, so that it need not be looked for.
     transport: Option<SeriesId>,
@@ -98,8 +102,8 @@ pub(crate) struct Now<'a> {
 struct Told<'a> {
     transport: &'a TransportId,
     id: &'a Arc<str>,
-    room: &'a Option<RoomId>,
-    peer: &'a Option<PeerId>,
+    /// If it is not the transport's.
+    peer: Option<PeerKey>,
     source: Option<&'a Arc<str>>,
     encodings: &'a [Encoding],
     gauges: Gauges,
@@ -109,21 +113,30 @@ struct Told<'a> {
 impl Objects {
     /// Takes the servers' state in.
     pub(crate) fn update(&mut self, state: &State, now: &mut Now<'_>) {
-        // What is not for this ledger: workers are only their transports' process ids.
+        // What is not for this ledger: workers are only their routers' process ids.
         let State { peers, transports, producers, consumers, .. } = state;
-        self.count_rooms(state, now);
+        for room in self.room_peers.iter_mut() {
+            room.values = 0;
+        }
+        for room in state.told_rooms() {
+            self.touch_room(room, 0, now);
+        }
         for peer in peers.values() {
+            if let Some(id) = &peer.room {
+                self.touch_room(RoomRef { source: peer.source, id }, 1, now);
+            }
             self.take_peer(peer, now);
         }
+        let mut counted = foldhash::HashSet::default();
         for transport in transports.values() {
-            self.take_transport(transport, now);
+            self.take_transport(transport, state, &mut counted, now);
         }
         for series in self.contract.iter_mut().flat_map(Table::iter_mut) {
             series.values.score = None;
         }
         let mut before = None;
         for (key, producer) in producers {
-            before = self.take_producer(key, producer, before, now).or(before);
+            before = self.take_producer(key, producer, state, before, now).or(before);
         }
         let mut before = None;
         for (id, consumer) in consumers {
@@ -132,76 +145,73 @@ impl Objects {
         self.retire(now);
     }
 
-    fn count_rooms(&mut self, state: &State, now: &mut Now<'_>) {
-        for room in self.rooms.iter_mut() {
-            room.values.peers = 0;
-        }
-        for room in state.rooms() {
-            self.touch_room(room, 0, now);
-        }
-        let mut counted = foldhash::HashSet::default();
-        for peer in state.peers.values() {
-            if let Some(room) = &peer.room {
-                self.touch_room(room, 1, now);
-                counted.insert((room, &peer.id));
-            }
-        }
-        // Servers that do not tell peers may still tell whose a transport is.
-        let placed = |peer| state.peers.get(peer).is_some_and(|peer| peer.room.is_some());
-        for Transport { room, peer, .. } in state.transports.values() {
-            if let (Some(room), Some(peer)) = (room, peer)
-                && !placed(peer)
-                && counted.insert((room, peer))
-            {
-                self.touch_room(room, 1, now);
-            }
-        }
-    }
-
-    fn touch_room(&mut self, room: &RoomId, peers: u64, now: &mut Now<'_>) {
-        let id = self.rooms.find(room).or_else(|| {
-            now.room.take(1).then(|| {
-                let text = clean(room.as_str(), limit::ROOM, &mut now.labels.text);
-                let labels = Block::open().label("room_id", &text).close();
-                self.rooms.open(room.clone(), RoomText { labels, peers: 0 }, now.tick)
-            })
+    fn touch_room(&mut self, room: RoomRef<'_>, peers: u64, now: &mut Now<'_>) {
+        let Self { rooms, room_peers, .. } = self;
+        let key = room.to_key();
+        let id = rooms.find(&key).unwrap_or_else(|| {
+            let text = clean(room.id.as_str(), limit::ROOM, &mut now.labels.text);
+            let labels = Block::open().label("room_id", &text).close();
+            rooms.open(key, RoomText { labels, series: None }, now.tick)
         });
-        if let Some(room) = id.and_then(|id| self.rooms.get_mut(id)) {
-            room.touch(now.tick);
-            room.values.peers += peers;
+        let Some(room) = rooms.get_mut(id) else { return };
+        room.touch(now.tick);
+        room.values.series = show(room_peers, room.values.series, &room.values.labels, now);
+        if let Some(series) = room.values.series.and_then(|id| room_peers.get_mut(id)) {
+            series.values += peers;
         }
     }
 
     fn take_peer(&mut self, peer: &Peer, now: &mut Now<'_>) {
-        if let Some(id) = self.peers.find(&peer.id)
-            && let Some(known) = self.peers.get_mut(id)
-        {
-            known.touch(now.tick);
-            let exposed = known.values.exposed;
-            if known.values.peer != *peer || !exposed && now.room.take(1) {
-                self.stamps += 1;
-                let exposed = exposed || known.values.peer == *peer;
-                known.values = PeerText::new(peer, exposed, self.stamps, now);
+        let Self { peers, peer_infos, stamps, .. } = self;
+        let key = peer.key();
+        let known = peers.find(&key);
+        let id = known.unwrap_or_else(|| {
+            *stamps += 1;
+            peers.open(key, PeerText::new(peer, *stamps, now), now.tick)
+        });
+        let Some(known) = peers.get_mut(id) else { return };
+        known.touch(now.tick);
+        if known.values.peer != *peer {
+            *stamps += 1;
+            let old = std::mem::replace(&mut known.values, PeerText::new(peer, *stamps, now));
+            if old.labels == known.values.labels {
+                known.values.series = old.series;
+            } else if let Some(id) = old.series
+                && peer_infos.remove_unshared(id)
+            {
+                now.room.give_back(1);
             }
-            return;
         }
-        self.stamps += 1;
-        let exposed = now.room.take(1);
-        let text = PeerText::new(peer, exposed, self.stamps, now);
-        self.peers.open(peer.id.clone(), text, now.tick);
+        known.values.series = show(peer_infos, known.values.series, &known.values.labels, now);
     }
 
-    fn take_transport(&mut self, transport: &Transport, now: &mut Now<'_>) {
-        let peer = transport.peer.as_ref().and_then(|peer| self.peers.find(peer));
+    fn take_transport<'a>(
+        &mut self,
+        transport: &Transport,
+        state: &'a State,
+        counted: &mut foldhash::HashSet<(RoomRef<'a>, PeerKey)>,
+        now: &mut Now<'_>,
+    ) {
+        let place = state.place(transport);
+        if let Some(room) = state.room_at(&place, place.peer.as_ref()) {
+            // Servers that do not tell peers may still tell whose a transport is.
+            let placed =
+                |peer: &PeerKey| state.peers.get(peer).is_some_and(|peer| peer.room.is_some());
+            let peer = place.peer.as_ref().filter(|peer| !placed(peer));
+            let is_new = peer.is_some_and(|peer| counted.insert((room, peer.clone())));
+            self.touch_room(room, is_new.into(), now);
+        }
+        let placed = Placed::from(&place);
+        let peer = placed.peer.as_ref().and_then(|peer| self.peers.find(peer));
         let peer = peer.and_then(|id| self.peers.get(id)).map(|peer| &peer.values);
         if let Some(id) = self.transports.find(&transport.id)
             && let Some(known) = self.transports.get_mut(id)
         {
             known.touch(now.tick);
-            known.values.update(transport, peer, &mut self.stamps, now);
+            known.values.update(transport, placed, peer, &mut self.stamps, now);
             return;
         }
-        let mut text = TransportText::new(transport, now.room.take(1));
+        let mut text = TransportText::new(transport, placed, now.room.take(1));
         text.rebuild(peer, &mut self.stamps, now);
         self.transports.open(transport.id.clone(), text, now.tick);
     }
@@ -210,10 +220,21 @@ impl Objects {
         &mut self,
         key: &ProducerKey,
         producer: &Producer,
+        state: &State,
         before: Option<SeriesId>,
         now: &mut Now<'_>,
     ) -> Option<SeriesId> {
-        let Producer { id, transport, room, peer, kind, codec, encodings, paused } = producer;
+        let Producer {
+            id,
+            source: _,
+            transport,
+            owner: _,
+            announced: _,
+            kind,
+            codec,
+            encodings,
+            paused,
+        } = producer;
         let gauges = Gauges {
             paused: *paused,
             // One encoding may be switched off by the sender: the best one says how well it sends.
@@ -221,7 +242,10 @@ impl Objects {
             ..Gauges::of(encodings)
         };
         let (id, source, side) = (&id.0, None, 0);
-        let told = Told { transport, id, room, peer, source, encodings, gauges, side };
+        let near = self.transports.find(transport).and_then(|id| self.transports.get(id));
+        let near = near.and_then(|text| text.values.placed.peer.as_ref());
+        let peer = state.peer_of_producer(producer, near);
+        let told = Told { transport, id, peer, source, encodings, gauges, side };
         let known = match self.producers.follow(before, key) {
             Some(known) => known,
             None if !now.room.take(PRODUCER_SERIES) => return None,
@@ -247,10 +271,10 @@ impl Objects {
     ) -> Option<SeriesId> {
         let Consumer {
             id,
+            source: _,
             producer,
             transport,
-            room,
-            peer,
+            owner,
             kind,
             codec,
             encodings,
@@ -270,7 +294,8 @@ impl Objects {
             ..Gauges::of(encodings)
         };
         let (id, source, side) = (&id.0, Some(&producer.0), 1);
-        let told = Told { transport, id, room, peer, source, encodings, gauges, side };
+        let peer = owner.clone();
+        let told = Told { transport, id, peer, source, encodings, gauges, side };
         let known = match self.consumers.follow(before, key) {
             Some(known) => known,
             None if !now.room.take(CONSUMER_SERIES) => return None,
@@ -301,17 +326,22 @@ impl Objects {
     }
 
     fn retire(&mut self, now: &mut Now<'_>) {
-        let Self { rooms, peers, transports, producers, consumers, contract, .. } = self;
+        let Self {
+            rooms,
+            room_peers,
+            peers,
+            peer_infos,
+            transports,
+            producers,
+            consumers,
+            contract,
+            ..
+        } = self;
         let (tick, room) = (now.tick, &mut *now.room);
-        rooms.retire(tick, 0, |_| false, |_| room.give_back(1));
-        peers.retire(
-            tick,
-            0,
-            |_| false,
-            |peer| {
-                room.give_back(u64::from(peer.exposed));
-            },
-        );
+        rooms.retire(tick, 0, |_| false, drop);
+        room_peers.retire(tick, 0, |_| false, |_| room.give_back(1));
+        peers.retire(tick, 0, |_| false, drop);
+        peer_infos.retire(tick, 0, |_| false, |()| room.give_back(1));
         transports.retire(
             tick,
             0,
@@ -328,6 +358,22 @@ impl Objects {
     }
 }
 
+/// Keeps the series of these labels, or opens one; others may have the same labels.
+fn show<T: Default>(
+    table: &mut Table<Arc<str>, T>,
+    known: Option<SeriesId>,
+    labels: &Arc<str>,
+    now: &mut Now<'_>,
+) -> Option<SeriesId> {
+    let id = known.filter(|id| table.get(*id).is_some()).or_else(|| table.join(labels));
+    let id =
+        id.or_else(|| now.room.take(1).then(|| table.open(labels.clone(), T::default(), now.tick)));
+    if let Some(series) = id.and_then(|id| table.get_mut(id)) {
+        series.touch(now.tick);
+    }
+    id
+}
+
 impl Object {
     fn new(told: &Told<'_>, media: Arc<str>, now: &mut Now<'_>) -> Self {
         let ids = now.labels.object(told.transport.as_str(), told.id);
@@ -339,7 +385,6 @@ impl Object {
             media,
             source: source.unwrap_or_else(|| "".into()),
             gauges: Gauges::default(),
-            room: None,
             peer: None,
             stamps: [u64::MAX; 2],
             transport: None,
@@ -353,7 +398,7 @@ impl Object {
         &mut self,
         told: &Told<'_>,
         transports: &Table<TransportId, TransportText>,
-        peers: &Table<PeerId, PeerText>,
+        peers: &Table<PeerKey, PeerText>,
         contract: &mut Table<ContractLabels, ContractSeries>,
         now: &mut Now<'_>,
     ) {
@@ -365,14 +410,14 @@ impl Object {
         }
         let transport = self.transport.and_then(|id| transports.get(id)).map(|text| &text.values);
         // The transport's stamp speaks for its own peer.
-        let owner = transport.and_then(|text| text.transport.peer.as_ref());
+        let owner = transport.and_then(|text| text.placed.peer.as_ref());
         let peer = told.peer.as_ref().filter(|peer| Some(*peer) != owner);
         let peer = peer.and_then(|peer| peers.find(peer));
         let peer = peer.and_then(|id| peers.get(id)).map(|text| &text.values);
         let stamps = [transport.map_or(0, |text| text.stamp), stamp(peer)];
-        if stamps != self.stamps || self.room != *told.room || self.peer != *told.peer {
+        if stamps != self.stamps || self.peer != told.peer {
             self.stamps = stamps;
-            (self.room, self.peer) = (told.room.clone(), told.peer.clone());
+            self.peer = told.peer.clone();
             let old = self.prefix.clone();
             self.name(told, transport, peers, now);
             if old != self.prefix {
@@ -386,21 +431,18 @@ impl Object {
         &mut self,
         told: &Told<'_>,
         transport: Option<&TransportText>,
-        peers: &Table<PeerId, PeerText>,
+        peers: &Table<PeerKey, PeerText>,
         now: &mut Now<'_>,
     ) {
         // An object of a transport that is not (yet) told has no ends to show.
         let Some(transport) = transport else { return self.prefix = None };
-        let Transport { room, peer, .. } = &transport.transport;
-        let same = (told.room.is_none() || told.room == room)
-            && (told.peer.is_none() || told.peer == peer);
-        let who = if same {
-            transport.who.clone()
-        } else {
-            let room = told.room.as_ref().or(room.as_ref());
-            let peer = told.peer.as_ref().or(peer.as_ref());
-            let text = peer.and_then(|peer| peers.find(peer)).and_then(|id| peers.get(id));
-            transport.who(room, peer, text.map(|text| &text.values), now)
+        let peer = told.peer.as_ref().filter(|peer| Some(*peer) != transport.placed.peer.as_ref());
+        let who = match peer {
+            None => transport.who.clone(),
+            Some(peer) => {
+                let text = peers.find(peer).and_then(|id| peers.get(id));
+                transport.who(Some(peer), text.map(|text| &text.values), now)
+            }
         };
         (self.prefix, self.who) = (who.prefix, who.info);
     }
@@ -444,7 +486,8 @@ impl Gauges {
     fn of(encodings: &[Encoding]) -> Self {
         let mut gauges = Self::default();
         for stats in encodings.iter().filter_map(|encoding| encoding.stats.as_ref()) {
-            *gauges.packets_lost.get_or_insert(0) += stats.packets_lost;
+            let lost = gauges.packets_lost.get_or_insert(0);
+            *lost = lost.saturating_add(stats.packets_lost);
             gauges.fraction_lost = gauges.fraction_lost.max(Some(stats.fraction_lost));
             let micros = stats.round_trip_time.filter(|time| *time >= 0.0);
             let micros = micros.map(|milliseconds| (milliseconds * 1000.0) as u64);

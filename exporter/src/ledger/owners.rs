@@ -8,15 +8,18 @@ use std::sync::Arc;
 use crate::labels::block::{self, Block};
 use crate::labels::text::{clean, limit};
 use crate::ledger::objects::Now;
-use crate::model::{Peer, PeerId, RoomId, ServerTuple, Transport, TransportKind};
+use crate::ledger::series::SeriesId;
+use crate::model::{Peer, PeerKey, RoomId, ServerTuple, Transport, TransportKind};
+use crate::state::Place;
 
 /// A peer's labels.
 #[derive(Debug)]
 pub(crate) struct PeerText {
     /// Of the info family.
-    labels: Arc<str>,
-    /// There was room for it.
-    pub(crate) exposed: bool,
+    pub(crate) labels: Arc<str>,
+    /// Where they are shown, with those of all peers whose labels read the same; `None` when there was
+    /// no room.
+    pub(crate) series: Option<SeriesId>,
     pub(crate) peer: Peer,
     /// Where `display_name` and `user_agent` begin in the labels.
     names: usize,
@@ -33,12 +36,38 @@ pub(crate) struct TransportText {
     waits: bool,
     peer_stamp: u64,
     pub(crate) transport: Transport,
+    pub(crate) placed: Placed,
     remote: Option<Arc<str>>,
     /// Bytes at the end of the prefix, from `transport_id` to `remote_addr`.
     ends: usize,
     /// For the objects that name no other room and peer than the transport.
     pub(crate) who: Who,
     pub(crate) stamp: u64,
+}
+
+/// What is said of a transport's place: names only, whoever told them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Placed {
+    pid: u32,
+    room: Option<RoomId>,
+    session: Option<RoomId>,
+    pub(crate) peer: Option<PeerKey>,
+}
+
+impl From<&Place<'_>> for Placed {
+    fn from(Place { pid, room, session, peer }: &Place<'_>) -> Self {
+        let name = |room: crate::state::RoomRef<'_>| room.id.clone();
+        Self { pid: *pid, room: room.map(name), session: session.map(name), peer: peer.clone() }
+    }
+}
+
+impl Placed {
+    /// As [`State::room_at`](crate::state::State::room_at).
+    fn room<'a>(&'a self, peer: Option<&'a PeerText>) -> &'a str {
+        let of_peer = peer.and_then(|peer| peer.peer.room.as_ref());
+        let room = self.room.as_ref().or(of_peer).or(self.session.as_ref());
+        room.map_or("", RoomId::as_str)
+    }
 }
 
 /// What the contract's labels and the info families say of an object's owner.
@@ -51,8 +80,8 @@ pub(crate) struct Who {
 }
 
 impl PeerText {
-    pub(crate) fn new(peer: &Peer, exposed: bool, stamp: u64, now: &mut Now<'_>) -> Self {
-        let Peer { id, room, display_name, user_agent } = peer;
+    pub(crate) fn new(peer: &Peer, stamp: u64, now: &mut Now<'_>) -> Self {
+        let Peer { id, source: _, room, display_name, user_agent } = peer;
         let counts = &mut now.labels.text;
         let room = room.as_ref().map_or("", RoomId::as_str);
         let block = Block::open()
@@ -63,12 +92,7 @@ impl PeerText {
             .label("display_name", &clean(display_name, limit::DISPLAY_NAME, counts))
             .label("user_agent", &clean(user_agent, limit::USER_AGENT, counts))
             .close();
-        Self { labels, exposed, peer: peer.clone(), names, stamp }
-    }
-
-    /// Of the info family; `None` when there was no room for it.
-    pub(crate) fn labels(&self) -> Option<&str> {
-        self.exposed.then_some(&*self.labels)
+        Self { labels, series: None, peer: peer.clone(), names, stamp }
     }
 
     /// `display_name` and `user_agent`.
@@ -78,13 +102,14 @@ impl PeerText {
 }
 
 impl TransportText {
-    pub(crate) fn new(transport: &Transport, has_room: bool) -> Self {
+    pub(crate) fn new(transport: &Transport, placed: Placed, has_room: bool) -> Self {
         Self {
             labels: None,
             has_room,
             waits: false,
             peer_stamp: 0,
             transport: transport.clone(),
+            placed,
             remote: None,
             ends: 0,
             who: Who { prefix: None, info: "".into() },
@@ -96,16 +121,18 @@ impl TransportText {
     pub(crate) fn update(
         &mut self,
         transport: &Transport,
+        placed: Placed,
         peer: Option<&PeerText>,
         stamps: &mut u64,
         now: &mut Now<'_>,
     ) {
-        let changed = self.transport != *transport;
+        let changed = self.transport != *transport || self.placed != placed;
         if self.remote_end() != remote_end(transport) {
             self.remote = None;
         }
         if changed {
             self.transport = transport.clone();
+            self.placed = placed;
         }
         let renamed = self.peer_stamp != stamp(peer);
         let admitted = !self.has_room && now.room.take(1);
@@ -133,8 +160,7 @@ impl TransportText {
         if !self.waits {
             self.labels = self.has_room.then(|| self.info(peer, now));
         }
-        let Transport { room, peer: peer_id, .. } = &self.transport;
-        self.who = self.who_at(ends.as_deref(), room.as_ref(), peer_id.as_ref(), peer, now);
+        self.who = self.who_at(ends.as_deref(), self.placed.peer.as_ref(), peer, now);
         self.ends = ends.map_or(0, |ends| ends.len());
         self.peer_stamp = stamp(peer);
         *stamps += 1;
@@ -163,18 +189,27 @@ impl TransportText {
     }
 
     fn info(&self, owner: Option<&PeerText>, now: &mut Now<'_>) -> Arc<str> {
-        let Transport { id, kind, pid, room, peer, tuples: _, ice_state, dtls_state } =
-            &self.transport;
+        // The place says what owner and router mean.
+        let Transport {
+            id,
+            source: _,
+            kind,
+            router: _,
+            owner: _,
+            tuples: _,
+            ice_state,
+            dtls_state,
+        } = &self.transport;
+        let Placed { pid, peer, .. } = &self.placed;
         let place = now.labels.place(self.remote_end().and_then(|tuple| tuple.remote));
         let counts = &mut now.labels.text;
         let (proto, local) = self.local();
-        let room = room.as_ref().or_else(|| owner.and_then(|owner| owner.peer.room.as_ref()));
         let block = Block::open()
             .label("transport_id", &clean(id.as_str(), limit::ID, counts))
             .label("kind", kind_text(*kind))
             .label("pid", itoa::Buffer::new().format(*pid))
-            .label("room_id", &clean(room.map_or("", RoomId::as_str), limit::ROOM, counts))
-            .label("peer_id", &clean(peer.as_ref().map_or("", PeerId::as_str), limit::ID, counts))
+            .label("room_id", &clean(self.placed.room(owner), limit::ROOM, counts))
+            .label("peer_id", &clean(peer_id(peer.as_ref()), limit::ID, counts))
             .label("proto", proto)
             .label("local_addr", &clean(&local, limit::HOST_NAME, counts))
             .label("remote_addr", self.remote.as_deref().unwrap_or(""))
@@ -199,31 +234,28 @@ impl TransportText {
     /// The labels of an owner's things on this transport.
     pub(crate) fn who(
         &self,
-        room: Option<&RoomId>,
-        peer: Option<&PeerId>,
+        peer: Option<&PeerKey>,
         text: Option<&PeerText>,
         now: &mut Now<'_>,
     ) -> Who {
-        self.who_at(self.shown_ends(), room, peer, text, now)
+        self.who_at(self.shown_ends(), peer, text, now)
     }
 
     fn who_at(
         &self,
         ends: Option<&str>,
-        room: Option<&RoomId>,
-        peer: Option<&PeerId>,
+        peer: Option<&PeerKey>,
         text: Option<&PeerText>,
         now: &mut Now<'_>,
     ) -> Who {
         let counts = &mut now.labels.text;
-        let room = room.or_else(|| text.and_then(|text| text.peer.room.as_ref()));
-        let room = clean(room.map_or("", RoomId::as_str), limit::ROOM, counts);
-        let peer = clean(peer.map_or("", PeerId::as_str), limit::ID, counts);
+        let room = clean(self.placed.room(text), limit::ROOM, counts);
+        let peer = clean(peer_id(peer), limit::ID, counts);
         let info = Block::middle().label("peer_id", &peer).label("room_id", &room).finish();
         let prefix = ends.map(|ends| {
             let names = text.map_or(NO_NAMES, PeerText::names);
             let who = Block::open()
-                .label("pid", itoa::Buffer::new().format(self.transport.pid))
+                .label("pid", itoa::Buffer::new().format(self.placed.pid))
                 .label("room_id", &room)
                 .label("peer_id", &peer)
                 .finish();
@@ -231,6 +263,10 @@ impl TransportText {
         });
         Who { prefix, info }
     }
+}
+
+fn peer_id(peer: Option<&PeerKey>) -> &str {
+    peer.map_or("", |peer| peer.id.as_str())
 }
 
 /// Of a peer that nobody told.

@@ -132,6 +132,12 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
         self.take(id.index)
     }
 
+    /// Removes a series at once if only one source has ever had it; false when others may still. For
+    /// what is no total: its labels need no rest.
+    pub(crate) fn remove_unshared(&mut self, id: SeriesId) -> bool {
+        self.get(id).is_some_and(|series| !series.shared) && self.take(id.index).is_some()
+    }
+
     /// These labels cannot be used for now.
     pub(crate) fn rests(&self, labels: &L) -> bool {
         !self.resting.is_empty() && self.resting.contains_key(labels)

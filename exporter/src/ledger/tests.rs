@@ -11,8 +11,8 @@ use crate::ledger::totals::{Counts, StreamTotals, add, add_all};
 use crate::ledger::{Ledger, Settings, Update};
 use crate::model::Direction::{Receive, Send};
 use crate::model::{
-    Clock, Consumer, Counter, Direction, MediaKind, PROBATION_SSRC, Reading, Stream, StreamStats,
-    Tuple,
+    Clock, Consumer, Counter, Direction, MediaKind, PROBATION_SSRC, Peer, PeerKey, Reading,
+    RoomKey, SourceId, Stream, StreamStats, Tuple,
 };
 use crate::state::State;
 
@@ -371,12 +371,85 @@ fn a_name_that_changes_takes_the_byte_count_along() {
     bench.told.state.put_producer(producer);
     let scraped = bench.scrape();
     assert_eq!(scraped.value(COUNT, &[("display_name", "Alice"), ("room_id", "r1")]), Some(7.0));
-    let mut peer = bench.told.state.peers["alice"].clone();
+    let mut peer = bench.told.state.peers[&fixture::peer("alice")].clone();
     peer.display_name = "Bob".into();
     bench.told.state.put_peer(peer);
     let scraped = bench.scrape();
     assert_eq!(scraped.value(COUNT, &[]), Some(7.0));
     assert_eq!(scraped.value(COUNT, &[("display_name", "Bob")]), Some(7.0));
+}
+
+#[test]
+fn what_reads_the_same_is_one_series() {
+    let mut bench = Bench::plain();
+    let other = SourceId(1);
+    let peer = |source, id: &str, room: &str| Peer {
+        id: id.into(),
+        source,
+        room: Some(room.into()),
+        display_name: "Bob".into(),
+        user_agent: "".into(),
+    };
+    // Two servers have a room of the same name, and a peer of the same id in it; and two names differ
+    // only in what no label shows.
+    for source in [fixture::SOURCE, other] {
+        let key = RoomKey { source, id: "lobby".into() };
+        bench.told.state.put_room(key, Box::default(), Box::default());
+        bench.told.state.put_peer(peer(source, "bob", "lobby"));
+    }
+    bench.told.state.put_peer(peer(other, "carol", "lobby"));
+    for room in ["evil\u{1}", "evil\u{2}"] {
+        bench.told.state.put_peer(peer(other, &format!("mallory of {room}"), room));
+    }
+    let scraped = bench.scrape();
+    let peers = "edumeet_peers";
+    assert_eq!(scraped.value(peers, &[("room_id", "lobby")]), Some(3.0));
+    assert_eq!(scraped.value(peers, &[("room_id", "evil\u{fffd}")]), Some(2.0));
+    // r1, two lobbies, two evil ones.
+    assert_eq!(scraped.value("edumeet_rooms", &[]), Some(5.0));
+    assert_eq!(scraped.find("mediasoup_peer_info", &[("peer_id", "bob")]).len(), 1);
+    assert_eq!(scraped.find("mediasoup_peer_info", &[("room_id", "evil\u{fffd}")]).len(), 1);
+    // One ends, the other stays.
+    bench.told.state.remove_room(&RoomKey { source: other, id: "lobby".into() });
+    for id in ["bob", "carol"] {
+        bench.told.state.remove_peer(&PeerKey { source: other, id: id.into() });
+    }
+    let scraped = bench.scrape();
+    assert_eq!(scraped.value(peers, &[("room_id", "lobby")]), Some(1.0));
+    assert_eq!(scraped.value("edumeet_rooms", &[]), Some(4.0));
+    assert_eq!(scraped.find("mediasoup_peer_info", &[("peer_id", "bob")]).len(), 1);
+    assert_eq!(scraped.find("mediasoup_peer_info", &[("peer_id", "carol")]).len(), 0);
+    // What is shown now makes room for itself only.
+    bench.told.state.put_peer(peer(fixture::SOURCE, "bob", "r1"));
+    let scraped = bench.scrape();
+    let bobs = scraped.find("mediasoup_peer_info", &[("peer_id", "bob")]);
+    assert_eq!(bobs.len(), 1);
+    assert_eq!(bobs[0].0["room_id"], "r1");
+}
+
+#[test]
+fn sums_of_told_numbers_stop_at_their_ends() {
+    let mut bench = Bench::plain();
+    bench.told.transport("t1", "192.0.2.1:1000", 40_000);
+    let encodings: Vec<(u32, Option<u32>)> = (1..=8).map(|ssrc| (ssrc, None)).collect();
+    for (id, packets_lost) in [("c1", i64::MAX), ("c2", i64::MIN)] {
+        let mut consumer = fixture::consumer(id, "t1", &encodings);
+        for encoding in &mut consumer.encodings {
+            let byte_count = u64::MAX;
+            encoding.stats =
+                Some(StreamStats { byte_count, packets_lost, ..StreamStats::default() });
+        }
+        bench.told.state.put_consumer(consumer);
+    }
+    for _ in 0..2 {
+        let scraped = bench.scrape();
+        for (id, expected) in [("c1", i64::MAX), ("c2", i64::MIN)] {
+            let lost = scraped.value("mediasoup_consumer_packets_lost", &[("id", id)]);
+            assert_eq!(lost, Some(expected as f64));
+            let bytes = scraped.value("mediasoup_consumer_byte_count_bytes", &[("id", id)]);
+            assert_eq!(bytes, Some(u64::MAX as f64));
+        }
+    }
 }
 
 #[test]

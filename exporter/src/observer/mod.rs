@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -108,12 +109,15 @@ impl Observer {
     }
 
     /// Listens until `shutdown` is true. The sink is called with what one reading of a socket
-    /// brought, in order.
-    pub async fn run<S>(self: Arc<Self>, sink: S, mut shutdown: watch::Receiver<bool>)
+    /// brought, in order; that socket is read again when it has taken that.
+    pub async fn run<S, F>(self: Arc<Self>, sink: S, mut shutdown: watch::Receiver<bool>)
     where
-        S: Fn(SourceId, Vec<Event>) + Send + Sync + 'static,
+        S: Fn(SourceId, Vec<Event>) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
     {
-        let sink: Sink = Arc::new(sink);
+        let sink: Sink = Arc::new(move |source, events| -> BoxFuture<'static, ()> {
+            Box::pin(sink(source, events))
+        });
         let mut tasks = JoinSet::new();
         leftovers::remove(&self.options.folder).await;
         loop {
@@ -163,7 +167,7 @@ impl Observer {
     }
 }
 
-type Sink = Arc<dyn Fn(SourceId, Vec<Event>) + Send + Sync>;
+type Sink = Arc<dyn Fn(SourceId, Vec<Event>) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Links are none, wherever they lead.
 fn existing_sockets(folder: &Path) -> Vec<PathBuf> {
@@ -235,7 +239,7 @@ impl Follower {
                 () = sleep_until(forget.unwrap_or_else(Instant::now)), if forget.is_some() => {
                     *forget_at = None;
                     if self.source.meetings() == met {
-                        self.forget();
+                        self.forget().await;
                     }
                 }
                 // A console is left properly within the attempt; nothing else needs longer.
@@ -256,12 +260,12 @@ impl Follower {
                 return;
             }
             *forget_at = None;
-            self.forget();
+            self.forget().await;
         }
     }
 
-    fn forget(&self) {
-        (self.sink)(self.source.id(), vec![Event::Forget]);
+    async fn forget(&self) {
+        (self.sink)(self.source.id(), vec![Event::Forget]).await;
     }
 
     /// Each new reason once at warning level, so that a long outage does not fill the log.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
+use crate::labels::text::limit;
 use crate::model::{
     ConsumerId, Encoding, MediaKind, PeerId, ProducerId, Proto, RoomId, ServerTuple, StreamStats,
     TransportId, TransportKind, canonical,
@@ -24,9 +25,13 @@ pub const VERSION: u32 = 1;
 /// Bytes of a line at most, without its end; longer ones are skipped.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// Bytes of an identifier at most; an object with a longer one is refused. The script cuts room
-/// names at 256 characters.
+/// Bytes of a room's name or a peer's id at most; one with a longer one is refused. The script cuts
+/// room names at 256 characters.
 const MAX_ID: usize = 1024;
+
+/// Bytes of an id of mediasoup's at most. Its ids are UUIDs and become labels as they are, so they must
+/// fit there whole, or two of them could read the same.
+const MAX_OBJECT_ID: usize = limit::ID;
 
 /// Bytes that are kept of a name, a user agent and other texts.
 const MAX_TEXT: usize = 256;
@@ -114,7 +119,7 @@ struct HelloLine {
 
 #[derive(Deserialize)]
 struct TransportLine {
-    id: Id,
+    id: ObjectId,
     router: Option<Text>,
     kind: Text,
     #[serde(default)]
@@ -125,7 +130,7 @@ struct TransportLine {
 
 #[derive(Deserialize)]
 struct TransportStateLine {
-    id: Id,
+    id: ObjectId,
     #[serde(default)]
     tuples: Vec<TupleLine>,
     ice: Option<Text>,
@@ -143,8 +148,8 @@ struct TupleLine {
 
 #[derive(Deserialize)]
 struct ProducerLine {
-    id: Id,
-    transport: Id,
+    id: ObjectId,
+    transport: ObjectId,
     kind: Kind,
     codec: Option<Text>,
     peer: Option<Id>,
@@ -158,8 +163,8 @@ struct ProducerLine {
 
 #[derive(Deserialize)]
 struct ProducerStateLine {
-    id: Id,
-    transport: Id,
+    id: ObjectId,
+    transport: ObjectId,
     #[serde(default)]
     score: Vec<ScoreLine>,
     #[serde(default)]
@@ -182,9 +187,9 @@ struct ScoreLine {
 
 #[derive(Deserialize)]
 struct ConsumerLine {
-    id: Id,
-    transport: Id,
-    producer: Id,
+    id: ObjectId,
+    transport: ObjectId,
+    producer: ObjectId,
     kind: Kind,
     codec: Option<Text>,
     #[serde(default)]
@@ -195,7 +200,7 @@ struct ConsumerLine {
 
 #[derive(Deserialize)]
 struct ConsumerStateLine {
-    id: Id,
+    id: ObjectId,
     #[serde(flatten)]
     state: ConsumerDynamics,
 }
@@ -337,7 +342,7 @@ fn transport_state(
     dtls: Option<Text>,
 ) -> TransportState {
     TransportState {
-        tuples: tuples.into_iter().take(4).filter_map(tuple).collect(),
+        tuples: tuples.into_iter().filter_map(tuple).collect(),
         ice: ice.and_then(Text::filled),
         dtls: dtls.and_then(Text::filled),
     }
@@ -371,7 +376,7 @@ fn producer(line: ProducerLine) -> ProducerTold {
 }
 
 fn producer_state(scores: Vec<ScoreLine>, paused: bool) -> ProducerState {
-    let scores = scores.into_iter().take(MAX_ENCODINGS).filter_map(|line| {
+    let scores = scores.into_iter().filter_map(|line| {
         let score = line.score.map_or(0, Int::clamped::<u8>).min(10);
         Some(Score { ssrc: line.ssrc?, rid: line.rid.and_then(Text::filled), score })
     });
@@ -401,9 +406,6 @@ fn consumer_state(line: &ConsumerDynamics) -> ConsumerState {
     }
 }
 
-/// Encodings of one stream at most; further ones are left out.
-const MAX_ENCODINGS: usize = 64;
-
 fn encodings(lines: Vec<EncodingLine>) -> Vec<Encoding> {
     let encoding = |line: EncodingLine| Encoding {
         ssrc: line.ssrc,
@@ -412,11 +414,11 @@ fn encodings(lines: Vec<EncodingLine>) -> Vec<Encoding> {
         score: None,
         stats: None,
     };
-    lines.into_iter().take(MAX_ENCODINGS).map(encoding).collect()
+    lines.into_iter().map(encoding).collect()
 }
 
 fn stats(line: StatsLine) -> Result<Event, Unreadable> {
-    let stats = line.of.into_iter().take(MAX_ENCODINGS).filter_map(encoding_stats).collect();
+    let stats = line.of.into_iter().filter_map(encoding_stats).collect();
     match (line.what, line.transport) {
         (What::Producer, Some(transport)) => Ok(Event::ProducerStats {
             id: ProducerId(line.id.0),
@@ -517,6 +519,19 @@ impl<'de> Deserialize<'de> for Id {
             }
         }
         deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// An identifier of mediasoup's: printable ASCII that fits into a label.
+struct ObjectId(Arc<str>);
+
+impl<'de> Deserialize<'de> for ObjectId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Id(id) = Id::deserialize(deserializer)?;
+        if id.len() > MAX_OBJECT_ID || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(de::Error::custom("no identifier of mediasoup's"));
+        }
+        Ok(Self(id))
     }
 }
 

@@ -89,7 +89,7 @@ impl Session<'_> {
             options.stats_rate.max(1)
         );
         stream.write_all(wishes.as_bytes()).await.context("tell the script what is wanted")?;
-        self.take(first)?;
+        self.take(first).await?;
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let read = tokio::select! {
@@ -99,13 +99,13 @@ impl Session<'_> {
             let Ok(read) = read else { bail!("the server has been silent for too long") };
             match read.context("read what the server tells")? {
                 0 => bail!("the server closed the connection"),
-                bytes => self.take(&buffer[..bytes])?,
+                bytes => self.take(&buffer[..bytes]).await?,
             }
         }
     }
 
     /// Decodes what was read and passes it on in one piece.
-    fn take(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+    async fn take(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         let source = self.source;
         let mut events = Vec::new();
         self.lines.feed(bytes, |line| match protocol::decode(line) {
@@ -127,7 +127,7 @@ impl Session<'_> {
         let signs: Vec<Event> = events.iter().filter(|event| is_sign(event)).cloned().collect();
         signs.iter().try_for_each(check)?;
         // Before it is noted: who reads that all was told finds all.
-        (self.sink)(source.id(), events);
+        (self.sink)(source.id(), events).await;
         signs.iter().for_each(|sign| self.note(sign));
         Ok(())
     }

@@ -2,333 +2,396 @@
 //!
 //! A source that reconnects tells everything anew; what it had told before stays until the new
 //! telling is complete and goes then, unless it was told again. So a reconnect shows no gap.
+//!
+//! A source speaks of its own only: what another one told it neither changes nor takes back.
 
-use std::collections::HashMap;
-use std::mem;
+use std::sync::Arc;
 
+use super::encodings::{carry_over, learn_scores, learn_stats};
+use super::places::Child;
+use super::sources::{Key, Kind, Reason};
 use super::{
-    ConsumerState, ConsumerTold, EncodingStats, Event, Gone, Owned, ProducerState, ProducerTold,
-    SourceId, State, TransportState, TransportTold, ssrcs,
+    ConsumerState, ConsumerTold, EncodingStats, Event, Gone, Owned, ProducerKey, ProducerTold,
+    SourceId, State, TransportState, TransportTold, cost, ssrcs,
 };
 use crate::model::{
-    Consumer, ConsumerId, Direction, Encoding, Peer, PeerId, Producer, ProducerId, Transport,
-    TransportId, Worker,
+    Consumer, ConsumerId, Direction, Peer, PeerId, PeerKey, Producer, RoomId, RoomKey, RouterId,
+    Transport, TransportId,
 };
 
-/// How many objects of each kind the state holds at most, over all sources.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Workers.
-    pub workers: usize,
-    /// Routers, and rooms.
-    pub rooms: usize,
-    /// Peers.
-    pub peers: usize,
-    /// Transports.
-    pub transports: usize,
-    /// Producers, and as many consumers times four.
-    pub producers: usize,
-    /// Encodings of one producer or consumer.
-    pub encodings: usize,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            workers: 1024,
-            rooms: 32_768,
-            peers: 65_536,
-            transports: 131_072,
-            producers: 131_072,
-            encodings: 64,
-        }
-    }
-}
-
-/// Who told what.
-#[derive(Debug, Default)]
-pub(super) struct Sources {
-    bounds: Bounds,
-    /// Number of the connection that a source is in.
-    generations: HashMap<SourceId, u64>,
-    told: HashMap<Gone, Stamp>,
-    owned: HashMap<Owned, Stamp>,
-    dropped: HashMap<&'static str, u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    source: SourceId,
-    generation: u64,
-}
-
 impl State {
-    /// A state with other bounds than the default ones.
-    pub fn with_bounds(bounds: Bounds) -> Self {
-        Self { sources: Sources { bounds, ..Sources::default() }, ..Self::default() }
-    }
-
-    /// Objects that a bound turned away, by kind, in all.
-    pub fn dropped(&self) -> &HashMap<&'static str, u64> {
-        &self.sources.dropped
-    }
-
     /// Takes in what a source told.
     pub fn apply(&mut self, source: SourceId, event: Event) {
         match event {
-            Event::Hello(_) => *self.sources.generations.entry(source).or_default() += 1,
-            Event::Synced => self.sweep(source, self.generation(source)),
-            Event::Forget => self.sweep(source, u64::MAX),
+            Event::Met(standing) => {
+                if self.sources.meet(source, standing) {
+                    // Whom it speaks for, and whether it is believed, is another matter now.
+                    self.settle_owners();
+                    self.all_unsettled = true;
+                }
+            }
+            Event::Hello(_) => self.sources.begin(source),
+            Event::Synced => self.sweep(source, false),
+            Event::Forget => {
+                self.sweep(source, true);
+                self.sources.close(source);
+            }
             Event::Worker { pid } => {
-                if self.admit(source, Gone::Worker(pid)) {
-                    self.put_worker(Worker { pid });
+                if self.admit(source, Gone::Worker(pid), None) && self.workers.insert((source, pid))
+                {
+                    self.sources.charge(source, 0, cost::worker());
                 }
             }
-            Event::Router { id, pid, session } => {
-                if self.admit(source, Gone::Router(id.clone())) {
-                    self.place_router(id, pid, session);
-                }
-            }
+            Event::Router { id, pid, session } => self.new_router(source, id, pid, session),
             Event::Room { id, sessions, routers } => {
-                if self.admit(source, Gone::Room(id.clone())) {
-                    self.place_room(id, sessions, routers);
-                }
+                let sessions = sessions.into_iter().map(RoomId).collect();
+                self.new_room(RoomKey { source, id }, sessions, routers);
             }
             Event::Peer { id, room, display_name, user_agent } => {
-                if self.admit(source, Gone::Peer(id.clone())) {
-                    self.put_peer(Peer { id: id.clone(), room, display_name, user_agent });
-                    self.settle_peer(&id);
-                }
+                self.new_peer(Peer { id, source, room, display_name, user_agent });
             }
             Event::Transport(told) => self.new_transport(source, told),
-            Event::TransportState { id, state } => self.transport_state(&id, state),
+            Event::TransportState { id, state } => self.transport_state(source, &id, state),
             Event::Producer(told) => self.new_producer(source, told),
             Event::ProducerState { id, transport, state } => {
-                self.producer_state(&(transport, id), &state);
+                self.change_producer(source, &(transport, id), |producer, limit| {
+                    producer.paused = state.paused;
+                    learn_scores(&mut producer.encodings, &state, limit)
+                });
             }
             Event::ProducerStats { id, transport, stats } => {
-                let limit = self.sources.bounds.encodings;
-                self.change_producer(&(transport, id), |producer| {
-                    learn_stats(&mut producer.encodings, stats, limit);
+                self.change_producer(source, &(transport, id), |producer, limit| {
+                    learn_stats(&mut producer.encodings, stats, limit)
                 });
             }
             Event::Consumer(told) => self.new_consumer(source, told),
-            Event::ConsumerState { id, state } => self.consumer_state(&id, state),
-            Event::ConsumerStats { id, stats } => self.consumer_stats(&id, stats),
+            Event::ConsumerState { id, state } => {
+                if let Some(consumer) = self.own_consumer(source, &id) {
+                    take_state(consumer, state);
+                }
+            }
+            Event::ConsumerStats { id, stats } => {
+                if let Some(consumer) = self.own_consumer(source, &id) {
+                    take_stats(consumer, stats);
+                }
+            }
             Event::Own { peer, objects } => self.own(source, &peer, objects),
-            Event::Disown(objects) => self.disown(source, &objects),
+            Event::Disown(objects) => {
+                for object in objects {
+                    // Whatever others say of the object stays.
+                    self.forget(source, &Key::Owner(object));
+                }
+            }
             Event::Gone(gone) => {
-                if self.sources.told.get(&gone).is_some_and(|stamp| stamp.source == source) {
-                    self.forget(&gone);
+                let teller = self.teller(source, &gone);
+                if teller.is_some_and(|teller| teller != source) {
+                    self.refuse_foreign(source, kind_of(&gone));
+                } else {
+                    self.forget(source, &Key::Object(gone));
                 }
             }
             Event::Beat(_) | Event::Failed { .. } => {}
         }
     }
 
-    fn generation(&self, source: SourceId) -> u64 {
-        self.sources.generations.get(&source).copied().unwrap_or_default()
+    fn admit(&mut self, source: SourceId, object: Gone, teller: Option<SourceId>) -> bool {
+        self.sources.admit(source, Key::Object(object), teller)
     }
 
-    /// Stamps an object with its teller, unless it is new and its kind is full.
-    fn admit(&mut self, source: SourceId, object: Gone) -> bool {
-        let stamp = Stamp { source, generation: self.generation(source) };
-        if let Some(old) = self.sources.told.get_mut(&object) {
-            *old = stamp;
-            return true;
-        }
-        let bounds = self.sources.bounds;
-        let (kind, entries, bound) = match &object {
-            Gone::Worker(_) => ("workers", self.workers.len(), bounds.workers),
-            Gone::Router(_) => ("routers", self.places.router_count(), bounds.rooms),
-            Gone::Room(_) => ("rooms", self.places.room_count(), bounds.rooms),
-            Gone::Peer(_) => ("peers", self.peers.len(), bounds.peers),
-            Gone::Transport(_) => ("transports", self.transports.len(), bounds.transports),
-            Gone::Producer(..) => ("producers", self.producers.len(), bounds.producers),
-            Gone::Consumer(_) => ("consumers", self.consumers.len(), bounds.producers * 4),
-        };
-        if entries >= bound {
-            *self.sources.dropped.entry(kind).or_default() += 1;
-            return false;
-        }
-        self.sources.told.insert(object, stamp);
-        true
+    fn refuse_foreign(&mut self, source: SourceId, kind: Kind) {
+        self.sources.refuse(source, Reason::Foreign, kind, 1);
     }
 
-    /// Forgets what a source told before the given connection.
-    fn sweep(&mut self, source: SourceId, generation: u64) {
-        let old = |stamp: &Stamp| stamp.source == source && stamp.generation < generation;
-        for object in stale(&self.sources.told, old) {
-            self.forget(&object);
-        }
-        self.disown(source, &stale(&self.sources.owned, old));
-        self.texts.forget_unused();
-    }
-
-    fn forget(&mut self, gone: &Gone) {
-        self.sources.told.remove(gone);
-        match gone {
-            Gone::Worker(pid) => {
-                self.workers.swap_remove(pid);
-            }
-            Gone::Router(id) => self.unplace_router(id),
-            Gone::Room(id) => self.unplace_room(id),
-            Gone::Peer(id) => {
-                self.peers.swap_remove(id);
-                self.settle_peer(id);
-            }
-            Gone::Transport(id) => self.forget_transport(id),
+    /// Who told an object that goes by this name when `source` speaks of it.
+    fn teller(&self, source: SourceId, object: &Gone) -> Option<SourceId> {
+        match object {
+            // These are each source's own, whatever others call theirs.
+            Gone::Worker(_) | Gone::Room(_) | Gone::Peer(_) => Some(source),
+            Gone::Router(id) => self.places.routers.get(id).map(|it| it.source),
+            Gone::Transport(id) => self.transports.get(id).map(|it| it.source),
             Gone::Producer(transport, id) => {
-                self.unplace_producer(transport, id);
+                let key = (transport.clone(), id.clone());
+                self.producers.get(&key).map(|it| it.source)
+            }
+            Gone::Consumer(id) => self.consumers.get(id).map(|it| it.source),
+        }
+    }
+
+    /// Forgets what a source told in earlier connections and not again, or all that it told.
+    fn sweep(&mut self, source: SourceId, all: bool) {
+        let mut gone = 0;
+        while let Some(key) = self.sources.next_stale(source, all) {
+            self.forget(source, &key);
+            gone += 1;
+        }
+        self.sources.shrink(source);
+        // So that it costs what goes a constant share.
+        if 4 * gone >= self.texts.len() {
+            self.texts.forget_unused();
+        }
+    }
+
+    fn forget(&mut self, source: SourceId, key: &Key) {
+        let bytes = self.cost(source, key);
+        if !self.sources.remove(source, key, bytes) {
+            return;
+        }
+        match key {
+            Key::Owner(object) => self.unclaim_owner(object, source),
+            Key::Object(Gone::Worker(pid)) => {
+                self.workers.swap_remove(&(source, *pid));
+            }
+            Key::Object(Gone::Router(id)) => self.remove_router(id),
+            Key::Object(Gone::Room(id)) => self.remove_room(&RoomKey { source, id: id.clone() }),
+            Key::Object(Gone::Peer(id)) => self.remove_peer(&PeerKey { source, id: id.clone() }),
+            Key::Object(Gone::Transport(id)) => {
+                self.forget_children(id, |teller| teller == source);
+                self.remove_transport(id);
+            }
+            Key::Object(Gone::Producer(transport, id)) => {
                 self.remove_producer(&(transport.clone(), id.clone()));
             }
-            Gone::Consumer(id) => {
-                if let Some(transport) = self.consumers.get(id).map(|c| c.transport.clone()) {
-                    self.unplace_consumer(&transport, id);
-                }
-                self.remove_consumer(id);
+            Key::Object(Gone::Consumer(id)) => self.remove_consumer(id),
+        }
+    }
+
+    /// What an object that a source told was charged with.
+    fn cost(&self, source: SourceId, key: &Key) -> usize {
+        let bytes = match key {
+            Key::Owner(object) => Some(cost::owner(object)),
+            Key::Object(Gone::Worker(_)) => Some(cost::worker()),
+            Key::Object(Gone::Router(id)) => {
+                self.places.routers.get(id).map(|router| cost::router(id, router))
+            }
+            Key::Object(Gone::Room(id)) => {
+                let key = RoomKey { source, id: id.clone() };
+                self.places.rooms.get(&key).map(|room| cost::room(&key, room))
+            }
+            Key::Object(Gone::Peer(id)) => {
+                self.peers.get(&PeerKey { source, id: id.clone() }).map(cost::peer)
+            }
+            Key::Object(Gone::Transport(id)) => self.transports.get(id).map(cost::transport),
+            Key::Object(Gone::Producer(transport, id)) => {
+                self.producers.get(&(transport.clone(), id.clone())).map(cost::producer)
+            }
+            Key::Object(Gone::Consumer(id)) => self.consumers.get(id).map(cost::consumer),
+        };
+        bytes.unwrap_or_default()
+    }
+
+    /// Charges what an object takes now instead of before.
+    fn charge(&mut self, source: SourceId, key: &Key, before: usize) {
+        let after = self.cost(source, key);
+        self.sources.charge(source, before, after);
+    }
+
+    /// Forgets what some sources told to be on a transport.
+    fn forget_children(&mut self, transport: &TransportId, whose: impl Fn(SourceId) -> bool) {
+        let node = self.places.nodes.get(transport);
+        let children: Vec<Child> =
+            node.map(|node| node.children.iter().cloned().collect()).unwrap_or_default();
+        for child in children {
+            let object = match child {
+                Child::Producer(id) => Gone::Producer(transport.clone(), id),
+                Child::Consumer(id) => Gone::Consumer(id),
+            };
+            if let Some(teller) = self.teller(SourceId::default(), &object)
+                && whose(teller)
+            {
+                self.forget(teller, &Key::Object(object));
             }
         }
     }
 
-    fn forget_transport(&mut self, id: &TransportId) {
-        let (producers, consumers) = self.places.on_transport(id);
-        for producer in producers {
-            self.forget(&Gone::Producer(id.clone(), producer));
+    fn new_router(&mut self, source: SourceId, id: RouterId, pid: u32, session: Option<Arc<str>>) {
+        let object = Gone::Router(id.clone());
+        if !self.admit(source, object.clone(), self.teller(source, &object)) {
+            return;
         }
-        for consumer in consumers {
-            self.forget(&Gone::Consumer(consumer));
+        let key = Key::Object(object);
+        let before = self.cost(source, &key);
+        self.put_router(id, source, pid, session.map(RoomId));
+        self.charge(source, &key, before);
+    }
+
+    fn new_room(&mut self, room: RoomKey, mut sessions: Vec<RoomId>, mut routers: Vec<RouterId>) {
+        let source = room.source;
+        let object = Gone::Room(room.id.clone());
+        if !self.admit(source, object.clone(), None) {
+            return;
         }
-        self.unplace_transport(id);
-        self.remove_transport(id);
+        let left_out = cut(&mut sessions, self.sources.bounds.links)
+            + cut(&mut routers, self.sources.bounds.links);
+        self.sources.refuse(source, Reason::Full, Kind::Link, left_out);
+        let key = Key::Object(object);
+        let before = self.cost(source, &key);
+        self.put_room(room, sessions.into(), routers.into());
+        self.charge(source, &key, before);
+    }
+
+    fn new_peer(&mut self, peer: Peer) {
+        let source = peer.source;
+        let object = Gone::Peer(peer.id.clone());
+        if self.admit(source, object.clone(), None) {
+            let key = Key::Object(object);
+            let before = self.cost(source, &key);
+            self.put_peer(peer);
+            self.charge(source, &key, before);
+        }
     }
 
     fn own(&mut self, source: SourceId, peer: &PeerId, objects: Vec<Owned>) {
-        let stamp = Stamp { source, generation: self.generation(source) };
-        let bound = self.sources.bounds.producers * 6;
         for object in objects {
-            if !self.places.owns(&object) && self.places.owner_count() >= bound {
-                *self.sources.dropped.entry("owners").or_default() += 1;
+            let known = self.claims_owner(&object, source);
+            let key = Key::Owner(object.clone());
+            if !self.sources.admit(source, key.clone(), None) {
                 continue;
             }
-            self.sources.owned.insert(object.clone(), stamp);
-            self.place_owner(object, peer.clone());
-        }
-    }
-
-    fn disown(&mut self, source: SourceId, objects: &[Owned]) {
-        for object in objects {
-            if self.sources.owned.get(object).is_some_and(|stamp| stamp.source == source) {
-                self.sources.owned.remove(object);
-                self.unplace_owner(object);
+            if !known {
+                self.charge(source, &key, 0);
+            }
+            if !self.claim_owner(&object, PeerKey { source, id: peer.clone() }) {
+                self.sources.refuse(source, Reason::Full, Kind::Owner, 1);
+                self.forget(source, &key);
             }
         }
     }
 
     fn new_transport(&mut self, source: SourceId, told: TransportTold) {
-        if !self.admit(source, Gone::Transport(told.id.clone())) {
+        let TransportTold { id, router, kind, state: TransportState { mut tuples, ice, dtls } } =
+            told;
+        let object = Gone::Transport(id.clone());
+        if !self.admit(source, object.clone(), self.teller(source, &object)) {
             return;
         }
-        let old = self.transports.get(&told.id);
-        let (room, peer) = old.map(|old| (old.room.clone(), old.peer.clone())).unwrap_or_default();
-        self.put_transport(Transport {
-            id: told.id.clone(),
-            kind: told.kind,
-            pid: 0,
-            room,
-            peer,
-            tuples: told.state.tuples,
-            ice_state: told.state.ice,
-            dtls_state: told.state.dtls,
-        });
-        self.place_transport(&told.id, told.router);
+        if self.places.nodes.get(&id).is_some_and(|node| node.source != source) {
+            // What another source said to be on it was not its to say.
+            self.forget_children(&id, |teller| teller != source);
+        }
+        let left_out = cut(&mut tuples, self.sources.bounds.tuples);
+        self.sources.refuse(source, Reason::Full, Kind::Connection, left_out);
+        let owner = self.owner_of(&Owned::Transport(id.clone()), source);
+        let key = Key::Object(object);
+        let before = self.cost(source, &key);
+        let (ice_state, dtls_state) = (ice, dtls);
+        let new = Transport { id, source, kind, router, owner, tuples, ice_state, dtls_state };
+        self.put_transport(new);
+        self.charge(source, &key, before);
     }
 
-    fn transport_state(&mut self, id: &TransportId, state: TransportState) {
+    fn transport_state(&mut self, source: SourceId, id: &TransportId, mut state: TransportState) {
         let Some(transport) = self.transports.get_mut(id) else { return };
-        transport.ice_state = state.ice;
-        transport.dtls_state = state.dtls;
-        if transport.tuples != state.tuples {
-            let changed = Transport { tuples: state.tuples, ..transport.clone() };
+        if transport.source != source {
+            return self.refuse_foreign(source, Kind::Transport);
+        }
+        let before = cost::transport(transport);
+        let left_out = cut(&mut state.tuples, self.sources.bounds.tuples);
+        let TransportState { tuples, ice, dtls } = state;
+        (transport.ice_state, transport.dtls_state) = (ice, dtls);
+        let changed = transport.tuples != tuples;
+        let changed = changed.then(|| Transport { tuples, ..transport.clone() });
+        self.sources.refuse(source, Reason::Full, Kind::Connection, left_out);
+        if let Some(changed) = changed {
             self.put_transport(changed);
         }
+        self.charge(source, &Key::Object(Gone::Transport(id.clone())), before);
+    }
+
+    /// Whether a transport is another source's.
+    fn is_foreign(&self, source: SourceId, transport: &TransportId) -> bool {
+        self.places.nodes.get(transport).is_some_and(|node| node.source != source)
     }
 
     fn new_producer(&mut self, source: SourceId, told: ProducerTold) {
-        let key = (told.transport.clone(), told.id.clone());
-        if !self.admit(source, Gone::Producer(key.0.clone(), key.1.clone())) {
+        let ProducerTold { id, transport, kind, codec, peer, mut encodings, state } = told;
+        if self.is_foreign(source, &transport) {
+            return self.refuse_foreign(source, Kind::Producer);
+        }
+        if !self.places.has_room_for_copy(&transport, &id) {
+            return self.sources.refuse(source, Reason::Full, Kind::Producer, 1);
+        }
+        let object = Gone::Producer(transport.clone(), id.clone());
+        if !self.admit(source, object.clone(), self.teller(source, &object)) {
             return;
         }
-        let mut encodings = told.encodings;
-        learn_scores(&mut encodings, &told.state, self.sources.bounds.encodings);
-        let old = self.producers.get(&key);
-        if let Some(old) = old {
+        let limit = self.sources.bounds.encodings;
+        let left_out = cut(&mut encodings, limit) + learn_scores(&mut encodings, &state, limit);
+        self.sources.refuse(source, Reason::Full, Kind::Encoding, left_out);
+        let place = (transport, id);
+        if let Some(old) = self.producers.get(&place) {
             carry_over(&mut encodings, &old.encodings);
         }
-        let (room, peer) = old.map(|old| (old.room.clone(), old.peer.clone())).unwrap_or_default();
+        encodings.shrink_to_fit();
+        let key = Key::Object(object);
+        let before = self.cost(source, &key);
+        let (transport, id) = place;
+        let owner = self.owner_of(&Owned::Producer(id.clone()), source);
+        let (announced, paused) = (peer, state.paused);
         self.put_producer(Producer {
-            id: told.id,
-            transport: told.transport,
-            room,
-            peer,
-            kind: told.kind,
-            codec: told.codec,
+            id,
+            source,
+            transport,
+            owner,
+            announced,
+            kind,
+            codec,
             encodings,
-            paused: told.state.paused,
+            paused,
         });
-        self.place_producer(&key.0, &key.1, told.peer);
+        self.charge(source, &key, before);
     }
 
-    fn producer_state(&mut self, key: &(TransportId, ProducerId), state: &ProducerState) {
-        let limit = self.sources.bounds.encodings;
-        self.change_producer(key, |producer| {
-            producer.paused = state.paused;
-            learn_scores(&mut producer.encodings, state, limit);
-        });
-    }
-
-    /// Changes a producer in place, and its index only where its SSRCs changed.
+    /// Changes a producer in place, and its index only where its SSRCs changed. The change gets the
+    /// bound on encodings, and returns how many were left out.
     fn change_producer(
         &mut self,
-        key: &(TransportId, ProducerId),
-        change: impl FnOnce(&mut Producer),
+        source: SourceId,
+        key: &ProducerKey,
+        change: impl FnOnce(&mut Producer, usize) -> usize,
     ) {
         let Some(producer) = self.producers.get_mut(key) else { return };
-        let before = producer.encodings.clone();
-        change(producer);
-        if !ssrcs(&before).eq(ssrcs(&producer.encodings)) {
-            let after = producer.encodings.clone();
-            let (transport, ProducerId(owner)) = key;
-            self.unindex(transport, Direction::Receive, &before, owner);
-            self.index(transport, Direction::Receive, &after, owner);
+        if producer.source != source {
+            return self.refuse_foreign(source, Kind::Producer);
+        }
+        let (before, old) = (cost::producer(producer), producer.encodings.clone());
+        let left_out = change(producer, self.sources.bounds.encodings);
+        let (after, new) = (cost::producer(producer), producer.encodings.clone());
+        super::share_rids(&mut self.texts, &mut producer.encodings);
+        self.sources.charge(source, before, after);
+        self.sources.refuse(source, Reason::Full, Kind::Encoding, left_out);
+        if !ssrcs(&old).eq(ssrcs(&new)) {
+            let (transport, owner) = (&key.0, &key.1.0);
+            self.unindex(transport, Direction::Receive, &old, owner);
+            self.index(transport, Direction::Receive, &new, owner);
         }
     }
 
     fn new_consumer(&mut self, source: SourceId, told: ConsumerTold) {
-        let id = told.id.clone();
-        if !self.admit(source, Gone::Consumer(id.clone())) {
+        let ConsumerTold { id, producer, transport, kind, codec, mut encodings, state } = told;
+        if self.is_foreign(source, &transport) {
+            return self.refuse_foreign(source, Kind::Consumer);
+        }
+        let object = Gone::Consumer(id.clone());
+        if !self.admit(source, object.clone(), self.teller(source, &object)) {
             return;
         }
-        let mut encodings = told.encodings;
-        let old = self.consumers.get(&id).map(|old| {
+        let left_out = cut(&mut encodings, self.sources.bounds.encodings);
+        self.sources.refuse(source, Reason::Full, Kind::Encoding, left_out);
+        if let Some(old) = self.consumers.get(&id) {
             carry_over(&mut encodings, &old.encodings);
-            (old.room.clone(), old.peer.clone(), old.transport.clone())
-        });
-        let (room, peer) = old.map_or((None, None), |(room, peer, transport)| {
-            if transport != told.transport {
-                self.unplace_consumer(&transport, &id);
-            }
-            (room, peer)
-        });
-        let transport = told.transport.clone();
-        self.put_consumer(Consumer {
-            id: told.id,
-            producer: told.producer,
-            transport: told.transport,
-            room,
-            peer,
-            kind: told.kind,
-            codec: told.codec,
+        }
+        encodings.shrink_to_fit();
+        let key = Key::Object(object);
+        let before = self.cost(source, &key);
+        let owner = self.owner_of(&Owned::Consumer(id.clone()), source);
+        let mut consumer = Consumer {
+            id,
+            source,
+            producer,
+            transport,
+            owner,
+            kind,
+            codec,
             encodings,
             score: None,
             producer_score: None,
@@ -336,98 +399,54 @@ impl State {
             temporal_layer: None,
             paused: false,
             producer_paused: false,
-        });
-        self.consumer_state(&id, told.state);
-        self.place_consumer(&transport, &id);
+        };
+        take_state(&mut consumer, state);
+        self.put_consumer(consumer);
+        self.charge(source, &key, before);
     }
 
-    fn consumer_state(&mut self, id: &ConsumerId, state: ConsumerState) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
-        consumer.score = state.score;
-        consumer.producer_score = state.producer_score;
-        consumer.spatial_layer = state.layers.map(|layers| layers.0);
-        consumer.temporal_layer = state.layers.map(|layers| layers.1);
-        consumer.paused = state.paused;
-        consumer.producer_paused = state.producer_paused;
-        // A consumer with one encoding is scored as a whole.
-        if let [encoding] = consumer.encodings.as_mut_slice() {
-            encoding.score = state.score;
+    fn own_consumer(&mut self, source: SourceId, id: &ConsumerId) -> Option<&mut Consumer> {
+        let teller = self.consumers.get(id)?.source;
+        if teller != source {
+            self.refuse_foreign(source, Kind::Consumer);
+            return None;
         }
-    }
-
-    fn consumer_stats(&mut self, id: &ConsumerId, stats: Vec<EncodingStats>) {
-        let Some(consumer) = self.consumers.get_mut(id) else { return };
-        for told in stats {
-            let encoding = consumer.encodings.iter_mut().find(|e| e.ssrc == Some(told.ssrc));
-            if let Some(encoding) = encoding {
-                encoding.stats = Some(told.stats);
-            }
-        }
+        self.consumers.get_mut(id)
     }
 }
 
-fn stale<K: Clone>(told: &HashMap<K, Stamp>, old: impl Fn(&Stamp) -> bool) -> Vec<K> {
-    told.iter().filter(|(_, stamp)| old(stamp)).map(|(key, _)| key.clone()).collect()
+fn kind_of(object: &Gone) -> Kind {
+    Key::Object(object.clone()).kind()
 }
 
-/// Scores come by SSRC; a RID's first score is what tells its SSRC.
-fn learn_scores(encodings: &mut Vec<Encoding>, state: &ProducerState, limit: usize) {
-    for told in &state.scores {
-        if let Some(encoding) = encoding_of(encodings, told.ssrc, told.rid.as_deref(), limit) {
-            encoding.score = Some(told.score);
-        }
+/// Cuts a list at its bound, and returns how many were left out.
+fn cut<T>(list: &mut Vec<T>, bound: usize) -> usize {
+    let left_out = list.len().saturating_sub(bound);
+    if left_out > 0 {
+        list.truncate(bound);
+        list.shrink_to_fit();
+    }
+    left_out
+}
+
+fn take_state(consumer: &mut Consumer, state: ConsumerState) {
+    consumer.score = state.score;
+    consumer.producer_score = state.producer_score;
+    consumer.spatial_layer = state.layers.map(|layers| layers.0);
+    consumer.temporal_layer = state.layers.map(|layers| layers.1);
+    consumer.paused = state.paused;
+    consumer.producer_paused = state.producer_paused;
+    // A consumer with one encoding is scored as a whole.
+    if let [encoding] = consumer.encodings.as_mut_slice() {
+        encoding.score = state.score;
     }
 }
 
-fn learn_stats(encodings: &mut Vec<Encoding>, stats: Vec<EncodingStats>, limit: usize) {
+fn take_stats(consumer: &mut Consumer, stats: Vec<EncodingStats>) {
     for told in stats {
-        if let Some(encoding) = encoding_of(encodings, told.ssrc, told.rid.as_deref(), limit) {
-            encoding.rtx = told.rtx.or(encoding.rtx);
+        let mut encodings = consumer.encodings.iter_mut();
+        if let Some(encoding) = encodings.find(|encoding| encoding.ssrc == Some(told.ssrc)) {
             encoding.stats = Some(told.stats);
-        }
-    }
-}
-
-/// The encoding of an SSRC: by the SSRC; else by the RID, whose SSRC may be new or another now;
-/// else one that was signalled with neither; else a new one.
-fn encoding_of<'a>(
-    encodings: &'a mut Vec<Encoding>,
-    ssrc: u32,
-    rid: Option<&str>,
-    limit: usize,
-) -> Option<&'a mut Encoding> {
-    let by_rid = |encoding: &Encoding| rid.is_some() && encoding.rid.as_deref() == rid;
-    let bare = |encoding: &Encoding| encoding.ssrc.is_none() && encoding.rid.is_none();
-    let place = encodings
-        .iter()
-        .position(|encoding| encoding.ssrc == Some(ssrc))
-        .or_else(|| encodings.iter().position(by_rid))
-        .or_else(|| encodings.iter().position(bare));
-    let place = match place {
-        Some(place) => place,
-        None if encodings.len() < limit => {
-            let rid = rid.map(Into::into);
-            encodings.push(Encoding { ssrc: None, rtx: None, rid, score: None, stats: None });
-            encodings.len() - 1
-        }
-        None => return None,
-    };
-    let encoding = &mut encodings[place];
-    if encoding.ssrc != Some(ssrc) {
-        // Another SSRC is another stream: its figures begin anew.
-        let rid = mem::take(&mut encoding.rid);
-        let rtx = if encoding.ssrc.is_none() { encoding.rtx } else { None };
-        *encoding = Encoding { ssrc: Some(ssrc), rtx, rid, score: None, stats: None };
-    }
-    Some(encoding)
-}
-
-/// Keeps what was learned of encodings that are told anew.
-fn carry_over(encodings: &mut [Encoding], old: &[Encoding]) {
-    for encoding in encodings.iter_mut().filter(|encoding| encoding.ssrc.is_some()) {
-        if let Some(old) = old.iter().find(|old| old.ssrc == encoding.ssrc) {
-            encoding.rtx = encoding.rtx.or(old.rtx);
-            encoding.stats = encoding.stats.or(old.stats);
         }
     }
 }

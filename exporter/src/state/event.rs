@@ -9,16 +9,13 @@ use crate::model::{
     TransportId, TransportKind,
 };
 
-/// One server that tells: an observer socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SourceId(pub u32);
-
-/// mediasoup `router.id`.
-pub type RouterId = Arc<str>;
+pub use crate::model::{RouterId, SourceId};
 
 /// What a server told, or what became of the connection to it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// Who a source is, before it tells anything. Told once for each connection to it.
+    Met(Standing),
     /// A connection begins: the server tells everything anew.
     Hello(Hello),
     /// All that existed when the connection began has been told; what was not is no more.
@@ -124,6 +121,26 @@ pub enum Event {
     },
     /// The source has been away for longer than its grace: forget what it told.
     Forget,
+}
+
+/// Whom a source may speak for, as the host knows it: nothing of this is the source's own word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The user that its process runs as.
+    pub uid: u32,
+    /// Named by the operator, or run by root or by the exporter's own user.
+    pub vouched: bool,
+}
+
+impl Standing {
+    /// Of a source that was met without a word on who it is: the caller answers for it.
+    pub const VOUCHED: Self = Self { uid: 0, vouched: true };
+
+    /// Whether what one tells of the other's objects holds. Whoever runs a server may say what its
+    /// objects mean, and so may the operator.
+    pub fn may_speak_for(self, other: Self) -> bool {
+        self.vouched || self.uid == other.uid
+    }
 }
 
 /// Who speaks.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{MediaKind, Proto, ServerTuple, StreamStats, TransportKind};
+use crate::model::{MediaKind, Proto, RoomKey, ServerTuple, StreamStats, TransportKind};
 
 const A: SourceId = SourceId(1);
 const B: SourceId = SourceId(2);
@@ -85,6 +85,14 @@ fn told(events: &[(SourceId, Event)]) -> State {
     state
 }
 
+/// Room and peer of a consumer, as a scrape puts them together.
+fn where_is(state: &State, consumer: &str) -> (Option<RoomKey>, Option<PeerKey>) {
+    let consumer = &state.consumers[consumer];
+    let place = state.place(&state.transports[&consumer.transport]);
+    let peer = consumer.owner.clone().or(place.peer.clone());
+    (state.room_at(&place, peer.as_ref()).map(RoomRef::to_key), peer)
+}
+
 /// Room and peer of the consumer C after these events, in whatever order they come.
 fn check_place(events: &[(SourceId, Event)], room: Option<&str>, peer: Option<&str>) {
     for turn in 0..events.len() {
@@ -92,9 +100,9 @@ fn check_place(events: &[(SourceId, Event)], room: Option<&str>, peer: Option<&s
         events.rotate_left(turn);
         for events in [events.clone(), events.into_iter().rev().collect()] {
             let state = told(&events);
-            let consumer = &state.consumers["C"];
-            assert_eq!(consumer.room.as_ref().map(RoomId::as_str), room, "{events:?}");
-            assert_eq!(consumer.peer.as_ref().map(PeerId::as_str), peer, "{events:?}");
+            let (found, owner) = where_is(&state, "C");
+            assert_eq!(found.as_ref().map(|room| room.id.as_str()), room, "{events:?}");
+            assert_eq!(owner.as_ref().map(|peer| peer.id.as_str()), peer, "{events:?}");
         }
     }
 }
@@ -139,8 +147,8 @@ fn what_becomes_unknown_is_unknown_again() {
     ]);
     state.apply(B, Event::Gone(Gone::Room("named".into())));
     state.apply(B, Event::Disown(vec![Owned::Consumer("C".into())]));
-    let consumer = &state.consumers["C"];
-    assert_eq!((consumer.room.clone(), consumer.peer.clone()), (Some("S".into()), None));
+    let session = RoomKey { source: A, id: "S".into() };
+    assert_eq!(where_is(&state, "C"), (Some(session), None));
     // Only whoever told something can take it back.
     state.apply(B, Event::Gone(Gone::Consumer("C".into())));
     assert_eq!(state.consumers.len(), 1);
@@ -258,24 +266,7 @@ fn bounds_turn_away_what_is_new_and_count_it() {
         state.apply(A, transport(id, "R", &format!("203.0.113.1:{id}")));
     }
     assert_eq!(state.transports.len(), 2);
-    assert_eq!(state.dropped()["transports"], 1);
-}
-
-#[test]
-fn rooms_and_their_peers_are_counted() {
-    let state = told(&[
-        (A, room("full", &[], &["R"])),
-        (A, room("empty", &[], &[])),
-        (A, peer("p", Some("full"))),
-        (A, peer("q", Some("full"))),
-        (A, peer("lost", None)),
-        (A, router("S", Some("session"))),
-        (A, transport("T", "S", "203.0.113.1:1")),
-    ]);
-    let mut counts: Vec<_> =
-        state.peers_by_room().into_iter().map(|(room, n)| (room.as_str().to_owned(), n)).collect();
-    counts.sort_unstable();
-    assert_eq!(counts, [("empty".into(), 0), ("full".into(), 2), ("session".into(), 0)]);
+    assert_eq!(state.refused(Reason::Full, Kind::Transport), 1);
 }
 
 /// All that a state holds for one room's worth of objects goes with its source.
@@ -295,7 +286,336 @@ fn nothing_is_left_of_a_forgotten_source() {
     // Not among the others: as long as they live, somebody holds their texts.
     state.apply(A, Event::Forget);
     let text = format!("{state:?}");
+    state.settle();
+    assert_eq!(state.bytes(), 0);
     for id in ["\"R\"", "\"S\"", "\"T\"", "\"P\"", "\"C\"", "\"p\"", "named"] {
         assert!(!text.contains(id), "{id} in {text}");
     }
+}
+
+const STRANGER: Standing = Standing { uid: 4242, vouched: false };
+
+/// A host whose processes and ports are these: source, worker, port.
+#[derive(Debug, Default)]
+struct Host(Vec<(SourceId, u32, u16)>);
+
+impl Ownership for Host {
+    fn is_worker(&self, source: SourceId, pid: u32) -> Option<bool> {
+        Some(self.0.iter().any(|(of, worker, _)| (*of, *worker) == (source, pid)))
+    }
+
+    fn owns(&self, source: SourceId, worker: u32, _: Proto, port: u16) -> Option<bool> {
+        Some(self.0.contains(&(source, worker, port)))
+    }
+}
+
+fn score(consumer: &str, score: u8) -> Event {
+    Event::ConsumerState {
+        id: consumer.into(),
+        state: ConsumerState { score: Some(score), ..ConsumerState::default() },
+    }
+}
+
+/// The room of A's consumer C as A and B, who are these, tell it.
+fn room_as_told_by(
+    a: Standing,
+    b: Standing,
+    events: &[(SourceId, Event)],
+) -> (Option<String>, u64) {
+    let met = [(A, Event::Met(a)), (B, Event::Met(b))];
+    let basis = [
+        (A, router("R", Some("S"))),
+        (A, transport("T", "R", "203.0.113.1:1")),
+        (A, consumer("C", "T", 1)),
+    ];
+    let state = told(&[met.as_slice(), events, basis.as_slice()].concat());
+    let room = where_is(&state, "C").0.map(|room| room.id.as_str().to_owned());
+    (room, state.refused(Reason::Standing, Kind::Owner))
+}
+
+#[test]
+fn what_another_source_told_is_neither_overwritten_nor_deleted() {
+    let mut state = told(&[
+        (A, router("R", Some("S"))),
+        (A, room("named", &[], &["R"])),
+        (A, transport("T", "R", "203.0.113.1:1")),
+        (A, producer("P", "T", vec![encoding(Some(1), None)])),
+        (A, consumer("C", "T", 2)),
+        (A, score("C", 7)),
+    ]);
+    let stats = EncodingStats { ssrc: 2, rtx: None, rid: None, stats: StreamStats::default() };
+    for event in [
+        router("R", Some("other")),
+        transport("T", "R2", "203.0.113.9:9"),
+        Event::TransportState { id: "T".into(), state: TransportState::default() },
+        producer("P", "T", vec![encoding(Some(9), None)]),
+        producer("Q", "T", vec![encoding(Some(2), None)]),
+        consumer("C", "T", 9),
+        consumer("C", "elsewhere", 9),
+        consumer("D", "T", 2),
+        score("C", 0),
+        Event::ConsumerStats { id: "C".into(), stats: vec![stats] },
+        Event::ProducerState {
+            id: "P".into(),
+            transport: "T".into(),
+            state: ProducerState { paused: true, ..ProducerState::default() },
+        },
+        Event::Gone(Gone::Router("R".into())),
+        Event::Gone(Gone::Consumer("C".into())),
+        Event::Gone(Gone::Producer("T".into(), "P".into())),
+        Event::Gone(Gone::Transport("T".into())),
+        hello(),
+        Event::Synced,
+        Event::Forget,
+    ] {
+        state.apply(B, event);
+    }
+    let refused = [Kind::Router, Kind::Transport, Kind::Producer, Kind::Consumer]
+        .map(|kind| state.refused(Reason::Foreign, kind));
+    assert_eq!(refused, [2, 3, 4, 6]);
+    let consumer = &state.consumers["C"];
+    assert_eq!((consumer.score, consumer.encodings[0].ssrc), (Some(7), Some(2)));
+    assert_eq!(where_is(&state, "C").0, Some(RoomKey { source: A, id: "named".into() }));
+    assert!(!state.producers.values().next().unwrap().paused);
+    assert!(state.owner(&"T".into(), Direction::Send, 2).is_some());
+    assert_eq!(state.told().len(), 1);
+    // A room, a peer and a worker of the same name are others.
+    for event in [room("named", &[], &["R"]), peer("p", Some("named")), Event::Worker { pid: 7 }] {
+        state.apply(A, event.clone());
+        state.apply(B, event);
+    }
+    assert_eq!((state.rooms().len(), state.peers.len(), state.workers.len()), (2, 2, 2));
+    state.apply(B, Event::Gone(Gone::Room("named".into())));
+    state.apply(B, Event::Gone(Gone::Peer("p".into())));
+    state.apply(B, Event::Gone(Gone::Worker(7)));
+    assert_eq!((state.rooms().len(), state.peers.len(), state.workers.len()), (1, 1, 1));
+    assert_eq!(where_is(&state, "C").0, Some(RoomKey { source: A, id: "named".into() }));
+}
+
+#[test]
+fn what_was_put_on_a_transport_before_its_teller_told_it_goes() {
+    let mut state =
+        told(&[(B, consumer("fake", "T", 1)), (A, transport("T", "R", "203.0.113.1:1"))]);
+    assert!(state.consumers.is_empty());
+    state.apply(A, consumer("C", "T", 1));
+    assert_eq!(state.consumers.len(), 1);
+}
+
+#[test]
+fn a_source_speaks_for_others_only_if_it_may() {
+    let by_session = [(B, room("named", &["S"], &[]))];
+    let by_router = [(B, room("named", &[], &["R"]))];
+    let by_owner =
+        [(B, peer("p", Some("of the peer"))), (B, own("p", Owned::Transport("T".into())))];
+    let other = Standing { uid: 4243, vouched: false };
+    for (a, b, holds) in [
+        (STRANGER, STRANGER, true),
+        (STRANGER, Standing::VOUCHED, true),
+        (Standing::VOUCHED, STRANGER, false),
+        (STRANGER, other, false),
+    ] {
+        for (events, named) in [
+            (by_session.as_slice(), "named"),
+            (by_router.as_slice(), "named"),
+            (by_owner.as_slice(), "of the peer"),
+        ] {
+            let expected = if holds { named } else { "S" };
+            let (found, refused) = room_as_told_by(a, b, events);
+            assert_eq!(found.as_deref(), Some(expected), "{a:?} {b:?} {events:?}");
+            assert_eq!(refused, u64::from(!holds && named != "named"));
+        }
+    }
+    // The own word goes first, and a stranger's claim takes no place from who may.
+    let events = [(B, room("theirs", &["S"], &[])), (A, room("ours", &["S"], &[]))];
+    let (found, _) = room_as_told_by(Standing::VOUCHED, Standing::VOUCHED, &events);
+    assert_eq!(found.as_deref(), Some("ours"));
+    // Whom a source may speak for is known anew when it is met again.
+    let mut state = told(&[
+        (A, Event::Met(Standing::VOUCHED)),
+        (B, Event::Met(STRANGER)),
+        (A, transport("T", "R", "203.0.113.1:1")),
+        (B, own("p", Owned::Transport("T".into()))),
+    ]);
+    assert_eq!(state.transports["T"].owner, None);
+    assert_eq!(state.refused(Reason::Standing, Kind::Owner), 1);
+    state.apply(B, Event::Met(Standing::VOUCHED));
+    assert!(state.transports["T"].owner.is_some());
+}
+
+#[test]
+fn a_tuple_belongs_to_the_source_whose_worker_owns_the_port() {
+    let mut state = State::default();
+    let holder = |state: &mut State| {
+        state.settle();
+        let key = *state.told().iter().next()?;
+        state.transport_by_tuple(&key).map(|transport| transport.id.as_str().to_owned())
+    };
+    let host = |owners: &[(SourceId, u32, u16)]| Arc::new(Host(owners.to_vec()));
+    for source in [A, B] {
+        state.apply(source, Event::Met(STRANGER));
+    }
+    // Not known whose the port is: a stranger's word opens nothing.
+    state.apply(B, Event::Router { id: "RB".into(), pid: 8, session: None });
+    state.apply(B, transport("TB", "RB", "203.0.113.1:1"));
+    assert_eq!(holder(&mut state), None);
+    assert_eq!(state.refused_tuples(), Refused { port: 1, foreign: 0 });
+    state.observe(host(&[(A, 7, 40_000), (B, 8, 40_001)]));
+    assert_eq!(holder(&mut state), None);
+    state.apply(A, router("RA", None));
+    state.apply(A, transport("TA", "RA", "203.0.113.1:1"));
+    assert_eq!(holder(&mut state).as_deref(), Some("TA"));
+    assert_eq!(state.refused(Reason::Port, Kind::Connection), 1);
+    // Naming another's process is of no use.
+    state.apply(B, Event::Router { id: "RB".into(), pid: 7, session: None });
+    assert_eq!(holder(&mut state).as_deref(), Some("TA"));
+    assert_eq!(state.place(&state.transports["TB"]).pid, 0);
+    // The port goes to another worker, and comes back.
+    state.observe(host(&[(A, 7, 40_001), (B, 7, 40_000)]));
+    assert_eq!(holder(&mut state).as_deref(), Some("TB"));
+    state.observe(host(&[(A, 7, 40_000), (B, 7, 40_000)]));
+    let revision = state.revision();
+    assert_eq!(holder(&mut state).as_deref(), Some("TB"), "both have it: who came first");
+    assert_eq!(state.revision(), revision);
+    assert_eq!(state.refused_tuples(), Refused { port: 0, foreign: 1 });
+    state.apply(B, Event::Gone(Gone::Transport("TB".into())));
+    assert_eq!(holder(&mut state).as_deref(), Some("TA"), "takes over");
+    assert_eq!(state.refused_tuples(), Refused::default());
+}
+
+#[test]
+fn a_tuple_that_two_believed_sources_tell_stays_with_the_first() {
+    let mut state = told(&[
+        (A, transport("TA", "R", "203.0.113.1:1")),
+        (B, transport("TB", "R", "203.0.113.1:1")),
+        (A, transport("TA2", "R", "203.0.113.1:1")),
+        (A, transport("TA", "R", "203.0.113.1:1")),
+    ]);
+    let key = *state.told().iter().next().unwrap();
+    let holder = |state: &State| state.transport_by_tuple(&key).map(|it| it.id.clone());
+    assert_eq!(holder(&state), Some("TA".into()), "told last of the first one's");
+    assert_eq!(state.refused_tuples(), Refused { port: 0, foreign: 1 });
+    assert_eq!(state.refused(Reason::Foreign, Kind::Connection), 1);
+    state.apply(A, Event::Gone(Gone::Transport("TA".into())));
+    assert_eq!(holder(&state), Some("TA2".into()));
+    state.apply(A, Event::Forget);
+    assert_eq!(holder(&state), Some("TB".into()));
+    for number in 0..1000 {
+        state.apply(B, transport(&number.to_string(), "R", "203.0.113.1:1"));
+    }
+    assert_eq!(holder(&state), Some("999".into()), "claims are bounded, and the newest holds");
+}
+
+#[test]
+fn one_source_takes_at_most_half_of_the_room() {
+    let bounds = Bounds { transports: 10, ..Bounds::default() };
+    let mut state = State::with_bounds(bounds);
+    for source in [1, 2, 3] {
+        for number in 0..20 {
+            let id = format!("{source}-{number}");
+            let remote = format!("203.0.113.{source}:{}", number + 1);
+            state.apply(SourceId(source), transport(&id, "R", &remote));
+        }
+    }
+    let of = |source| state.transports.values().filter(|it| it.source == SourceId(source)).count();
+    assert_eq!([1, 2, 3].map(of), [10, 10, 0]);
+    assert_eq!(state.refused(Reason::Full, Kind::Transport), 40);
+    // Bytes are bounded, too, and given back.
+    let mut state = State::with_bounds(Bounds { bytes: 20_000, ..Bounds::default() });
+    for round in 0..3 {
+        for number in 0..1000 {
+            state.apply(A, peer(&number.to_string(), Some(&"x".repeat(500))));
+        }
+        assert!((10..30).contains(&state.peers.len()), "{} in round {round}", state.peers.len());
+        state.apply(B, peer("p", None));
+        assert!(state.peers.contains_key(&PeerKey { source: B, id: "p".into() }));
+        state.apply(A, Event::Forget);
+        state.apply(B, Event::Forget);
+        assert_eq!((state.peers.len(), state.bytes()), (0, 0));
+    }
+}
+
+#[test]
+fn lists_within_an_object_are_bounded_and_what_goes_over_is_counted() {
+    let names: Vec<String> = (0..100).map(|number| format!("S{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let many = |ssrcs: std::ops::Range<u32>| ssrcs.map(|it| encoding(Some(it), None)).collect();
+    let mut state = told(&[
+        (A, room("r", &names, &names)),
+        (A, transport("T", "R", "203.0.113.1:1")),
+        (A, producer("P", "T", many(0..64))),
+    ]);
+    let Event::Consumer(one) = consumer("C", "T", 1) else { unreachable!("what it is") };
+    state.apply(A, Event::Consumer(ConsumerTold { encodings: many(100..164), ..one }));
+    assert_eq!(state.refused(Reason::Full, Kind::Link), 2 * (100 - 64));
+    assert_eq!(state.refused(Reason::Full, Kind::Encoding), 2 * (64 - 8));
+    let score = |ssrc| Score { ssrc, rid: None, score: 1 };
+    state.apply(
+        A,
+        Event::ProducerState {
+            id: "P".into(),
+            transport: "T".into(),
+            state: ProducerState { scores: (0..20).map(score).collect(), paused: false },
+        },
+    );
+    assert_eq!(state.refused(Reason::Full, Kind::Encoding), 2 * (64 - 8) + 12);
+    assert_eq!(state.producers.values().next().unwrap().encodings.len(), 8);
+    let tuple = |port| ServerTuple {
+        proto: Proto::Udp,
+        local_address: "".into(),
+        local_port: port,
+        remote: Some(([203, 0, 113, 1], 1).into()),
+    };
+    let tuples = (0..100).map(tuple).collect();
+    let tuples = TransportState { tuples, ..TransportState::default() };
+    state.apply(A, Event::TransportState { id: "T".into(), state: tuples });
+    assert_eq!((state.told().len(), state.refused(Reason::Full, Kind::Connection)), (4, 96));
+}
+
+/// As many lines of a router as two sources once needed to keep the exporter from answering for 16 s.
+#[test]
+fn a_line_costs_the_same_however_many_objects_it_concerns() {
+    const TRANSPORTS: u64 = 20_000;
+    let mut state = State::default();
+    for (source, id) in [(A, "RA"), (B, "RB")] {
+        state.apply(source, router(id, Some("S")));
+        for number in 0..TRANSPORTS {
+            let remote = format!("203.0.113.{}:{}", source.0, number + 1);
+            state.apply(source, transport(&format!("{id}-{number}"), id, &remote));
+            state.apply(source, consumer(&format!("{id}-{number}"), &format!("{id}-{number}"), 1));
+        }
+    }
+    state.settle();
+    let before = state.settled;
+    for line in 0..3000 {
+        for (source, id) in [(A, "RA"), (B, "RB")] {
+            let (pid, session) = (7 + line % 2, Some(format!("S{line}").into()));
+            state.apply(source, Event::Router { id: id.into(), pid, session });
+            state.apply(source, room("r", &[&format!("S{line}")], &[id]));
+            state.apply(source, peer("p", Some(&format!("r{line}"))));
+            state.apply(source, hello());
+            state.apply(source, Event::Beat(Beat::default()));
+        }
+    }
+    assert_eq!(state.settled, before, "nothing was looked at again");
+    state.settle();
+    assert!(state.settled - before <= 2 * (TRANSPORTS + 1), "each once for all lines together");
+    assert!(state.unsettled.is_empty());
+}
+
+#[test]
+fn greetings_cost_nothing_however_many() {
+    let mut state = State::default();
+    for number in 0..1000 {
+        state.apply(A, peer(&number.to_string(), None));
+    }
+    // A telling that is never finished takes nothing away, and one that is takes away once.
+    for _ in 0..10_000 {
+        state.apply(A, hello());
+    }
+    assert_eq!(state.peers.len(), 1000);
+    for _ in 0..10_000 {
+        state.apply(A, Event::Synced);
+        state.apply(A, hello());
+    }
+    assert_eq!((state.peers.len(), state.bytes()), (0, 0));
 }

@@ -170,6 +170,15 @@ fn what_strangers_write_is_cut_or_refused() {
     refuse(r#"{"t":"peer","id":""}"#);
     refuse(&format!(r#"{{"t":"peer","id":"{}"}}"#, "x".repeat(1025)));
     refuse(r#"{"t":"peer","id":"\ud83d"}"#);
+    // What becomes a label must not read like another there.
+    for id in ["x".repeat(129), "two words".into(), "\\u0001".into(), "\u{e4}".into()] {
+        refuse(&format!(r#"{{"t":"consumer-state","id":"{id}"}}"#));
+        refuse(&format!(r#"{{"t":"transport","id":"{id}","kind":"webrtc"}}"#));
+    }
+    assert!(
+        decode(format!(r#"{{"t":"consumer-state","id":"{}"}}"#, "x".repeat(128)).as_bytes())
+            .is_ok()
+    );
     refuse(r#"{"t":"peer","id":{"deep":[[[[1]]]]}}"#);
     refuse(&"[".repeat(100_000));
     refuse("");

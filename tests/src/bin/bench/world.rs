@@ -4,13 +4,15 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use mediasoup_exporter::model::{
-    Consumer, Direction, Encoding, MediaKind, Peer, Producer, Proto, Reading, ServerTuple,
-    StreamStats, Transport, TransportKind, Tuple,
+    Consumer, Direction, Encoding, MediaKind, Peer, PeerKey, Producer, Proto, Reading, RoomKey,
+    ServerTuple, SourceId, StreamStats, Transport, TransportKind, Tuple,
 };
 use mediasoup_exporter::state::State;
 
 /// Of each transport: one is received, the others are sent.
 const STREAMS: usize = 5;
+/// Who tells all of it.
+const SOURCE: SourceId = SourceId(0);
 /// Transports in a room.
 const ROOM: usize = 50;
 
@@ -32,9 +34,17 @@ impl World {
         let (mut tuples, mut ssrcs) = (Vec::new(), Vec::new());
         for number in 0..transports {
             let room = format!("tenant/room-{}", number / ROOM);
+            let router = uuid(9, number / ROOM);
+            if number.is_multiple_of(ROOM) {
+                state.put_router((&*router).into(), SOURCE, 4242, None);
+                let key = RoomKey { source: SOURCE, id: (&*room).into() };
+                state.put_room(key, [].into(), [(&*router).into()].into());
+            }
             let peer = uuid(1, number);
+            let owner = Some(PeerKey { source: SOURCE, id: (&*peer).into() });
             state.put_peer(Peer {
                 id: (&*peer).into(),
+                source: SOURCE,
                 room: Some((&*room).into()),
                 display_name: format!("Participant {number}").into(),
                 user_agent: "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like \
@@ -50,10 +60,10 @@ impl World {
             let transport = uuid(2, number);
             state.put_transport(Transport {
                 id: (&*transport).into(),
+                source: SOURCE,
                 kind: TransportKind::WebRtc,
-                pid: 4242,
-                room: Some((&*room).into()),
-                peer: Some((&*peer).into()),
+                router: (&*router).into(),
+                owner: owner.clone(),
                 tuples: vec![ServerTuple {
                     proto: Proto::Udp,
                     local_address: "203.0.113.5".into(),
@@ -81,9 +91,10 @@ impl World {
                     ssrcs.push((number, Direction::Receive, ssrc));
                     state.put_producer(Producer {
                         id: (&*uuid(3, number)).into(),
+                        source: SOURCE,
                         transport: (&*transport).into(),
-                        room: Some((&*room).into()),
-                        peer: Some((&*peer).into()),
+                        owner: owner.clone(),
+                        announced: None,
                         kind: MediaKind::Video,
                         codec: "VP8".into(),
                         encodings,
@@ -92,11 +103,11 @@ impl World {
                 } else {
                     ssrcs.push((number, Direction::Send, ssrc));
                     state.put_consumer(Consumer {
+                        source: SOURCE,
                         id: (&*uuid(3 + stream, number)).into(),
                         producer: (&*uuid(3, number.saturating_sub(stream))).into(),
                         transport: (&*transport).into(),
-                        room: Some((&*room).into()),
-                        peer: Some((&*peer).into()),
+                        owner: owner.clone(),
                         kind: MediaKind::Video,
                         codec: "VP8".into(),
                         encodings,

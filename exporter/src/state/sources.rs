@@ -1,0 +1,347 @@
+//! Who told what: each object has one teller, and each teller a share of the room.
+//!
+//! Keys and estimates come in, a yes or no goes out, and every no is counted. What the objects are is
+//! none of this file's business.
+
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
+use foldhash::fast::RandomState;
+use indexmap::IndexSet;
+
+use super::{Gone, Owned, SourceId, Standing};
+
+/// How much one source may have told, at most. All sources together may have told twice as much, so
+/// that one of them alone never takes another's room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Workers.
+    pub workers: usize,
+    /// Routers, and rooms.
+    pub rooms: usize,
+    /// Peers.
+    pub peers: usize,
+    /// Transports.
+    pub transports: usize,
+    /// Producers, and as many consumers times four. Owners told: six times as many.
+    pub producers: usize,
+    /// Bytes of memory that all of it takes, as estimated.
+    pub bytes: usize,
+    /// Encodings of one producer or consumer. Simulcast has three in every browser, and mediasoup has no
+    /// other use for several.
+    pub encodings: usize,
+    /// Tuples of one transport: RTP's, and RTCP's where it is another.
+    pub tuples: usize,
+    /// Sessions of one room, and routers of one room.
+    pub links: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            workers: 1024,
+            rooms: 32_768,
+            peers: 65_536,
+            transports: 131_072,
+            producers: 131_072,
+            bytes: 256 << 20,
+            encodings: 8,
+            tuples: 4,
+            links: 64,
+        }
+    }
+}
+
+/// How many times a source's bound is all sources' bound.
+const ALL: usize = 2;
+
+/// What was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A worker.
+    Worker,
+    /// A router.
+    Router,
+    /// A room.
+    Room,
+    /// A peer.
+    Peer,
+    /// A transport.
+    Transport,
+    /// A producer.
+    Producer,
+    /// A consumer.
+    Consumer,
+    /// Whose an object is.
+    Owner,
+    /// An encoding of a producer or consumer.
+    Encoding,
+    /// A 5-tuple of a transport.
+    Connection,
+    /// That a session or router belongs to a room.
+    Link,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Worker,
+        Self::Router,
+        Self::Room,
+        Self::Peer,
+        Self::Transport,
+        Self::Producer,
+        Self::Consumer,
+        Self::Owner,
+        Self::Encoding,
+        Self::Connection,
+        Self::Link,
+    ];
+
+    /// One word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Router => "router",
+            Self::Room => "room",
+            Self::Peer => "peer",
+            Self::Transport => "transport",
+            Self::Producer => "producer",
+            Self::Consumer => "consumer",
+            Self::Owner => "owner",
+            Self::Encoding => "encoding",
+            Self::Connection => "connection",
+            Self::Link => "link",
+        }
+    }
+}
+
+/// Why it was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// There is no room for it.
+    Full,
+    /// Another source told it, or has it.
+    Foreign,
+    /// It is of another source's objects, for which this source may not speak.
+    Standing,
+    /// The port is none of the source's workers'.
+    Port,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Full, Self::Foreign, Self::Standing, Self::Port];
+
+    /// One word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Foreign => "foreign",
+            Self::Standing => "standing",
+            Self::Port => "port",
+        }
+    }
+}
+
+/// What an account holds: an object, or a word on whose one is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Object(Gone),
+    Owner(Owned),
+}
+
+impl Key {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Object(Gone::Worker(_)) => Kind::Worker,
+            Self::Object(Gone::Router(_)) => Kind::Router,
+            Self::Object(Gone::Room(_)) => Kind::Room,
+            Self::Object(Gone::Peer(_)) => Kind::Peer,
+            Self::Object(Gone::Transport(_)) => Kind::Transport,
+            Self::Object(Gone::Producer(..)) => Kind::Producer,
+            Self::Object(Gone::Consumer(_)) => Kind::Consumer,
+            Self::Owner(_) => Kind::Owner,
+        }
+    }
+}
+
+impl Bounds {
+    fn of(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Worker => self.workers,
+            Kind::Router | Kind::Room => self.rooms,
+            Kind::Peer => self.peers,
+            Kind::Transport => self.transports,
+            Kind::Producer => self.producers,
+            Kind::Consumer => self.producers * 4,
+            Kind::Owner => self.producers * 6,
+            Kind::Encoding => self.encodings,
+            Kind::Connection => self.tuples,
+            Kind::Link => self.links,
+        }
+    }
+}
+
+/// All accounts.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    pub(super) bounds: Bounds,
+    accounts: BTreeMap<SourceId, Account>,
+    all: Use,
+    refusals: HashMap<(Reason, Kind), u64>,
+}
+
+/// What one source told.
+#[derive(Debug, Default)]
+struct Account {
+    standing: Option<Standing>,
+    /// Told in the connection that it is in.
+    fresh: IndexSet<Key, RandomState>,
+    /// Told in an earlier one, and not again yet.
+    stale: IndexSet<Key, RandomState>,
+    uses: Use,
+    refused: u64,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Use {
+    objects: [usize; Kind::ALL.len()],
+    bytes: usize,
+}
+
+impl Use {
+    fn has_room(&self, kind: Kind, bounds: &Bounds, times: usize) -> bool {
+        self.objects[kind as usize] < bounds.of(kind) * times && self.bytes < bounds.bytes * times
+    }
+
+    fn change(&mut self, before: usize, after: usize) {
+        self.bytes = (self.bytes + after).saturating_sub(before);
+    }
+}
+
+impl Sources {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { bounds, ..Self::default() }
+    }
+
+    /// Notes who a source is; true when that is not what it was before.
+    pub(super) fn meet(&mut self, source: SourceId, standing: Standing) -> bool {
+        let before = self.standing(source);
+        self.account(source).standing = Some(standing);
+        before != standing
+    }
+
+    pub(super) fn standing(&self, source: SourceId) -> Standing {
+        let account = self.accounts.get(&source);
+        account.and_then(|account| account.standing).unwrap_or(Standing::VOUCHED)
+    }
+
+    pub(super) fn may_speak_for(&self, source: SourceId, other: SourceId) -> bool {
+        source == other || self.standing(source).may_speak_for(self.standing(other))
+    }
+
+    /// Other sources that may speak for this one and have told peers.
+    pub(super) fn speakers_of_peers(&self, of: SourceId) -> impl Iterator<Item = SourceId> {
+        let tells = |account: &Account| account.uses.objects[Kind::Peer as usize] > 0;
+        let others = self.accounts.iter().filter(move |(id, account)| **id != of && tells(account));
+        others.map(|(id, _)| *id).filter(move |id| self.may_speak_for(*id, of))
+    }
+
+    /// Lets a source tell an object, unless `teller` is another one or there is no room.
+    pub(super) fn admit(&mut self, source: SourceId, key: Key, teller: Option<SourceId>) -> bool {
+        let kind = key.kind();
+        if teller.is_some_and(|teller| teller != source) {
+            self.refuse(source, Reason::Foreign, kind, 1);
+            return false;
+        }
+        let (bounds, all) = (self.bounds, self.all);
+        let account = self.account(source);
+        if account.fresh.contains(&key) {
+            return true;
+        }
+        if !account.stale.swap_remove(&key) {
+            if !account.uses.has_room(kind, &bounds, 1) || !all.has_room(kind, &bounds, ALL) {
+                self.refuse(source, Reason::Full, kind, 1);
+                return false;
+            }
+            account.uses.objects[kind as usize] += 1;
+            self.all.objects[kind as usize] += 1;
+        }
+        self.account(source).fresh.insert(key);
+        true
+    }
+
+    /// An object that a source told takes other memory than before.
+    pub(super) fn charge(&mut self, source: SourceId, before: usize, after: usize) {
+        self.account(source).uses.change(before, after);
+        self.all.change(before, after);
+    }
+
+    /// A source's object goes, which took so much memory; false when it had not told it.
+    pub(super) fn remove(&mut self, source: SourceId, key: &Key, bytes: usize) -> bool {
+        let Some(account) = self.accounts.get_mut(&source) else { return false };
+        if !account.fresh.swap_remove(key) && !account.stale.swap_remove(key) {
+            return false;
+        }
+        for uses in [&mut account.uses, &mut self.all] {
+            uses.objects[key.kind() as usize] -= 1;
+            uses.change(bytes, 0);
+        }
+        true
+    }
+
+    /// A connection begins: all is to be told again.
+    pub(super) fn begin(&mut self, source: SourceId) {
+        let Account { fresh, stale, .. } = self.account(source);
+        if stale.is_empty() {
+            std::mem::swap(fresh, stale);
+        } else {
+            stale.extend(fresh.drain(..));
+        }
+    }
+
+    /// Something that was not told again, or, if `all`, anything that was told.
+    pub(super) fn next_stale(&self, source: SourceId, all: bool) -> Option<Key> {
+        let account = self.accounts.get(&source)?;
+        account.stale.last().or_else(|| account.fresh.last().filter(|_| all)).cloned()
+    }
+
+    /// Nothing of the source is left.
+    pub(super) fn close(&mut self, source: SourceId) {
+        self.accounts.remove(&source);
+    }
+
+    /// Gives back what the source's sets need no more.
+    pub(super) fn shrink(&mut self, source: SourceId) {
+        if let Some(Account { fresh, stale, .. }) = self.accounts.get_mut(&source) {
+            stale.shrink_to_fit();
+            fresh.shrink_to(2 * fresh.len());
+        }
+    }
+
+    pub(super) fn refuse(&mut self, source: SourceId, reason: Reason, kind: Kind, count: usize) {
+        let count = count as u64;
+        if count > 0 {
+            *self.refusals.entry((reason, kind)).or_default() += count;
+            self.account(source).refused += count;
+        }
+    }
+
+    pub(super) fn refused(&self, reason: Reason, kind: Kind) -> u64 {
+        self.refusals.get(&(reason, kind)).copied().unwrap_or_default()
+    }
+
+    pub(super) fn refused_of(&self, source: SourceId) -> u64 {
+        self.accounts.get(&source).map_or(0, |account| account.refused)
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.all.bytes
+    }
+
+    fn account(&mut self, source: SourceId) -> &mut Account {
+        self.accounts.entry(source).or_default()
+    }
+}
