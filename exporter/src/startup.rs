@@ -3,13 +3,16 @@
 //! Everything here happens before anything is attached or served, while the process may still read
 //! what only root may.
 
+use std::borrow::Cow;
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -46,13 +49,15 @@ pub struct Prepared {
 
 /// Reads the files that the configuration names, and finds the SFU's ports where it names none.
 pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
+    // Whoever wants to know of workers asks the same one.
+    let workers = Arc::new(Workers::new(&config.sfu).context("--sfu")?);
     Ok(Prepared {
         access: access(config)?,
         policy: policy(config)?,
         geo: geo(config)?,
-        counting: counting(config)?,
+        observer: observer(config, workers.clone()),
+        counting: counting(config, workers),
         ports: config.ports.clone(),
-        observer: observer(config),
         ledger: ledger::Settings {
             max_series: config.max_series as u64,
             jitter: config.jitter,
@@ -123,11 +128,10 @@ fn geo(config: &Config) -> anyhow::Result<Geo> {
     Ok(geo)
 }
 
-fn counting(config: &Config) -> anyhow::Result<kernel::Options> {
+fn counting(config: &Config, workers: Arc<Workers>) -> kernel::Options {
     let config::Tables { flows, streams, stranger_flows, stranger_streams, ssrcs_per_flow } =
         config.tables;
-    let workers = Arc::new(Workers::new(&config.sfu).context("--sfu")?);
-    Ok(kernel::Options {
+    kernel::Options {
         interfaces: config.interfaces.clone(),
         ports: ports(config, &workers),
         workers,
@@ -141,7 +145,7 @@ fn counting(config: &Config) -> anyhow::Result<kernel::Options> {
         jitter: config.jitter,
         pin: config.pin.clone(),
         ..kernel::Options::default()
-    })
+    }
 }
 
 fn ports(config: &Config, workers: &Workers) -> RangeInclusive<u16> {
@@ -149,9 +153,10 @@ fn ports(config: &Config, workers: &Workers) -> RangeInclusive<u16> {
     configured.or_else(|| workers::ports(&workers.look())).unwrap_or(workers::DEFAULT_PORTS)
 }
 
-fn observer(config: &Config) -> observer::Options {
+fn observer(config: &Config, workers: Arc<Workers>) -> observer::Options {
     observer::Options {
         sockets: config.observers.clone(),
+        workers,
         stats_interval: config.stats_interval.unwrap_or_default(),
         stats_rate: config.max_requests_per_second,
         ..observer::Options::default()
@@ -202,12 +207,41 @@ pub fn describe(config: &Config, prepared: &Prepared) -> String {
     lines.map(|(name, value)| format!("{name}: {value}\n")).concat()
 }
 
+/// Control characters, and what turns the direction of text, as escapes: much of what is logged holds
+/// texts that strangers chose, and none of them may begin a line or hide one.
+fn one_line(text: &str) -> Cow<'_, str> {
+    let is_odd = |character: char| {
+        character.is_control()
+            || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+    };
+    if !text.contains(is_odd) {
+        return text.into();
+    }
+    let mut clean = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        match is_odd(character) {
+            true => clean.extend(character.escape_default()),
+            false => clean.push(character),
+        }
+    }
+    clean.into()
+}
+
 /// Log lines go to standard error.
 pub fn begin_logging(log: &Log) {
     // The journal has a clock of its own.
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .fmt_fields(
+            debug_fn(|line, field, value| match field.name() {
+                "message" => write!(line, "{}", one_line(&format!("{value:?}"))),
+                name => write!(line, "{name}={}", one_line(&format!("{value:?}"))),
+            })
+            .delimited(" "),
+        );
     let lines = if in_journal { lines.without_time().boxed() } else { lines.boxed() };
     let begun = match log {
         Log::Directives(directives) => {
@@ -255,6 +289,15 @@ mod tests {
         for bad in ["", "abc", &digits[1..], &format!("{digits}0"), &digits.replace('0', "g")] {
             assert!(parse_key(bad.as_bytes()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_text_of_a_strangers_stays_on_its_line() {
+        let check = |text: &str, expected: &str| assert_eq!(one_line(text), expected);
+        check("plain, für alle", "plain, für alle");
+        check("3.1\n2026 INFO forged", "3.1\\n2026 INFO forged");
+        check("a\u{1b}[31mred\r\0", "a\\u{1b}[31mred\\r\\u{0}");
+        check("\u{202e}evil\u{2028}", "\\u{202e}evil\\u{2028}");
     }
 
     #[test]

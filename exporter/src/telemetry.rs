@@ -43,6 +43,8 @@ pub struct Telemetry {
     http_requests: IntCounterVec,
     http_ended: IntCounterVec,
     series_missing: IntGauge,
+    servers_refused: IntGauge,
+    workers_unobserved: IntGauge,
     scrape_duration: Gauge,
 }
 
@@ -186,13 +188,23 @@ impl Telemetry {
                 "Connections ended by the exporter, by reason.",
                 &["reason"],
             ),
-            series_missing: {
-                let help = "Series that the last reading had no room for (--max-series).";
-                let gauge = IntGauge::with_opts(opts("series_missing", help));
-                let gauge = gauge.expect("a constant's name is valid");
-                register(&registry, gauge.clone());
-                gauge
-            },
+            series_missing: int(
+                &registry,
+                "series_missing",
+                "Series that the last reading had no room for (--max-series).",
+            ),
+            servers_refused: int(
+                &registry,
+                "servers_refused",
+                "Sockets under a known name whose servers are not listened to, because they are not \
+                 believed, or for want of room. The status page names them.",
+            ),
+            workers_unobserved: int(
+                &registry,
+                "workers_unobserved",
+                "Workers of this host of which no server that is listened to tells: their streams are \
+                 counted without ids.",
+            ),
             scrape_duration: {
                 let help = "Time that the last reading took, and what waited before its text.";
                 let gauge = Gauge::with_opts(opts("scrape_duration_seconds", help));
@@ -300,6 +312,16 @@ impl Telemetry {
         self.series_missing.set(signed(series));
     }
 
+    /// Servers that are not listened to.
+    pub fn servers_refused(&self, servers: usize) {
+        self.servers_refused.set(signed(servers as u64));
+    }
+
+    /// Workers of which no server tells.
+    pub fn workers_unobserved(&self, workers: usize) {
+        self.workers_unobserved.set(signed(workers as u64));
+    }
+
     /// How long the last scrape took.
     pub fn scraped(&self, took: Duration) {
         self.scrape_duration.set(took.as_secs_f64());
@@ -401,6 +423,12 @@ fn described(event: Event) -> (&'static str, &'static str) {
 
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("mediasoup_exporter")
+}
+
+fn int(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    let gauge = IntGauge::with_opts(opts(name, help)).expect("a constant's name is valid");
+    register(registry, gauge.clone());
+    gauge
 }
 
 fn ints(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {

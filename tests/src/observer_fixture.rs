@@ -41,6 +41,30 @@ impl Fixture {
         Self::spawn(command, socket)
     }
 
+    /// The same as another user, in whatever else the command that comes before makes for it.
+    pub fn start_as(
+        user: u32,
+        before: &[&str],
+        kind: &str,
+        build: &Build,
+        socket: &Path,
+    ) -> Result<Self> {
+        let mut words = before.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        // Its user is nobody special; where this checkout lies, it may read.
+        let user = user.to_string();
+        words.extend(
+            ["setpriv", "--clear-groups", "--reuid", &user, "--regid", &user].map(str::to_owned),
+        );
+        words.extend(
+            ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"].map(str::to_owned),
+        );
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("node");
+        command.env("NODE_PATH", build.dir().join("node_modules"));
+        command.arg(script("server.js")).arg(kind).arg(socket).args(["1", "2"]);
+        Self::spawn(command, socket)
+    }
+
     /// Starts a server with the observer's script loaded, its agent's socket at `socket`.
     pub fn start_with_agent(build: &Build, agent: &Path, socket: &Path) -> Result<Self> {
         let mut command = node(build);
@@ -113,6 +137,12 @@ impl Fixture {
     /// Fails when it has ended.
     pub fn alive(&mut self) -> Result<()> {
         self.process.alive()
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.signal(libc::SIGKILL)?;
+        self.process.wait(wait::LONG).map(drop)
     }
 
     /// Sends it a signal.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mediasoup_exporter::model::{Encoding, PeerKey, ServerTuple, TransportId, TransportKind};
-use mediasoup_exporter::observer::{Observer, Options, Status};
+use mediasoup_exporter::observer::{Observer, Options, Refusal, Status};
 use mediasoup_exporter::state::State;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -69,6 +69,21 @@ impl Watch {
     /// How its only source is, once there is one.
     pub fn status(&self) -> Option<Status> {
         self.observer.statuses().into_iter().next()
+    }
+
+    /// How all servers are.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.observer.statuses()
+    }
+
+    /// Servers that are not believed, and how many they are.
+    pub fn refusals(&self) -> (Vec<Refusal>, usize) {
+        self.observer.refusals()
+    }
+
+    /// Workers of which nobody tells.
+    pub fn unobserved(&self) -> Vec<u32> {
+        self.observer.unobserved()
     }
 
     /// Waits until its only source has told all.

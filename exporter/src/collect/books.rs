@@ -169,6 +169,8 @@ impl Ledgers {
             last_success: status.last_heard.and_then(|ago| now.checked_sub(ago)),
         }));
         telemetry.sources(&reports);
+        telemetry.servers_refused(self.parts.observer.refusals().1);
+        telemetry.workers_unobserved(self.parts.observer.unobserved().len());
         let sum = |of: fn(&crate::observer::Tally) -> u64| {
             statuses.iter().map(|status| of(&status.tally)).sum()
         };

@@ -125,8 +125,33 @@ impl Site {
         sources.extend(self.observer.statuses().into_iter().map(|status| SourceStatus {
             name: format!("Observer {}", status.path.display()),
             up: status.up,
-            detail: status.error.unwrap_or_default(),
+            detail: match status.error {
+                Some(error) => error,
+                None => format!("believed because {}", status.ground.as_str()),
+            },
         }));
+        let (refusals, refused) = self.observer.refusals();
+        let rest = refused - refusals.len();
+        sources.extend(refusals.into_iter().map(|refusal| SourceStatus {
+            name: format!("Not listened to: {}", refusal.path.display()),
+            up: false,
+            detail: format!("user {}: {}", refusal.uid, refusal.why),
+        }));
+        if rest > 0 {
+            let (name, detail) = (format!("Not listened to: {rest} more"), String::new());
+            sources.push(SourceStatus { name, up: false, detail });
+        }
+        let unobserved = self.observer.unobserved();
+        if let Some(first) = unobserved.first() {
+            sources.push(SourceStatus {
+                name: format!("Workers without a server: {}", unobserved.len()),
+                up: false,
+                detail: format!(
+                    "process {first} is one: name its server's socket with --observer, or load the \
+                     agent (--print-agent) there"
+                ),
+            });
+        }
         sources
     }
 }

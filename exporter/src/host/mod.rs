@@ -7,6 +7,7 @@
 pub mod addresses;
 pub mod capabilities;
 pub mod interfaces;
+pub mod listeners;
 pub mod namespaces;
 pub mod netlink;
 pub mod pace;

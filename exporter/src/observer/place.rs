@@ -44,6 +44,12 @@ pub(super) fn is_socket(path: &Path) -> bool {
     fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| kind(&stat).is_socket())
 }
 
+/// The user who owns the socket at `path`.
+pub(super) fn owner(path: &Path) -> Option<u32> {
+    let stat = fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    kind(&stat).is_socket().then_some(stat.st_uid)
+}
+
 fn open(path: &Path) -> io::Result<OwnedFd> {
     let socket = match other_root(path) {
         Some((root, rest)) => open_within(&root, &rest)?,

@@ -1,7 +1,6 @@
 //! One connection to a server's script, from connecting until it is lost.
 
 use std::io;
-use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -12,47 +11,59 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::console::{Dialog, Speaker};
+use super::follower::Follower;
 use super::lines::Lines;
 use super::place;
 use super::protocol::{self, Unreadable};
-use super::status::Source;
+use super::status::{News, Source};
+use super::trust::Party;
 use super::{AGENT_SCRIPT, Options, Sink};
-use crate::state::Event;
+use crate::state::{Event, Hello};
 
 /// The socket could not be connected to.
 #[derive(Debug, thiserror::Error)]
 #[error("connect: {0}")]
 pub(super) struct Unreachable(pub(super) io::Error);
 
+/// Somebody listens on the socket who is not believed.
+#[derive(Debug, thiserror::Error)]
+#[error("process {pid} of user {uid} listens there, which is not believed")]
+pub(super) struct NotBelieved {
+    pid: u32,
+    uid: u32,
+}
+
 /// Connects, brings the script in where it is not there yet, and passes on what it tells. Returns
 /// why that ended.
-pub(super) async fn run(
-    path: &Path,
-    options: &Options,
-    source: &Source,
-    sink: &Sink,
-    shutdown: &watch::Receiver<bool>,
-) -> anyhow::Error {
+pub(super) async fn run(follower: &Follower) -> anyhow::Error {
+    let Follower { options, source, sink, shutdown, .. } = follower;
     source.attempts.fetch_add(1, Relaxed);
     let begun = Instant::now();
     let told = async {
-        let (stream, first) = meet(path, options, source, shutdown).await?;
-        let mut session = Session { source, sink, begun, lines: Lines::new(protocol::MAX_LINE) };
+        let (stream, first) = meet(follower).await?;
+        let lines = Lines::new(protocol::MAX_LINE);
+        let mut session = Session { source, sink, begun, lines, is_met: false, is_synced: false };
         session.listen(stream, &first, options, shutdown.clone()).await
     };
     told.await.err().unwrap_or_else(|| anyhow!("the exporter ends"))
 }
 
 /// A stream on which the script speaks, and what was read of it already.
-async fn meet(
-    path: &Path,
-    options: &Options,
-    source: &Source,
-    shutdown: &watch::Receiver<bool>,
-) -> anyhow::Result<(UnixStream, Vec<u8>)> {
+async fn meet(follower: &Follower) -> anyhow::Result<(UnixStream, Vec<u8>)> {
+    let Follower { path, options, source, sink, shutdown, .. } = follower;
     let stream = place::connect(path).await.map_err(Unreachable)?;
+    let peer = stream.peer_cred().context("read who listens on the socket")?;
+    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
+    let party = Party { pid, uid: peer.uid() };
     let stalled = |what: &str| source.stalled(what);
     let mut dialog = Dialog::new(stream, options.patience, &stalled, shutdown.clone());
+    let Some(ground) = follower.ground(party) else {
+        // Whoever it is: a console that is not left properly may end its server.
+        dialog.farewell().await;
+        return Err(NotBelieved { pid: pid.unwrap_or_default(), uid: party.uid }.into());
+    };
+    source.believed(party);
+    sink(source.id(), vec![Event::Met(ground.standing(party))]).await;
     match dialog.listen().await {
         Err(error) => {
             dialog.farewell().await;
@@ -73,6 +84,9 @@ struct Session<'a> {
     sink: &'a Sink,
     begun: Instant,
     lines: Lines,
+    /// A connection begins once and has told all once.
+    is_met: bool,
+    is_synced: bool,
 }
 
 impl Session<'_> {
@@ -108,7 +122,11 @@ impl Session<'_> {
     async fn take(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         let source = self.source;
         let mut events = Vec::new();
+        let (is_met, is_synced) = (&mut self.is_met, &mut self.is_synced);
         self.lines.feed(bytes, |line| match protocol::decode(line) {
+            Ok(event) if is_out_of_turn(&event, is_met, is_synced) => {
+                source.bad_lines.fetch_add(1, Relaxed);
+            }
             Ok(event) => events.push(event),
             Err(error) => {
                 source.bad_lines.fetch_add(1, Relaxed);
@@ -135,13 +153,15 @@ impl Session<'_> {
     fn note(&self, sign: &Event) {
         match sign {
             Event::Hello(hello) => {
-                self.source.met(hello);
-                tracing::info!(
-                    "listening to {} (mediasoup {}, Node.js {})",
-                    hello.kind,
-                    if hello.mediasoup.is_empty() { "unknown" } else { &hello.mediasoup },
-                    hello.node
-                );
+                let level = self.source.met(hello);
+                let Hello { kind, mediasoup, node, .. } = hello;
+                let mediasoup = if mediasoup.is_empty() { "unknown" } else { mediasoup };
+                match level {
+                    News::Is => tracing::info!(
+                        "listening to {kind} (mediasoup {mediasoup}, Node.js {node})"
+                    ),
+                    News::IsNone => tracing::debug!("listening to {kind} again"),
+                }
             }
             Event::Synced => self.source.synced(self.begun.elapsed()),
             Event::Beat(beat) => self.source.beat(*beat),
@@ -150,6 +170,18 @@ impl Session<'_> {
             }
             _ => {}
         }
+    }
+}
+
+/// Whether it says for a second time what is said once in a connection, or says anything before it has
+/// said who it is.
+fn is_out_of_turn(event: &Event, is_met: &mut bool, is_synced: &mut bool) -> bool {
+    match event {
+        Event::Hello(_) => std::mem::replace(is_met, true),
+        // A script that is turned away says why before all else.
+        Event::Failed { .. } => false,
+        Event::Synced => !*is_met || std::mem::replace(is_synced, true),
+        _ => !*is_met,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::trust::{Ground, Party};
 use crate::state::{Beat, Hello, SourceId};
 
 /// How one source is.
@@ -14,6 +15,10 @@ pub struct Status {
     pub path: PathBuf,
     /// What its events are told under.
     pub id: SourceId,
+    /// Why it is believed.
+    pub ground: Ground,
+    /// Its process, as this process sees it.
+    pub pid: Option<u32>,
     /// Its script speaks.
     pub up: bool,
     /// What it said of itself last.
@@ -28,6 +33,26 @@ pub struct Status {
     pub tally: Tally,
     /// Its last sign of life.
     pub beat: Beat,
+}
+
+/// Whether something is worth a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// It is.
+    Is,
+    /// It was said already, or there was too much of late.
+    IsNone,
+}
+
+/// A server that is not believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its socket.
+    pub path: PathBuf,
+    /// Its user.
+    pub uid: u32,
+    /// Why.
+    pub why: &'static str,
 }
 
 /// Totals of one source.
@@ -52,7 +77,10 @@ pub struct Tally {
 #[derive(Debug)]
 pub(super) struct Source {
     id: SourceId,
+    ground: Ground,
     up: AtomicBool,
+    /// The last look found somebody there.
+    listed: AtomicBool,
     ended: AtomicBool,
     pub(super) attempts: AtomicU64,
     pub(super) meetings: AtomicU64,
@@ -70,15 +98,19 @@ struct Slow {
     sync: Option<Duration>,
     error: Option<String>,
     reported: Option<String>,
+    warnings: Warnings,
     beat: Beat,
+    party: Option<Party>,
 }
 
 impl Source {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(ground: Ground, party: Option<Party>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self {
             id: SourceId(NEXT.fetch_add(1, Relaxed)),
+            ground,
             up: AtomicBool::new(false),
+            listed: AtomicBool::new(true),
             ended: AtomicBool::new(false),
             attempts: AtomicU64::new(0),
             meetings: AtomicU64::new(0),
@@ -86,7 +118,7 @@ impl Source {
             lines: AtomicU64::new(0),
             bad_lines: AtomicU64::new(0),
             oversized_lines: AtomicU64::new(0),
-            slow: Mutex::default(),
+            slow: Mutex::new(Slow { party, ..Slow::default() }),
         }
     }
 
@@ -95,6 +127,8 @@ impl Source {
         Status {
             path: path.to_owned(),
             id: self.id,
+            ground: self.ground,
+            pid: slow.party.and_then(|party| party.pid),
             up: self.up.load(Relaxed),
             hello: slow.hello.clone(),
             last_heard: slow.last_heard.map(|at| at.elapsed()),
@@ -120,14 +154,17 @@ impl Source {
         self.meetings.load(Relaxed)
     }
 
-    pub(super) fn met(&self, hello: &Hello) {
+    /// It said who it is.
+    pub(super) fn met(&self, hello: &Hello) -> News {
         self.meetings.fetch_add(1, Relaxed);
         let mut slow = self.slow();
+        let is_new = slow.hello.as_ref() != Some(hello) && slow.warnings.take(Instant::now());
         slow.hello = Some(hello.clone());
         slow.error = None;
         slow.reported = None;
         drop(slow);
         self.up.store(true, Relaxed);
+        if is_new { News::Is } else { News::IsNone }
     }
 
     pub(super) fn heard(&self) {
@@ -153,13 +190,38 @@ impl Source {
         self.slow().error = Some(format!("{error:#}"));
     }
 
-    /// Whether this reason was not reported last.
-    pub(super) fn is_new_error(&self, error: &anyhow::Error) -> bool {
+    /// Whether this reason was not reported last, and there were not too many of late.
+    pub(super) fn may_warn_of(&self, error: &anyhow::Error) -> bool {
         let text = Some(format!("{error:#}"));
         let mut slow = self.slow();
         let is_new = slow.reported != text;
         slow.reported = text;
-        is_new
+        is_new && slow.warnings.take(Instant::now())
+    }
+
+    pub(super) fn ground(&self) -> Ground {
+        self.ground
+    }
+
+    /// Who listened when it was connected to last, or was found.
+    pub(super) fn party(&self) -> Option<Party> {
+        self.slow().party
+    }
+
+    pub(super) fn believed(&self, party: Party) {
+        self.slow().party = Some(party);
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Relaxed)
+    }
+
+    pub(super) fn listed(&self, listed: bool) {
+        self.listed.store(listed, Relaxed);
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed.load(Relaxed)
     }
 
     pub(super) fn end(&self) {
@@ -172,5 +234,51 @@ impl Source {
 
     fn slow(&self) -> std::sync::MutexGuard<'_, Slow> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Warnings that one server may cause: some at once, and then one in each while.
+#[derive(Debug)]
+struct Warnings {
+    left: u32,
+    since: Option<Instant>,
+}
+
+impl Default for Warnings {
+    fn default() -> Self {
+        Self { left: Self::MOST, since: None }
+    }
+}
+
+impl Warnings {
+    const MOST: u32 = 8;
+    const WHILE: Duration = Duration::from_secs(60);
+
+    fn take(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let whiles = (now.duration_since(since).as_secs() / Self::WHILE.as_secs()) as u32;
+        if whiles > 0 {
+            self.left = self.left.saturating_add(whiles).min(Self::MOST);
+            self.since = Some(now);
+        }
+        let may = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_few_and_come_back_one_by_one() {
+        let (mut warnings, start) = (Warnings::default(), Instant::now());
+        let mut taken = |seconds| {
+            let now = start + Duration::from_secs(seconds);
+            (0..100).filter(|_| warnings.take(now)).count()
+        };
+        assert_eq!((taken(0), taken(59), taken(60), taken(61)), (8, 0, 1, 0));
+        assert_eq!((taken(240), taken(100_000)), (3, 8));
     }
 }

@@ -1,0 +1,188 @@
+//! Whom the observer believes when nobody names a socket: servers of users who are nobody special, found
+//! wherever they run; and not whoever can make a socket.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use exporter_tests::observer_fixture::{Fixture, VERSIONS};
+use exporter_tests::observer_watch::{Watch, options};
+use exporter_tests::process::{Guard, TempDir};
+use exporter_tests::sfu::Build;
+use exporter_tests::{root_or_skip, skip, wait};
+use mediasoup_exporter::observer::{Ground, Options, Status};
+
+/// Users who are nobody special.
+const SERVER: u32 = 4343;
+const STRANGER: u32 = 4242;
+
+const CONSOLES: [(&str, &str); 4] = [
+    ("edumeet3", "edumeet-server.sock"),
+    ("edumeet4-media-node", "edumeet-media-node.sock"),
+    ("mediasoup-demo-js", "mediasoup-demo.sock"),
+    ("mediasoup-demo-ts", "mediasoup-demo.sock"),
+];
+
+/// A folder as /tmp is, and whatever mediasoup there is.
+fn scene() -> Result<Option<(TempDir, Build)>> {
+    if !root_or_skip() {
+        return Ok(None);
+    }
+    let Some(build) = VERSIONS.iter().rev().find_map(|version| Build::find(version)) else {
+        skip("no mediasoup");
+        return Ok(None);
+    };
+    let folder = TempDir::new("trust")?;
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o1777))?;
+    Ok(Some((folder, build)))
+}
+
+fn looking_in(folder: &Path) -> Options {
+    Options { folder: folder.to_owned(), ..options(&[]) }
+}
+
+fn up(watch: &Watch, path: &Path) -> Result<Status> {
+    wait::until("the server is listened to", wait::LONG, || {
+        let statuses = watch.statuses();
+        Ok(statuses.into_iter().find(|status| status.up && status.path == path))
+    })
+}
+
+#[test]
+fn servers_of_unprivileged_users_need_no_flag() -> Result<()> {
+    let Some((folder, build)) = scene()? else { return Ok(()) };
+    for (kind, name) in CONSOLES {
+        let socket = folder.path().join(name);
+        let server = Fixture::start_as(SERVER, &[], kind, &build, &socket)?;
+        let watch = Watch::start(looking_in(folder.path()))?;
+        let status = up(&watch, &socket)?;
+        assert_eq!((status.ground, status.pid), (Ground::Worker, Some(server.pid())), "{kind}");
+        assert_eq!(watch.refusals().1, 0, "{kind}");
+        watch.stop()?;
+        server.kill()?;
+        fs::remove_file(&socket)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_room_server_is_believed_beside_its_media_node() -> Result<()> {
+    let Some((folder, build)) = scene()? else { return Ok(()) };
+    let [media, rooms] = ["edumeet-media-node.sock", "edumeet-room-server.sock"]
+        .map(|name| folder.path().join(name));
+    let watch = Watch::start(looking_in(folder.path()))?;
+    let _rooms = Fixture::start_as(SERVER, &[], "edumeet4-room-server", &build, &rooms)?;
+    wait::until("alone it is not believed", wait::LONG, || {
+        Ok((watch.refusals().1 == 1).then_some(()))
+    })?;
+    assert!(watch.statuses().is_empty());
+    let _media = Fixture::start_as(SERVER, &[], "edumeet4-media-node", &build, &media)?;
+    assert_eq!(up(&watch, &media)?.ground, Ground::Worker);
+    assert_eq!(up(&watch, &rooms)?.ground, Ground::ServersUser);
+    watch.stop()
+}
+
+#[test]
+fn whoever_only_made_a_socket_is_not_even_connected_to() -> Result<()> {
+    let Some((folder, build)) = scene()? else { return Ok(()) };
+    // More than there is room for, the best name among them.
+    let names = (0..300).map(|n| format!("mediasoup-exporter-agent-{n}.sock"));
+    let names: Vec<String> = names.chain(["edumeet-server.sock".to_owned()]).collect();
+    let mut stranger = stranger(folder.path(), &names)?;
+    let watch = Watch::start(looking_in(folder.path()))?;
+    wait::until("the strangers are seen", wait::LONG, || {
+        stranger.alive()?;
+        Ok((watch.refusals().1 == names.len()).then_some(()))
+    })?;
+    let socket = folder.path().join("mediasoup-demo.sock");
+    let _server = Fixture::start_as(SERVER, &[], "mediasoup-demo-ts", &build, &socket)?;
+    up(&watch, &socket)?;
+    let (shown, _) = watch.refusals();
+    assert!(shown.iter().all(|refusal| refusal.uid == STRANGER), "{shown:?}");
+    assert_eq!(watch.statuses().len(), 1);
+    watch.stop()?;
+    ensure!(!stranger.log().contains("somebody came"), "{}", stranger.log());
+    Ok(())
+}
+
+/// Listens under these names as a user who has no server, and says so when somebody comes.
+fn stranger(folder: &Path, names: &[String]) -> Result<Guard> {
+    let script = "import os, select, socket, sys\n\
+        os.chdir(sys.argv[1])\n\
+        made = [socket.socket(socket.AF_UNIX) for _ in sys.argv[2:]]\n\
+        for one, name in zip(made, sys.argv[2:]):\n  one.bind(os.path.join(sys.argv[1], name)); one.listen()\n\
+        select.select(made, [], [])\n\
+        print('somebody came', flush=True)\n";
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", script]).arg(folder).args(names).uid(STRANGER).gid(STRANGER);
+    let mut guard = Guard::spawn("the stranger", command)?;
+    guard.log_stdout();
+    Ok(guard)
+}
+
+#[test]
+fn a_server_with_a_file_system_of_its_own_is_found() -> Result<()> {
+    let Some((folder, build)) = scene()? else { return Ok(()) };
+    let socket = folder.path().join("edumeet-media-node.sock");
+    // As a container on the host's network: a /tmp of its own, and its own numbers of processes.
+    let mount =
+        format!("mount -t tmpfs -o mode=1777 tmpfs {} && exec \"$@\"", folder.path().display());
+    let container =
+        ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"];
+    let container: Vec<&str> = container.into_iter().chain([mount.as_str(), "sh"]).collect();
+    let watch = Watch::start(looking_in(folder.path()))?;
+    for _restart in 0..2 {
+        let server = Fixture::start_as(SERVER, &container, "edumeet4-media-node", &build, &socket)?;
+        let status = wait::until("the server in the container speaks", wait::LONG, || {
+            Ok(watch.statuses().into_iter().find(|status| status.up))
+        })?;
+        let pid = status.pid.expect("it was found by its process");
+        let path = PathBuf::from(format!("/proc/{pid}/root{}", socket.display()));
+        assert_eq!((status.path, status.ground), (path, Ground::Worker));
+        assert!(!socket.exists(), "the host does not see it");
+        server.kill()?;
+        wait::until("what ended for good goes", wait::LONG, || {
+            Ok(watch.statuses().is_empty().then_some(()))
+        })?;
+    }
+    watch.stop()
+}
+
+#[test]
+fn a_path_that_is_used_again_is_followed_again() -> Result<()> {
+    let Some((folder, build)) = scene()? else { return Ok(()) };
+    let socket = folder.path().join("mediasoup-demo.sock");
+    let watch = Watch::start(looking_in(folder.path()))?;
+    for _restart in 0..2 {
+        let server = Fixture::start_as(SERVER, &[], "mediasoup-demo-js", &build, &socket)?;
+        assert_eq!(up(&watch, &socket)?.pid, Some(server.pid()));
+        server.kill()?;
+        // Its file stays, as it does after SIGKILL.
+        wait::until("what ended for good goes", wait::LONG, || {
+            Ok(watch.statuses().is_empty().then_some(()))
+        })?;
+        assert!(socket.exists());
+    }
+    watch.stop()
+}
+
+#[test]
+fn a_worker_of_whom_nobody_tells_is_noticed() -> Result<()> {
+    let Some((folder, build)) = scene()? else { return Ok(()) };
+    let watch = Watch::start(looking_in(folder.path()))?;
+    let elsewhere = folder.path().join("unknown-name.sock");
+    let server = Fixture::start_as(SERVER, &[], "mediasoup-demo-js", &build, &elsewhere)?;
+    wait::until("its worker is noticed", wait::LONG, || {
+        let parents = watch.unobserved().into_iter().filter_map(parent_of);
+        Ok(parents.into_iter().any(|pid| pid == server.pid()).then_some(()))
+    })?;
+    watch.stop()
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
+}
