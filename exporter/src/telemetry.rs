@@ -32,6 +32,7 @@ pub struct Telemetry {
     source_duration: GaugeVec,
     counting: IntGaugeVec,
     interface_up: IntGaugeVec,
+    interface_behind: IntGaugeVec,
     table_entries: IntGaugeVec,
     table_capacity: IntGaugeVec,
     events: IntCounterVec,
@@ -126,7 +127,13 @@ impl Telemetry {
             interface_up: ints(
                 &registry,
                 "interface_up",
-                "Whether packets are counted on an interface that was chosen.",
+                "Whether packets are counted on an interface that was chosen, in both directions.",
+                &["interface"],
+            ),
+            interface_behind: ints(
+                &registry,
+                "interface_behind",
+                "1 where another tool's program stands in front of the exporter's and may keep packets from it.",
                 &["interface"],
             ),
             table_entries: ints(&registry, "table_entries", "Entries of a table now.", &["table"]),
@@ -237,8 +244,18 @@ impl Telemetry {
     }
 
     /// Interfaces that are counted on, and those that should be.
-    pub fn interfaces(&self, counting: &[String], failing: impl Iterator<Item = impl AsRef<str>>) {
+    /// `behind` are those on which somebody's program stands in front of ours.
+    pub fn interfaces(
+        &self,
+        counting: &[String],
+        failing: impl Iterator<Item = impl AsRef<str>>,
+        behind: impl Iterator<Item = impl AsRef<str>>,
+    ) {
         self.interface_up.reset();
+        self.interface_behind.reset();
+        for name in behind {
+            self.interface_behind.with_label_values(&[name.as_ref()]).set(1);
+        }
         for name in counting {
             self.interface_up.with_label_values(&[name]).set(1);
         }
@@ -345,7 +362,7 @@ pub fn reference() -> String {
     telemetry.counting("none");
     let (took, last_success) = (Some(Duration::ZERO), Some(UNIX_EPOCH));
     telemetry.sources(&[SourceReport { name: "ebpf".into(), up: true, took, last_success }]);
-    telemetry.interfaces(&["eth0".into()], std::iter::empty::<&str>());
+    telemetry.interfaces(&["eth0".into()], std::iter::empty::<&str>(), ["eth0"].iter());
     telemetry.reading(&Reading { events: vec![Default::default(); EVENTS], ..Reading::default() });
     telemetry.table("flows", 0, 0);
     telemetry.refused("full", "peer", 1);
@@ -490,7 +507,7 @@ mod tests {
         };
         telemetry.sources(&[report("observer:/tmp/gone.sock", true)]);
         telemetry.sources(&[report("observer:/tmp/a.sock", false)]);
-        telemetry.interfaces(&["eth0".into()], ["wg0"].iter());
+        telemetry.interfaces(&["eth0".into()], ["wg0"].iter(), ["eth0"].iter());
         let mut reading = Reading {
             tables: vec![TableFill { table: "flows", entries: 3, capacity: 10 }],
             events: vec![[Counter::default(); 2]; EVENTS],

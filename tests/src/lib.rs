@@ -25,6 +25,7 @@ pub mod scene;
 pub mod scrape;
 pub mod sfu;
 pub mod stranger;
+pub mod tun;
 pub mod wait;
 
 use std::io::Write;

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 use exporter_tests::netns::Netns;
 use exporter_tests::{root_or_skip, wait};
+use mediasoup_exporter::host::namespaces::NamespaceCookie;
+use mediasoup_exporter::host::recognise::Evidence;
 use mediasoup_exporter::host::workers::{self, WorkerProcess};
 use mediasoup_exporter::model::Proto;
 use mediasoup_exporter::sockets;
@@ -22,6 +24,8 @@ fn a_worker_in_a_container_is_found_with_its_sockets() -> Result<()> {
     host.ip("link set own0 up")?;
     host.address("own0", "10.82.0.1".parse()?, 24)?;
     host.address("own0", "fd82::1".parse()?, 64)?;
+    host.ip("route add local 198.51.100.0/24 dev lo")?;
+    host.ip("route add local 2001:db8::/64 dev lo")?;
     let worker = Worker::start(&host)?;
 
     let found = wait::until("the worker to listen", wait::LONG, || {
@@ -32,19 +36,27 @@ fn a_worker_in_a_container_is_found_with_its_sockets() -> Result<()> {
     assert_eq!(found.ports, Some(41_000..=41_100));
     assert_eq!(found.bound.iter().copied().collect::<Vec<u16>>(), [41_234]);
     assert_eq!(found.listening, ["10.82.0.1".parse::<std::net::IpAddr>()?]);
-    assert!(found.foreign.contains(&"10.82.0.1".parse()?), "{found:?}");
-    assert!(found.foreign.contains(&"fd82::1".parse()?), "{found:?}");
+    let foreign = found.foreign.as_ref().context("it is in this network namespace")?;
+    for prefix in ["10.82.0.1/32", "fd82::1/128", "198.51.100.0/24", "2001:db8::/64"] {
+        assert!(foreign.prefixes.contains(&prefix.parse()?), "{prefix}: {foreign:?}");
+    }
+    assert!(!foreign.is_unprivileged);
+    assert_eq!(found.cookie, host.run_in(NamespaceCookie::own)?);
+    // By its first argument, unless Python replaces that.
+    assert!(matches!(found.evidence, Evidence::Executable | Evidence::Arguments), "{found:?}");
+    assert_eq!((found.uid, found.inner_pid), (0, found.pid));
+    assert_eq!(found.ancestors.first(), Some(&std::process::id()));
 
     // Nobody reads that socket: at some point there is no room in it.
     let sender = host.run_in(|| UdpSocket::bind("10.82.0.1:0"))?;
     for _ in 0..2000 {
         sender.send_to(&[0; 1200], "10.82.0.1:41234")?;
     }
-    let told = sockets::read(&(41_000..=41_999), std::slice::from_ref(&found))?;
+    let told = sockets::read(std::slice::from_ref(&found), None)?;
     let local = "10.82.0.1:41234".parse()?;
-    // Others in other namespaces may have that port.
     let socket = told.iter().find(|socket| socket.local == local).context("no socket")?;
     assert_eq!((socket.proto, socket.remote), (Proto::Udp, None));
+    assert_eq!(told.len(), 1, "{told:?}");
     assert!(socket.drops > 0 && socket.receive_queue_bytes > 0, "{socket:?}");
     Ok(())
 }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use crate::collect::site::{Board, Figures};
 use crate::collect::{Books, Occasion};
 use crate::exposition::{Cursor, Scrape, Selection, foreign};
+use crate::host::interfaces::MOST_INTERFACES;
 use crate::host::workers::Workers;
 use crate::kernel::{Counting, Method};
 use crate::labels::Tick;
@@ -154,7 +155,8 @@ impl Ledgers {
         if counting.method() != Method::None {
             reports.push(self.kernel.report(counting.method().as_str()));
             let status = counting.status();
-            telemetry.interfaces(&status.interfaces, status.failing.keys());
+            telemetry.interfaces(&status.interfaces, status.failing.keys(), status.behind.keys());
+            telemetry.table("interfaces", status.wanted as u64, MOST_INTERFACES as u64);
             telemetry.total("host_looks", status.looks);
             telemetry.total("attach_failures", status.failures);
             telemetry.total("capture_lost", status.capture_lost.unwrap_or_default());

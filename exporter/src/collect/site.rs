@@ -117,6 +117,9 @@ impl Site {
         for (interface, why) in &status.failing {
             detail = format!("{detail}; not on {interface}: {why}");
         }
+        for (interface, whose) in &status.behind {
+            detail = format!("{detail}; on {interface} behind {whose}");
+        }
         let mut sources = vec![SourceStatus {
             name: format!("Counting: {}", self.counting.method()),
             up: !status.interfaces.is_empty(),

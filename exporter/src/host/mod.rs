@@ -6,6 +6,7 @@
 
 pub mod addresses;
 pub mod capabilities;
+pub mod claim;
 pub mod interfaces;
 pub mod listeners;
 pub mod namespaces;

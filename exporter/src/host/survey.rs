@@ -13,7 +13,7 @@ use globset::GlobSet;
 use ipnet::IpNet;
 
 use super::addresses::{self, Foreign, Local, MAX_LOCAL};
-use super::interfaces::{self, Choice, MOST_INTERFACES, Situation};
+use super::interfaces::{self, Choice, Situation};
 use super::namespaces::NamespaceCookie;
 use super::rtnetlink::{Answer, Links};
 use super::workers::{WorkerProcess, Workers};
@@ -82,7 +82,8 @@ impl Surveyor {
             elsewhere.iter().filter_map(|worker| worker.foreign.clone()).collect();
         let extra = self.extra.iter().map(|&address| IpNet::from(address));
         let local = addresses::local(self.own, extra.chain(local), &foreign);
-        self.warn(&choice, &local);
+        let unseen = workers.iter().find(|worker| worker.sockets.is_none());
+        self.warn(&choice, &local, unseen);
         Ok(Survey { choice, situation, local })
     }
 
@@ -93,21 +94,11 @@ impl Surveyor {
         })
     }
 
-    fn warn(&mut self, choice: &Choice, local: &Local) {
+    fn warn(&mut self, choice: &Choice, local: &Local, unseen: Option<&WorkerProcess>) {
         let mut warnings = BTreeSet::new();
-        for (name, kind) in &choice.unsupported {
-            warnings
-                .insert(format!("cannot count on {name}: its link type {kind} is not understood"));
-        }
         if choice.attach.is_empty() {
             let which = if self.patterns.is_some() { " and matches --interface" } else { "" };
             warnings.insert(format!("no interface to count on: none is up{which}"));
-        }
-        if choice.left_out > 0 {
-            warnings.insert(format!(
-                "more than {MOST_INTERFACES} interfaces are up: containers' links without a worker are \
-                 left out; name those that matter with --interface"
-            ));
         }
         if local.left_out > 0 {
             warnings.insert(format!(
@@ -120,6 +111,13 @@ impl Surveyor {
                  those beyond are not counted"
                     .to_owned(),
             );
+        }
+        if let Some(worker) = unseen {
+            warnings.insert(format!(
+                "cannot see which sockets worker {} has: that needs CAP_SYS_PTRACE, or its user; until \
+                 then only --ports can tell what is the SFU's",
+                worker.pid
+            ));
         }
         for warning in warnings.difference(&self.warned) {
             tracing::warn!("{warning}");

@@ -16,6 +16,7 @@ use super::capture::CaptureEngine;
 use super::engine::EbpfEngine;
 use super::options::{MethodChoice, Options};
 use super::status::Status;
+use crate::host::claim::Claim;
 use crate::host::pace::Pace;
 use crate::host::rtnetlink::Changes;
 use crate::model::{JoinKey, Reading};
@@ -208,24 +209,24 @@ impl Counting {
 }
 
 fn start_engine(options: &Options, step_downs: &mut Vec<StepDown>) -> anyhow::Result<Engine> {
+    // Each way of counting claims the ports anew: what could not be used has let go of them.
+    let claim = || Claim::new(Some(&options.ports));
+    let ebpf = |claim| EbpfEngine::start(options, claim).map(|it| Engine::Ebpf(Box::new(it)));
+    let capture =
+        |claim| CaptureEngine::start(options, claim).map(|it| Engine::Capture(Box::new(it)));
     match options.method {
         MethodChoice::None => Ok(Engine::None),
-        MethodChoice::Ebpf => {
-            let started = EbpfEngine::start(options).map(|engine| Engine::Ebpf(Box::new(engine)));
-            started.map_err(|error| explained(Method::Ebpf, error))
-        }
+        MethodChoice::Ebpf => ebpf(claim()?).map_err(|error| explained(Method::Ebpf, error)),
         MethodChoice::Capture => {
-            let started =
-                CaptureEngine::start(options).map(|engine| Engine::Capture(Box::new(engine)));
-            started.map_err(|error| explained(Method::Capture, error))
+            capture(claim()?).map_err(|error| explained(Method::Capture, error))
         }
         MethodChoice::Auto => {
-            match EbpfEngine::start(options) {
-                Ok(engine) => return Ok(Engine::Ebpf(Box::new(engine))),
+            match ebpf(claim()?) {
+                Ok(engine) => return Ok(engine),
                 Err(error) => step_downs.push(step_down(Method::Ebpf, Method::Capture, &error)),
             }
-            match CaptureEngine::start(options) {
-                Ok(engine) => return Ok(Engine::Capture(Box::new(engine))),
+            match capture(claim()?) {
+                Ok(engine) => return Ok(engine),
                 Err(error) => step_downs.push(step_down(Method::Capture, Method::None, &error)),
             }
             Ok(Engine::None)

@@ -12,6 +12,7 @@ use super::ebpf::pin::Pins;
 use super::ebpf::tables::Tables;
 use super::options::Options;
 use super::status::{Failures, Status};
+use crate::host::claim::Claim;
 use crate::host::survey::Surveyor;
 use crate::model::{JoinKey, Reading};
 
@@ -32,10 +33,10 @@ struct Placement {
 
 impl EbpfEngine {
     /// Loads and attaches. Fails when nothing at all could be attached.
-    pub(super) fn start(options: &Options) -> anyhow::Result<Self> {
+    pub(super) fn start(options: &Options, claim: Claim) -> anyhow::Result<Self> {
         let loaded = load::load(options)?;
         let tables = Tables::new(loaded.tables, options.limits, options.lifetimes)?;
-        let attacher = Attacher::new(loaded.ebpf, options.mechanism)?;
+        let attacher = Attacher::new(loaded.ebpf, options.mechanism, claim)?;
         let surveyor = Surveyor::new(&options.interfaces, &options.local, options.workers.clone())?;
         let placement =
             Placement { attacher, surveyor, failures: Failures::default(), log: loaded.log };
@@ -78,9 +79,9 @@ impl EbpfEngine {
         }
         let survey = surveyor.look()?;
         lock(&self.tables).set_local(&survey.hosts()).context("write the tables of addresses")?;
-        let failed = attacher.attach_to(&survey.choice.attach);
-        failures.note(&failed);
-        Ok(failed.into_iter().next().map(|(_, error)| error))
+        let outcome = attacher.attach_to(&survey.choice.attach);
+        failures.note(&survey.choice, &outcome.failed, outcome.behind);
+        Ok(outcome.failed.into_iter().next().map(|(_, error)| error))
     }
 }
 

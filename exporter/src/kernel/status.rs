@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use crate::host::interfaces::Attach;
+use crate::host::interfaces::{Attach, Choice, MOST_INTERFACES};
 
 /// Where counting happens, and what failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// Interfaces that are counted on.
     pub interfaces: Vec<String>,
-    /// Interfaces that should be counted on, and why they are not.
+    /// Interfaces that should be counted on, and why they are not, or not in both directions.
     pub failing: BTreeMap<String, String>,
+    /// Interfaces on which somebody's program stands in front of ours and may keep packets from it, and
+    /// which.
+    pub behind: BTreeMap<String, String>,
+    /// Interfaces that should be counted on, those among them for which there is no room.
+    pub wanted: usize,
     /// Failed attempts to attach since the start.
     pub failures: u64,
     /// Looks at interfaces, addresses and workers since the start.
@@ -19,34 +24,71 @@ pub struct Status {
     pub capture_lost: Option<u64>,
 }
 
-/// Attempts that failed.
+/// What came of looks.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     failing: BTreeMap<String, String>,
+    behind: BTreeMap<String, String>,
+    wanted: usize,
     total: u64,
     looks: u64,
 }
 
 impl Failures {
-    /// Takes note of attempts that failed; one warning for each interface and cause.
-    pub(super) fn note(&mut self, failed: &[(Attach, anyhow::Error)]) {
+    /// Takes note of attempts that failed and of who stands in front; one warning for each interface
+    /// and cause.
+    pub(super) fn note(
+        &mut self,
+        choice: &Choice,
+        failed: &[(Attach, anyhow::Error)],
+        behind: BTreeMap<String, String>,
+    ) {
         let mut failing = BTreeMap::new();
         for (what, error) in failed {
             let text = format!("{error:#}");
             if self.failing.get(&what.name) != Some(&text) {
-                tracing::warn!("cannot count on {}: {text}; trying again later", what.name);
+                tracing::warn!("cannot count all of {}: {text}; trying again later", what.name);
             }
             failing.insert(what.name.clone(), text);
         }
+        for (name, kind) in &choice.unsupported {
+            let text = format!("its link type {kind} is not understood");
+            if self.failing.get(name) != Some(&text) {
+                tracing::warn!("cannot count on {name}: {text}");
+            }
+            failing.insert(name.clone(), text);
+        }
+        for (name, whose) in &behind {
+            if self.behind.get(name) != Some(whose) {
+                tracing::warn!(
+                    "{whose} stands in front of ours on {name}: what it ends or redirects is not \
+                     counted; attach it behind ours, with a later pref or a later place"
+                );
+            }
+        }
+        if choice.left_out > 0 && self.wanted <= MOST_INTERFACES {
+            tracing::warn!(
+                "more than {MOST_INTERFACES} interfaces are up, {} are left out: first containers' \
+                 links without a worker; name those that matter with --interface",
+                choice.left_out
+            );
+        }
+        self.wanted = choice.attach.len() + choice.left_out;
         self.looks += 1;
         self.total += failed.len() as u64;
-        self.failing = failing;
+        (self.failing, self.behind) = (failing, behind);
     }
 
     /// The status of whoever counts on these interfaces.
     pub(super) fn status(&self, interfaces: Vec<String>) -> Status {
-        let Self { failing, total, looks } = self;
-        let failing = failing.clone();
-        Status { interfaces, failing, failures: *total, looks: *looks, capture_lost: None }
+        Status {
+            interfaces,
+            failing: self.failing.clone(),
+            behind: self.behind.clone(),
+            wanted: self.wanted,
+            failures: self.total,
+            looks: self.looks,
+            capture_lost: None,
+        }
     }
 }

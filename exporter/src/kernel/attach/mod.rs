@@ -1,22 +1,22 @@
 //! Attaches the four programs to interfaces, by TCX where the kernel has it (6.6) and as `clsact`
-//! filters elsewhere, in front of everybody else's programs.
+//! filters elsewhere, in front of everybody else's programs where that can be, and keeps them there.
 //!
-//! Which interfaces is decided elsewhere; this only carries it out. Whatever was attached goes when
-//! this is dropped. TCX links are held by descriptor, so they go with a crashed process, too.
+//! Which interfaces is decided elsewhere; this only carries it out, and says where it could not or no
+//! longer holds. Whatever was attached goes when this is dropped.
 
 mod clsact;
+mod tcx;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
 use anyhow::Context;
 use aya::Ebpf;
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 
-use self::clsact::{Clsact, Filter, Side};
+use self::clsact::{Clsact, Filter};
 use super::ebpf::load;
 use super::options::Mechanism;
+use crate::host::claim::Claim;
 use crate::host::interfaces::{Attach, Layer};
 
 /// The programs, and where they are attached.
@@ -24,106 +24,193 @@ pub(super) struct Attacher {
     ebpf: Ebpf,
     mechanism: Mechanism,
     clsact: Clsact,
+    claim: Claim,
     attached: BTreeMap<u32, Attached>,
+}
+
+/// What an interface is like after a look.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Not, or not all of, what should be attached is; for each reason.
+    pub(super) failed: Vec<(Attach, anyhow::Error)>,
+    /// Somebody's program stands in front of ours: which.
+    pub(super) behind: BTreeMap<String, String>,
 }
 
 struct Attached {
     what: Attach,
-    attachments: Vec<Attachment>,
+    attachments: BTreeMap<Hook, Attachment>,
+}
+
+/// A program and where it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Hook {
+    program: &'static str,
+    side: Side,
+}
+
+/// Which way packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    /// Coming in.
+    Ingress,
+    /// Going out.
+    Egress,
 }
 
 enum Attachment {
     /// Detached by its own drop.
-    Tcx(SchedClassifierLink),
+    Tcx(tcx::Link),
     Clsact(Filter),
+}
+
+/// Where an attachment is found to be.
+enum Place {
+    First,
+    /// What stands in front of it.
+    Behind(String),
+    /// Somebody took it away.
+    Gone,
 }
 
 impl Attacher {
     /// Takes programs that were loaded into the kernel.
-    pub(super) fn new(ebpf: Ebpf, mechanism: Mechanism) -> anyhow::Result<Self> {
-        let clsact = Clsact::new().context("open a netlink socket")?;
-        Ok(Self { ebpf, mechanism, clsact, attached: BTreeMap::new() })
+    pub(super) fn new(ebpf: Ebpf, mechanism: Mechanism, claim: Claim) -> anyhow::Result<Self> {
+        let clsact = Clsact::new(claim.id()).context("open a netlink socket")?;
+        Ok(Self { ebpf, mechanism, clsact, claim, attached: BTreeMap::new() })
     }
 
-    /// Detaches from interfaces that are no longer wanted, attaches to new ones. Returns what failed.
-    pub(super) fn attach_to(&mut self, wanted: &[Attach]) -> Vec<(Attach, anyhow::Error)> {
+    /// Detaches from interfaces that are no longer wanted, attaches to new ones, and looks after the
+    /// others.
+    pub(super) fn attach_to(&mut self, wanted: &[Attach]) -> Outcome {
         let stale = |attached: &Attached| !wanted.contains(&attached.what);
         let stale: Vec<u32> =
             self.attached.iter().filter(|(_, at)| stale(at)).map(|(&index, _)| index).collect();
         for index in stale {
             self.detach(index);
         }
-        let mut failed = Vec::new();
+        let mut outcome = Outcome::default();
         for what in wanted {
-            if self.attached.contains_key(&what.index) {
+            if let Err(error) = self.look_after(what, &mut outcome) {
+                outcome.failed.push((what.clone(), error));
+            }
+            if let Err(error) = self.complete(what) {
+                outcome.failed.push((what.clone(), error));
+            }
+        }
+        outcome
+    }
+
+    /// Names of the interfaces that are counted on in both directions.
+    pub(super) fn interfaces(&self) -> impl Iterator<Item = &str> {
+        let whole =
+            self.attached.values().filter(|it| it.attachments.len() == hooks(&it.what).len());
+        whole.map(|attached| attached.what.name.as_str())
+    }
+
+    /// Lets go of an interface if anything of it is gone, so that all is attached again in its order.
+    fn look_after(&mut self, what: &Attach, outcome: &mut Outcome) -> anyhow::Result<()> {
+        let Some(attached) = self.attached.get(&what.index) else { return Ok(()) };
+        let links: BTreeSet<u32> = attached.links().collect();
+        let (mut behind, mut gone) = (None, false);
+        for attachment in attached.attachments.values() {
+            let place = match attachment {
+                Attachment::Tcx(link) => tcx::place(link, |id| links.contains(&id))?,
+                Attachment::Clsact(filter) => self.clsact.place(filter)?,
+            };
+            match place {
+                Place::First => {}
+                Place::Behind(whose) => behind = Some(whose),
+                Place::Gone => gone = true,
+            }
+        }
+        if gone {
+            tracing::warn!(
+                "somebody detached our programs from {}: attaching them again",
+                what.name
+            );
+            self.detach(what.index);
+            return Ok(());
+        }
+        // Another exporter's programs let all pass, and nobody without CAP_SYS_ADMIN can tell whose a
+        // TCX program is.
+        let is_exporter = || self.claim.ids_of_others().is_ok_and(|others| !others.is_empty());
+        if let Some(whose) =
+            behind.filter(|_| self.mechanism == Mechanism::Clsact || !is_exporter())
+        {
+            outcome.behind.insert(what.name.clone(), whose);
+        }
+        Ok(())
+    }
+
+    /// Attaches what is missing; the first failure comes back, the others are tried all the same.
+    fn complete(&mut self, what: &Attach) -> anyhow::Result<()> {
+        let mut failure = Ok(());
+        for hook in hooks(what) {
+            let there = self.attached.get(&what.index);
+            if there.is_some_and(|there| there.attachments.contains_key(&hook)) {
                 continue;
             }
-            match self.attach(what) {
-                Ok(attachments) => {
-                    let by = match attachments.first() {
-                        Some(Attachment::Tcx(_)) => "TCX",
-                        _ => "clsact",
-                    };
-                    tracing::info!("counting on {} (by {by})", what.name);
-                    self.attached.insert(what.index, Attached { what: what.clone(), attachments });
+            match self.attach(what, hook) {
+                Ok(attachment) => self.keep(what, hook, attachment),
+                Err(error) if failure.is_ok() => {
+                    let Hook { program, .. } = hook;
+                    failure = Err(error.context(format!("attach {program} to {}", what.name)));
                 }
-                Err(error) => failed.push((what.clone(), error)),
+                Err(_) => {}
+            }
+            // A right that is missing would be missed four times.
+            if failure.is_err() && !self.attached.contains_key(&what.index) {
+                break;
             }
         }
-        failed
+        failure
     }
 
-    /// Names of the interfaces that are counted on.
-    pub(super) fn interfaces(&self) -> impl Iterator<Item = &str> {
-        self.attached.values().map(|attached| attached.what.name.as_str())
+    fn keep(&mut self, what: &Attach, hook: Hook, attachment: Attachment) {
+        let attached = self.attached.entry(what.index).or_insert_with(|| {
+            let by = match attachment {
+                Attachment::Tcx(_) => "TCX",
+                Attachment::Clsact(_) => "clsact",
+            };
+            tracing::info!("counting on {} (by {by})", what.name);
+            Attached { what: what.clone(), attachments: BTreeMap::new() }
+        });
+        attached.attachments.insert(hook, attachment);
     }
 
-    fn attach(&mut self, what: &Attach) -> anyhow::Result<Vec<Attachment>> {
-        let (receive, send) = match what.layer {
-            Layer::Ethernet => ("count_receive", "count_send"),
-            Layer::Raw => ("count_receive_raw", "count_send_raw"),
-        };
-        let mut attachments = Vec::new();
-        for (name, side) in [(receive, Side::Ingress), (send, Side::Egress)] {
-            match self.attach_one(what, name, side) {
-                Ok(attachment) => attachments.push(attachment),
-                Err(error) => {
-                    self.release(attachments);
-                    return Err(error.context(format!("attach {name} to {}", what.name)));
-                }
-            }
-        }
-        Ok(attachments)
-    }
-
-    fn attach_one(&mut self, what: &Attach, name: &str, side: Side) -> anyhow::Result<Attachment> {
+    fn attach(&mut self, what: &Attach, hook: Hook) -> anyhow::Result<Attachment> {
+        let Hook { program: name, side } = hook;
         let program = load::verified(&mut self.ebpf, name)?;
         if self.mechanism == Mechanism::Auto {
-            match attach_tcx(program, what, side) {
+            match tcx::attach(program, (what.index, &what.name), side) {
                 Ok(link) => return Ok(Attachment::Tcx(link)),
-                Err(error) if no_tcx(&error) => {
+                Err(error) if tcx::is_missing(&error) => {
                     tracing::debug!("no TCX here ({error}), using clsact");
                     self.mechanism = Mechanism::Clsact;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
         let program = program.fd()?.try_clone()?;
-        self.clsact.attach(what.index, side, program.as_fd(), name).map(Attachment::Clsact)
+        let alive = self.claim.ids_of_others().context("look for other exporters")?;
+        let filter = self.clsact.attach(what.index, side, program.as_fd(), name, &alive)?;
+        Ok(Attachment::Clsact(filter))
     }
 
     fn detach(&mut self, index: u32) {
-        let Some(Attached { what, attachments }) = self.attached.remove(&index) else { return };
-        self.release(attachments);
-        tracing::info!("no longer counting on {}", what.name);
+        let Some(attached) = self.attached.remove(&index) else { return };
+        let name = attached.what.name.clone();
+        self.release(attached);
+        tracing::info!("no longer counting on {name}");
     }
 
-    fn release(&mut self, attachments: Vec<Attachment>) {
-        for attachment in attachments {
+    fn release(&mut self, attached: Attached) {
+        for attachment in attached.attachments.into_values() {
             match attachment {
                 Attachment::Tcx(link) => drop(link),
                 Attachment::Clsact(filter) => {
-                    if let Err(error) = self.clsact.detach(filter) {
+                    if let Err(error) = self.clsact.detach(&filter) {
                         tracing::warn!("remove a clsact filter: {error}");
                     }
                 }
@@ -132,32 +219,56 @@ impl Attacher {
     }
 }
 
+impl Attached {
+    fn links(&self) -> impl Iterator<Item = u32> {
+        self.attachments.values().filter_map(|attachment| match attachment {
+            Attachment::Tcx(link) => Some(link.id()),
+            Attachment::Clsact(_) => None,
+        })
+    }
+}
+
 impl Drop for Attacher {
     fn drop(&mut self) {
         for (_, attached) in std::mem::take(&mut self.attached) {
-            self.release(attached.attachments);
+            self.release(attached);
         }
     }
 }
 
-/// First in the chain: a program that ends the chain must not hide packets from the count, and ours
-/// always passes on to the next.
-fn attach_tcx(
-    program: &mut SchedClassifier,
-    what: &Attach,
-    side: Side,
-) -> Result<SchedClassifierLink, ProgramError> {
-    let side = match side {
-        Side::Ingress => TcAttachType::Ingress,
-        Side::Egress => TcAttachType::Egress,
+/// What belongs on an interface, in the order in which it is attached: the last comes first. Where a
+/// packet is both sent and received, it is sent first: once it is marked as received, it is taken for
+/// one that is only passed on.
+fn hooks(what: &Attach) -> Vec<Hook> {
+    let (receive, send) = match what.layer {
+        Layer::Ethernet => ("count_receive", "count_send"),
+        Layer::Raw => ("count_receive_raw", "count_send_raw"),
     };
-    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let link = program.attach_with_options(&what.name, side, order)?;
-    program.take_link(link)
+    let mut hooks = vec![Hook { program: receive, side: Side::Ingress }];
+    if what.crossing {
+        hooks.push(Hook { program: receive, side: Side::Egress });
+        hooks.push(Hook { program: send, side: Side::Ingress });
+    }
+    hooks.push(Hook { program: send, side: Side::Egress });
+    hooks
 }
 
-/// Kernels before 6.6 do not know the attach type (EINVAL), or were built without it.
-fn no_tcx(error: &ProgramError) -> bool {
-    let ProgramError::SyscallError(error) = error else { return false };
-    matches!(error.io_error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_link_into_a_container_packets_are_sent_before_they_are_received() {
+        let what =
+            |crossing| Attach { index: 1, name: "a".into(), layer: Layer::Ethernet, crossing };
+        let on = |side, crossing| {
+            let hooks = hooks(&what(crossing)).into_iter().filter(|hook| hook.side == side);
+            hooks.map(|hook| hook.program).rev().collect::<Vec<_>>()
+        };
+        for side in [Side::Ingress, Side::Egress] {
+            assert_eq!(on(side, true), ["count_send", "count_receive"]);
+        }
+        assert_eq!(on(Side::Ingress, false), ["count_receive"]);
+        assert_eq!(on(Side::Egress, false), ["count_send"]);
+    }
 }

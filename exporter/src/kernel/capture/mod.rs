@@ -25,6 +25,7 @@ use self::socket::{Heard, Socket};
 use self::table::Table;
 use super::options::Options;
 use super::status::{Failures, Status};
+use crate::host::claim::Claim;
 use crate::host::interfaces::{Attach, Layer, Situation};
 use crate::host::survey::Surveyor;
 use crate::model::{Direction, JoinKey, Reading};
@@ -36,6 +37,7 @@ const MOST_INTERFACES: usize = 32;
 pub(super) struct CaptureEngine {
     placement: Mutex<Placement>,
     counted: Arc<Counted>,
+    _claim: Claim,
 }
 
 struct Placement {
@@ -75,7 +77,7 @@ struct Capture {
 
 impl CaptureEngine {
     /// Opens the sockets. Fails when nothing at all could be opened.
-    pub(super) fn start(options: &Options) -> anyhow::Result<Self> {
+    pub(super) fn start(options: &Options, claim: Claim) -> anyhow::Result<Self> {
         Socket::probe().context("open a packet socket")?;
         let Options { limits, lifetimes, jitter, .. } = *options;
         let table = Table::new(limits, lifetimes, !options.every_address, jitter);
@@ -85,7 +87,7 @@ impl CaptureEngine {
         let ports = options.ports.clone();
         let placement =
             Placement { surveyor, failures: Failures::default(), running: BTreeMap::new(), ports };
-        let engine = Self { placement: Mutex::new(placement), counted };
+        let engine = Self { placement: Mutex::new(placement), counted, _claim: claim };
         match engine.place()? {
             Some(error) if engine.status().interfaces.is_empty() => Err(error),
             _ => Ok(engine),
@@ -150,7 +152,7 @@ impl CaptureEngine {
                 Err(error) => failed.push((what.attach, error)),
             }
         }
-        failures.note(&failed);
+        failures.note(&survey.choice, &failed, BTreeMap::new());
         Ok(failed.into_iter().next().map(|(_, error)| error))
     }
 }

@@ -12,5 +12,5 @@ mod mapping;
 mod occupancy;
 pub(super) mod pin;
 mod streams;
-mod sys;
+pub(super) mod sys;
 pub(super) mod tables;

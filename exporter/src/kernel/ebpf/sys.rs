@@ -29,6 +29,7 @@ const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_TEST_RUN: libc::c_int = 10;
+const PROG_QUERY: libc::c_int = 16;
 const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const MAP_LOOKUP_BATCH: libc::c_int = 24;
 
@@ -99,6 +100,54 @@ struct TestRun {
     cpu: u32,
     batch_size: u32,
     pad: u32,
+}
+
+/// `union bpf_attr`, the part of `BPF_PROG_QUERY`.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    interface: u32,
+    hook: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    pad: u32,
+    program_flags: u64,
+    links: u64,
+    link_flags: u64,
+    revision: u64,
+}
+
+/// A program at a TCX hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::kernel) struct TcxMember {
+    /// Its id.
+    pub(in crate::kernel) program: u32,
+    /// The id of the link that holds it there; 0: none does.
+    pub(in crate::kernel) link: u32,
+}
+
+/// The programs at an interface's TCX hook, in the order in which packets meet them (Linux 6.6).
+pub(in crate::kernel) fn tcx_chain(interface: u32, ingress: bool) -> io::Result<Vec<TcxMember>> {
+    /// BPF_MPROG_MAX.
+    const MOST: usize = 64;
+    /// BPF_TCX_INGRESS and BPF_TCX_EGRESS.
+    const HOOKS: [u32; 2] = [47, 46];
+    let (mut programs, mut links) = ([0_u32; MOST], [0_u32; MOST]);
+    let mut attributes = Query {
+        interface,
+        hook: HOOKS[usize::from(ingress)],
+        programs: programs.as_mut_ptr() as u64,
+        links: links.as_mut_ptr() as u64,
+        count: MOST as u32,
+        ..Query::default()
+    };
+    if !found(bpf(PROG_QUERY, &mut attributes).map(drop))? {
+        return Ok(Vec::new());
+    }
+    let members = programs.into_iter().zip(links).take(attributes.count as usize);
+    Ok(members.map(|(program, link)| TcxMember { program, link }).collect())
 }
 
 /// Reads the element at `key`; `None` when there is none. `value` must be as long as the kernel

@@ -1,0 +1,274 @@
+//! Which exporters count in a network namespace, so that two never count the same packets: the second
+//! would find them marked as counted by the first.
+//!
+//! An exporter that counts holds an abstract Unix socket in the network namespace in which it counts.
+//! Its name says who it is, since when, and which ports it counts; it goes when the process does, however
+//! that ends. Every local user can make such sockets. So each exporter has a name of its own, which nobody
+//! can take before it, and a name is believed only if the kernel says that its holder may count packets
+//! or is root.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use caps::{CapSet, Capability};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::procfs;
+
+const PREFIX: &str = "mediasoup-exporter/1";
+/// Names that are looked at.
+const MOST: usize = 4096;
+/// Whoever asks who holds the name waits in its queue for good; only others that start ask.
+const QUEUE: libc::c_int = 4096;
+
+/// A network namespace's ports, claimed for as long as this lives.
+#[derive(Debug)]
+pub struct Claim {
+    own: Claimant,
+    _socket: Socket,
+}
+
+/// Who claims which ports.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claimant {
+    /// When it started to count, since the host did.
+    pub since: Duration,
+    /// Its process id, as it sees itself.
+    pub pid: u32,
+    /// First and last port; `None`: whichever workers own.
+    pub ports: Option<(u16, u16)>,
+}
+
+impl Claim {
+    /// Claims ports in this thread's network namespace; `None` stands for whichever workers own. Fails
+    /// when another exporter counts some of them already.
+    pub fn new(ports: Option<&RangeInclusive<u16>>) -> anyhow::Result<Self> {
+        let ports = ports.map(|ports| (*ports.start(), *ports.end()));
+        let own = Claimant { since: since_boot(), pid: std::process::id(), ports };
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)
+            .and_then(|socket| {
+                socket.bind(&own.address()?)?;
+                socket.listen(QUEUE)?;
+                Ok(socket)
+            })
+            .context("claim the ports of this network namespace")?;
+        // Only now: of two that start at once, each sees the other, and the first goes on.
+        for other in others(&own).context("look for other exporters")? {
+            if other < own && other.overlaps(&own) {
+                bail!(
+                    "another exporter counts {} in this network namespace: {other}; end it, or give \
+                     both --ports that have none in common",
+                    match other.ports {
+                        Some((first, last)) => format!("ports {first}-{last}"),
+                        None => "the SFU's ports".to_owned(),
+                    }
+                );
+            }
+        }
+        Ok(Self { own, _socket: socket })
+    }
+
+    /// Names this exporter and no other on the host, ever.
+    pub fn id(&self) -> String {
+        self.own.id()
+    }
+
+    /// The names of all exporters that count in this thread's network namespace, this one's apart.
+    pub fn ids_of_others(&self) -> io::Result<BTreeSet<String>> {
+        Ok(others(&self.own)?.iter().map(Claimant::id).collect())
+    }
+}
+
+impl Claimant {
+    fn id(&self) -> String {
+        format!("{}-{}", self.pid, self.since.as_nanos())
+    }
+
+    fn name(&self) -> String {
+        let ports = match self.ports {
+            Some((first, last)) => format!("{first}-{last}"),
+            None => "owned".to_owned(),
+        };
+        format!("{PREFIX}/{}/{}/{ports}", self.since.as_nanos(), self.pid)
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut words = name.strip_prefix(PREFIX)?.strip_prefix('/')?.split('/');
+        let since = Duration::from_nanos(words.next()?.parse().ok()?);
+        let pid = words.next()?.parse().ok()?;
+        let ports = match words.next()? {
+            "owned" => None,
+            range => {
+                let (first, last) = range.split_once('-')?;
+                Some((first.parse().ok()?, last.parse().ok()?))
+            }
+        };
+        words.next().is_none().then_some(Self { since, pid, ports })
+    }
+
+    /// An abstract address: it begins with a zero byte.
+    fn address(&self) -> io::Result<SockAddr> {
+        SockAddr::unix(format!("\0{}", self.name()))
+    }
+
+    /// Workers may own any port, so whoever counts what they own counts any range's, too.
+    fn overlaps(&self, other: &Self) -> bool {
+        match (self.ports, other.ports) {
+            (Some((a, b)), Some((c, d))) => a <= d && c <= b,
+            _ => true,
+        }
+    }
+
+    /// Whether the name's holder may count: a process of root's, of this user's, or one with the rights.
+    fn is_believed(&self) -> bool {
+        let Some((pid, uid)) = self.holder() else { return false };
+        // SAFETY: geteuid has no arguments and no failure.
+        uid == 0 || uid == unsafe { libc::geteuid() } || may_count(pid)
+    }
+
+    /// Process and user that listen at the name, by the kernel's word.
+    fn holder(&self) -> Option<(i32, u32)> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
+        // Never waits for a queue that somebody has filled.
+        socket.set_nonblocking(true).ok()?;
+        socket.connect(&self.address().ok()?).ok()?;
+        let mut holder = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+        let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+        // SAFETY: SO_PEERCRED writes a ucred of at most the given size.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERCRED,
+                (&raw mut holder).cast(),
+                &raw mut length,
+            )
+        };
+        (result == 0).then_some((holder.pid, holder.uid))
+    }
+}
+
+impl fmt::Display for Claimant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ago = since_boot().saturating_sub(self.since);
+        let since = SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+        write!(f, "process {}, since {}", self.pid, utc(since))
+    }
+}
+
+/// Earlier or later ones than `own`, believed.
+fn others(own: &Claimant) -> io::Result<Vec<Claimant>> {
+    let table = procfs::read(Path::new("/proc/thread-self/net/unix"))?;
+    let mut others = claimants(&table);
+    others.remove(own);
+    Ok(others.into_iter().filter(Claimant::is_believed).collect())
+}
+
+/// Number, six more words, inode, and the name if there is one; `@` stands for the zero byte.
+fn claimants(table: &str) -> BTreeSet<Claimant> {
+    let names = table.lines().filter_map(|line| line.split_ascii_whitespace().nth(7));
+    names.filter_map(|name| Claimant::parse(name.strip_prefix('@')?)).take(MOST).collect()
+}
+
+/// Rights in a user namespace of one's own are no rights here.
+fn may_count(pid: i32) -> bool {
+    let users = |process: &str| procfs::namespace(Path::new(process), "user");
+    let own = users("/proc/self");
+    let has = |right| caps::has_cap(Some(pid), CapSet::Permitted, right).unwrap_or(false);
+    pid > 0
+        && own.is_some()
+        && users(&format!("/proc/{pid}")) == own
+        && (has(Capability::CAP_NET_ADMIN) || has(Capability::CAP_NET_RAW))
+}
+
+/// A clock that nobody sets, so that who came first is told truly.
+fn since_boot() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to a live timespec; this clock is there since Linux 2.6.39.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+}
+
+/// `2026-01-31 12:00:00 UTC`.
+fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+/// Days since 1970 to a date; years are counted from March, so that leap days come last.
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claimant(since: u64, ports: Option<(u16, u16)>) -> Claimant {
+        Claimant { since: Duration::from_nanos(since), pid: 4711, ports }
+    }
+
+    #[test]
+    fn names_say_everything() {
+        for claimant in [claimant(12_345, None), claimant(1, Some((40_000, 49_999)))] {
+            assert_eq!(Claimant::parse(&claimant.name()), Some(claimant));
+        }
+        for name in [
+            "",
+            "mediasoup-exporter/1",
+            "mediasoup-exporter/1/1/2",
+            "mediasoup-exporter/2/1/2/owned",
+        ] {
+            assert_eq!(Claimant::parse(name), None, "{name}");
+        }
+        assert_eq!(Claimant::parse("mediasoup-exporter/1/1/2/owned/x"), None);
+        let table = "Num       RefCount Protocol Flags    Type St Inode Path
+0000000000000000: 00000002 00000000 00010000 0001 01 4711 @mediasoup-exporter/1/7/4711/owned
+0000000000000000: 00000003 00000000 00000000 0001 03 4712 @mediasoup-exporter/1/7/4711/owned
+0000000000000000: 00000002 00000000 00010000 0001 01 4713 /run/x
+0000000000000000: 00000002 00000000 00010000 0001 01 4714
+";
+        assert_eq!(claimants(table), BTreeSet::from([claimant(7, None)]));
+    }
+
+    #[test]
+    fn ports_overlap_or_not() {
+        let check = |one, other, expected| {
+            let (one, other) = (claimant(1, one), claimant(2, other));
+            assert_eq!((one.overlaps(&other), other.overlaps(&one)), (expected, expected));
+        };
+        check(Some((1, 5)), Some((5, 9)), true);
+        check(Some((1, 4)), Some((5, 9)), false);
+        check(Some((1, 9)), Some((5, 5)), true);
+        check(None, Some((5, 9)), true);
+        check(None, None, true);
+    }
+
+    #[test]
+    fn moments_are_dates() {
+        let check = |seconds, expected: &str| {
+            assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), expected);
+        };
+        check(0, "1970-01-01 00:00:00 UTC");
+        check(951_782_399, "2000-02-28 23:59:59 UTC");
+        check(951_868_800, "2000-03-01 00:00:00 UTC");
+        check(1_767_225_599, "2025-12-31 23:59:59 UTC");
+        check(1_772_323_200, "2026-03-01 00:00:00 UTC");
+    }
+}

@@ -1,0 +1,65 @@
+//! Links at an interface's TCX hooks (Linux 6.6).
+//!
+//! A program comes in and goes to the front of the chain, because a program that ends the chain must not
+//! hide packets from the count; ours always passes on to the next. Links are held by descriptor, so they
+//! go with a crashed process, too. Others' are looked at and never touched.
+
+use anyhow::Context;
+use aya::programs::links::FdLink;
+use aya::programs::tc::{TcAttachOptions, TcAttachType};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
+
+use super::{Place, Side};
+use crate::kernel::ebpf::sys;
+
+/// A program at a hook; dropping it detaches.
+#[derive(Debug)]
+pub(super) struct Link {
+    index: u32,
+    side: Side,
+    id: u32,
+    _link: FdLink,
+}
+
+/// Attaches to the interface of that name and index.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    (index, name): (u32, &str),
+    side: Side,
+) -> anyhow::Result<Link> {
+    let hook = match side {
+        Side::Ingress => TcAttachType::Ingress,
+        Side::Egress => TcAttachType::Egress,
+    };
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let link = program.attach_with_options(name, hook, order)?;
+    let link: FdLink = program.take_link(link)?.try_into().context("a TCX link")?;
+    let id = link.info().context("ask for a TCX link")?.id();
+    Ok(Link { index, side, id, _link: link })
+}
+
+/// Kernels before 6.6 do not know the attach type (EINVAL), or were built without it.
+pub(super) fn is_missing(error: &anyhow::Error) -> bool {
+    let Some(ProgramError::SyscallError(error)) = error.downcast_ref() else { return false };
+    matches!(error.io_error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+/// Where the link is now. `ours` says of links whether they are this exporter's.
+pub(super) fn place(link: &Link, ours: impl Fn(u32) -> bool) -> anyhow::Result<Place> {
+    let chain =
+        sys::tcx_chain(link.index, link.side == Side::Ingress).context("ask for TCX programs")?;
+    let Some(at) = chain.iter().position(|member| member.link == link.id) else {
+        return Ok(Place::Gone);
+    };
+    let before = chain[..at].iter().find(|member| !ours(member.link));
+    Ok(match before {
+        Some(member) => Place::Behind(format!("the TCX program with id {}", member.program)),
+        None => Place::First,
+    })
+}
+
+impl Link {
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+}
