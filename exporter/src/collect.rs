@@ -46,7 +46,7 @@ pub trait Books: Send + 'static {
     /// Takes in what the host says of processes and ports.
     fn observe(&mut self, ownership: Arc<dyn Ownership>);
     /// The connections that servers know.
-    fn connections(&mut self) -> HashSet<JoinKey>;
+    fn connections(&mut self) -> Connections;
     /// Looks how the sources are. What they told before this is told to the books before a reading is
     /// taken, so that nothing is missing of a source that is shown to have told all.
     fn look(&mut self);
@@ -58,6 +58,16 @@ pub trait Books: Send + 'static {
     fn learn(&mut self, ip: IpAddr, name: Option<Arc<str>>);
     /// Scrapes that were given another's reading or text, so far.
     fn shared(&mut self, scrapes: u64);
+}
+
+/// The connections that servers know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Those that are believed.
+    pub told: HashSet<JoinKey>,
+    /// How many are not, because the host does not say that a worker of the server's owns the port: it
+    /// may only not know yet.
+    pub refused: usize,
 }
 
 /// Why a reading is taken.
@@ -96,7 +106,7 @@ enum Order {
     Name(IpAddr, Option<Arc<str>>, OwnedSemaphorePermit),
     Told(SourceId, Vec<Event>, OwnedSemaphorePermit),
     Observed(Arc<dyn Ownership>),
-    Connections(oneshot::Sender<HashSet<JoinKey>>),
+    Connections(oneshot::Sender<Connections>),
 }
 
 /// Where orders go. When all copies are gone, the thread ends.
@@ -144,7 +154,7 @@ impl Orders {
     }
 
     /// The connections that servers know, after all that was told before; `None` at the end.
-    pub async fn connections(&self) -> Option<HashSet<JoinKey>> {
+    pub async fn connections(&self) -> Option<Connections> {
         let (answer, connections) = oneshot::channel();
         self.queue.send(Order::Connections(answer)).ok()?;
         connections.await.ok()

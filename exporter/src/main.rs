@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
-use mediasoup_exporter::collect::{self, Board, Ledgers, Orders, Pace, Parts, Site};
+use mediasoup_exporter::collect::{self, Board, Connections, Ledgers, Orders, Pace, Parts, Site};
 use mediasoup_exporter::config::{Command, Config};
 use mediasoup_exporter::exposition::{Scrape, reference};
 use mediasoup_exporter::host::capabilities::{self, Needs};
@@ -254,7 +254,7 @@ async fn tell(
             () = &mut stop => return,
             told = orders.connections() => told,
         };
-        let Some(told) = told else { return };
+        let Some(Connections { told, refused: _ }) = told else { return };
         let counting = counting.clone();
         let told = tokio::task::spawn_blocking(move || counting.tell(&told));
         match told.await {

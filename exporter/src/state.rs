@@ -210,9 +210,10 @@ impl State {
         let Some((source, pid)) = self.places.routers.get(id).map(|it| (it.source, it.pid)) else {
             return;
         };
-        let is_own = pid == 0 || self.is_worker(source, pid);
+        let (is_own, process) = self.look_up_worker(source, pid);
         if let Some(router) = self.places.routers.get_mut(id) {
             router.is_own = is_own;
+            router.process = process;
         }
     }
 
@@ -244,10 +245,15 @@ impl State {
         }
     }
 
-    /// Whether a process is, as far as can be known, a worker of the source's.
-    fn is_worker(&self, source: SourceId, pid: u32) -> bool {
+    /// Whether a process is, as far as can be known, a worker of the source's; and the host's number of
+    /// it.
+    fn look_up_worker(&self, source: SourceId, pid: u32) -> (bool, u32) {
+        if pid == 0 {
+            return (true, 0);
+        }
         let vouched = self.sources.standing(source).vouched;
-        self.ownership.is_worker(source, pid).unwrap_or(vouched)
+        let is_own = self.ownership.is_worker(source, pid).unwrap_or(vouched);
+        (is_own, self.ownership.process(source, pid))
     }
 
     fn note(&mut self, source: SourceId, effect: Effect) {

@@ -300,7 +300,11 @@ fn what_another_tool_removed_is_attached_again() -> Result<()> {
         assert_eq!(counting.status().interfaces, ["sfu0"], "{removal}");
         for side in ["ingress", "egress"] {
             let shown = tc(&pair.sfu, &format!("filter show dev sfu0 {side}"))?;
-            assert_eq!(shown.matches("mediasoup-exporter:").count(), EACH_SIDE, "{removal}: {shown}");
+            assert_eq!(
+                shown.matches("mediasoup-exporter:").count(),
+                EACH_SIDE,
+                "{removal}: {shown}"
+            );
         }
     }
     Ok(())

@@ -180,7 +180,8 @@ fn many_addresses_elsewhere_push_none_of_the_hosts_out() -> Result<()> {
     worker.kill()?;
     worker.wait()?;
     let local = survey?.local;
-    let of_host: Vec<_> = local.prefixes.iter().filter(|row| row.1 == own).map(|row| row.0).collect();
+    let of_host: Vec<_> =
+        local.prefixes.iter().filter(|row| row.1 == own).map(|row| row.0).collect();
     ensure!(of_host.contains(&"10.89.0.1/32".parse()?), "{of_host:?}");
     assert_eq!(local.left_out, 0);
     // Other workers of this machine may have some, too.

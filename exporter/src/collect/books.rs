@@ -3,7 +3,7 @@
 //!
 //! Each source fails alone: its series stay as they were, its `up` falls, and the others go on.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 
 use crate::collect::site::{Board, Figures};
-use crate::collect::{Books, Occasion};
+use crate::collect::{Books, Connections, Occasion};
 use crate::exposition::{Cursor, Scrape, Selection, foreign};
 use crate::host::interfaces::MOST_INTERFACES;
 use crate::host::workers::Workers;
 use crate::kernel::{Counting, Method};
 use crate::labels::Tick;
 use crate::ledger::Update;
-use crate::model::{JoinKey, Reading, SocketStats};
+use crate::model::{Reading, SocketStats};
 use crate::observer::{Observer, Status};
 use crate::resolver::Questions;
 use crate::sockets;
@@ -208,9 +208,10 @@ impl Books for Ledgers {
         self.state.observe(ownership);
     }
 
-    fn connections(&mut self) -> HashSet<JoinKey> {
+    fn connections(&mut self) -> Connections {
         self.state.settle();
-        self.state.told()
+        let refused = self.state.refused_tuples().port;
+        Connections { told: self.state.told(), refused }
     }
 
     fn look(&mut self) {

@@ -101,18 +101,29 @@ pub struct Observer {
     own: u32,
     /// Locked for the length of a copy, or of a look's booking; tasks hold their own `Arc`s.
     roster: Mutex<Roster>,
+    /// What is to be followed from the start.
+    first: Mutex<Vec<(PathBuf, Arc<Source>)>>,
 }
 
 impl Observer {
     /// An observer that does not listen yet.
     pub fn new(options: Options) -> Arc<Self> {
         let own = rustix::process::geteuid().as_raw();
-        Arc::new(Self { options, own, roster: Mutex::new(Roster::new(own)) })
+        let mut roster = Roster::new(own);
+        // What the operator named shows from the start, whether it is there or not.
+        let first = Mutex::new(roster.take(&search::named_only(&options.sockets)));
+        Arc::new(Self { options, own, roster: Mutex::new(roster), first })
     }
 
     /// How each server is, in the order of their paths.
     pub fn statuses(&self) -> Vec<Status> {
         self.roster().statuses()
+    }
+
+    /// The process of a server, as this process sees it, and whether somebody answers for it; `None`
+    /// where its process cannot be known.
+    pub fn process(&self, id: SourceId) -> Option<(u32, Ground)> {
+        self.roster().process(id)
     }
 
     /// Some of the servers that are not believed, and how many there are.
@@ -137,8 +148,11 @@ impl Observer {
         });
         let mut tasks = JoinSet::new();
         leftovers::remove(&self.options.folder).await;
+        let mut new =
+            std::mem::take(&mut *self.first.lock().unwrap_or_else(PoisonError::into_inner));
         loop {
-            for (path, source) in self.look().await {
+            new.extend(self.look().await);
+            for (path, source) in new.drain(..) {
                 let follower = Follower {
                     path,
                     options: self.options.clone(),

@@ -11,6 +11,7 @@ use super::search::{Candidate, Found};
 use super::status::{Refusal, Source, Status};
 use super::trust::{self, Ground, Known, Party};
 use crate::host::workers::WorkerProcess;
+use crate::model::SourceId;
 
 /// Servers that are listened to at most, and those of one user that nobody vouches for.
 const MOST: usize = 256;
@@ -102,6 +103,12 @@ impl Roster {
     /// How each server is, in the order of their paths.
     pub(super) fn statuses(&self) -> Vec<Status> {
         self.followed.iter().map(|(path, source)| source.status(path)).collect()
+    }
+
+    /// A server's process, and why it is believed.
+    pub(super) fn process(&self, id: SourceId) -> Option<(u32, Ground)> {
+        let source = self.followed.values().find(|source| source.id() == id)?;
+        Some((source.party()?.pid?, source.ground()))
     }
 
     /// Some of those that are not believed, and how many there are.

@@ -39,6 +39,12 @@ pub(super) struct Found {
     pub(super) workers: Arc<[WorkerProcess]>,
 }
 
+/// Only what the operator named, without a look at the host.
+pub(super) fn named_only(patterns: &[PathBuf]) -> Found {
+    let candidates = patterns.iter().flat_map(|pattern| named(pattern)).collect();
+    Found { candidates, ancestors: BTreeMap::new(), workers: Arc::default() }
+}
+
 /// What is looked for.
 #[derive(Clone, Debug)]
 pub(super) struct Search {

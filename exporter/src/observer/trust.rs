@@ -56,7 +56,7 @@ impl Ground {
     }
 
     /// Whoever is believed on this ground may speak for every source.
-    pub(super) fn vouches(self) -> bool {
+    pub fn vouches(self) -> bool {
         matches!(self, Self::Named | Self::Root | Self::OwnUser)
     }
 

@@ -13,6 +13,12 @@ pub trait Ownership: fmt::Debug + Send + Sync {
 
     /// Whether that worker has bound a port.
     fn owns(&self, source: SourceId, worker: u32, proto: Proto, port: u16) -> Option<bool>;
+
+    /// The host's number of a process that a source names; the source's own where the host's is not
+    /// known.
+    fn process(&self, _source: SourceId, pid: u32) -> u32 {
+        pid
+    }
 }
 
 /// Nothing is known.
