@@ -171,32 +171,32 @@ pub fn start(books: impl Books, pace: Pace) -> std::io::Result<(Orders, JoinHand
 
 fn work(mut books: impl Books, pace: Pace, orders: &Receiver<Order>) {
     let mut shared = 0;
+    books.look();
     let mut taken = take(&mut books, Occasion::Idle, Selection::ALL);
     loop {
-        let patience = pace.idle.saturating_sub(taken.at.elapsed());
-        if patience.is_zero() {
-            taken = take(&mut books, Occasion::Idle, Selection::ALL);
-            continue;
-        }
-        let first = match orders.recv_timeout(patience) {
-            Ok(order) => order,
-            Err(RecvTimeoutError::Timeout) => continue,
+        let first = match orders.recv_timeout(pace.idle.saturating_sub(taken.at.elapsed())) {
+            Ok(order) => Some(order),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
         let mut waiting = Vec::new();
-        hear(&mut books, std::iter::once(first).chain(orders.try_iter()), &mut waiting);
-        if waiting.is_empty() {
+        hear(&mut books, first.into_iter().chain(orders.try_iter()), &mut waiting);
+        // Servers that tell without end must not keep the tables from being tended.
+        let due = taken.at.elapsed() >= pace.idle;
+        if waiting.is_empty() && !due {
             continue;
         }
-        let fresh = !taken.serves(wanted_of(&waiting), pace.share);
+        let fresh = due || !taken.serves(wanted_of(&waiting), pace.share);
         if fresh {
             books.look();
             hear(&mut books, orders.try_iter(), &mut waiting);
         }
         let scrapes: usize = waiting.iter().map(|(_, sinks)| sinks.len()).sum();
-        shared += scrapes as u64 - u64::from(fresh);
+        shared += (scrapes as u64).saturating_sub(fresh.into());
         books.shared(shared);
-        if fresh {
+        if fresh && scrapes == 0 {
+            taken = take(&mut books, Occasion::Idle, Selection::ALL);
+        } else if fresh {
             taken = take(&mut books, Occasion::Scrape, wanted_of(&waiting));
         }
         for (wanted, sinks) in waiting {

@@ -64,8 +64,8 @@ pub struct Ledgers {
     parts: Parts,
     /// What servers told.
     state: State,
-    /// How they were when they were last looked at.
-    statuses: Vec<Status>,
+    /// How they were when they were last looked at: what they had told by then has been taken in.
+    looked: Vec<Status>,
     /// Sources of which something was refused, and that was said.
     warned: BTreeSet<SourceId>,
     tick: Tick,
@@ -82,7 +82,7 @@ impl Ledgers {
         Self {
             parts,
             state: State::default(),
-            statuses: Vec::new(),
+            looked: Vec::new(),
             warned: BTreeSet::new(),
             tick: 0,
             ticked: None,
@@ -122,7 +122,7 @@ impl Ledgers {
 
     /// Says once for each source that not all of it is taken in.
     fn warn_of_refusals(&mut self) {
-        let Self { state, statuses, warned, .. } = self;
+        let Self { state, looked: statuses, warned, .. } = self;
         warned.retain(|source| statuses.iter().any(|status| status.id == *source));
         for Status { id, path, .. } in statuses.iter() {
             if state.refused_of(*id) > 0 && warned.insert(*id) {
@@ -147,7 +147,7 @@ impl Ledgers {
     }
 
     fn report(&self, reading: Option<&Reading>) {
-        let Parts { counting, scrape, questions, telemetry, .. } = &self.parts;
+        let Parts { counting, observer, scrape, questions, telemetry, .. } = &self.parts;
         if let Some(reading) = reading {
             telemetry.reading(reading);
         }
@@ -162,12 +162,14 @@ impl Ledgers {
             telemetry.total("capture_lost", status.capture_lost.unwrap_or_default());
         }
         reports.push(self.sockets.report("sockets"));
-        let statuses = &self.statuses;
+        let statuses = observer.statuses();
         let now = SystemTime::now();
+        let before = |id| self.looked.iter().find(|status| status.id == id);
         reports.extend(statuses.iter().map(|status| SourceReport {
             name: format!("observer:{}", status.path.display()),
-            up: status.up,
-            took: status.sync,
+            // What came since is not in this reading.
+            up: status.up && before(status.id).is_some_and(|before| before.up),
+            took: status.sync.filter(|_| before(status.id).is_some_and(|it| it.sync.is_some())),
             last_success: status.last_heard.and_then(|ago| now.checked_sub(ago)),
         }));
         telemetry.sources(&reports);
@@ -215,7 +217,7 @@ impl Books for Ledgers {
     }
 
     fn look(&mut self) {
-        self.statuses = self.parts.observer.statuses();
+        self.looked = self.parts.observer.statuses();
     }
 
     fn refresh(&mut self, occasion: Occasion, selection: Selection) {

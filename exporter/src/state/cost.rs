@@ -13,7 +13,7 @@ use crate::model::{
 };
 
 /// An entry of a hash map or of an ordered one: the key's place, its hash, and room to grow.
-const ENTRY: usize = 32;
+const ENTRY: usize = 40;
 /// An allocation's own.
 const ALLOCATION: usize = 16;
 /// A text that is shared: two counters, the allocation, and its entry among the known texts.
@@ -46,7 +46,7 @@ pub(super) fn transport(transport: &Transport) -> usize {
     let Transport { id, router, tuples, ice_state, dtls_state, .. } = transport;
     let texts = [Some(id.as_str()), Some(router), ice_state.as_deref(), dtls_state.as_deref()];
     let tuple = |tuple: &ServerTuple| {
-        let claim = 2 * size_of::<JoinKey>() + 64 + ENTRY;
+        let claim = 2 * size_of::<JoinKey>() + 96 + ENTRY;
         size_of::<ServerTuple>() + text(&tuple.local_address) + claim
     };
     let own = size_of::<Transport>() + size_of::<TransportId>() + ENTRY;
@@ -75,7 +75,7 @@ pub(super) fn owner(object: &Owned) -> usize {
     let (Owned::Transport(TransportId(id))
     | Owned::Producer(ProducerId(id))
     | Owned::Consumer(ConsumerId(id))) = object;
-    account() + text(id) + size_of::<Owned>() + size_of::<PeerKey>() + 16 + ENTRY
+    account() + text(id) + size_of::<Owned>() + size_of::<PeerKey>() + 64 + ENTRY
 }
 
 /// The teller's entry.
