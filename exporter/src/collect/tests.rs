@@ -209,7 +209,7 @@ fn what_was_told_is_taken_in_before_who_asks_is_answered() {
         }
         orders.connections().await
     });
-    assert_eq!(known.map(|known| known.len()), Some(3 * READINGS));
+    assert_eq!(known.map(|known| known.told.len()), Some(3 * READINGS));
     scrape(&orders, TEXT)();
     assert_eq!(*notes.looked.lock().unwrap(), [0, 3 * READINGS]);
     end(orders, thread);
