@@ -185,8 +185,11 @@ fn many_addresses_elsewhere_push_none_of_the_hosts_out() -> Result<()> {
     ensure!(of_host.contains(&"10.89.0.1/32".parse()?), "{of_host:?}");
     assert_eq!(local.left_out, 0);
     // Other workers of this machine may have some, too.
-    let net: ipnet::IpNet = "10.0.0.0/16".parse()?;
-    let of_other = local.prefixes.iter().filter(|row| row.1 != own && net.contains(&row.0)).count();
+    let of_other = local
+        .prefixes
+        .iter()
+        .filter(|row| row.1 != own && row.0.to_string().starts_with("10.0."))
+        .count();
     ensure!(of_other > 0 && of_other <= MOST_OF_NAMESPACE, "{of_other}");
     ensure!(local.foreign_left_out > 19_000, "{}", local.foreign_left_out);
     Ok(())
