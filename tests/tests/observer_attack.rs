@@ -161,18 +161,35 @@ impl Vault {
         self.socket.accept().is_ok()
     }
 
-    /// What there is, of which kind and mode, whose, since when, with what in it.
-    fn snapshot(&self) -> Result<BTreeMap<PathBuf, (u64, u32, u32, u32, i64, String)>> {
+    /// What there is.
+    fn snapshot(&self) -> Result<BTreeMap<PathBuf, Facts>> {
         let mut files = entries(&self.path)?;
         files.push(self.path.clone());
-        let of = |path: PathBuf| {
-            let meta = fs::symlink_metadata(&path)?;
-            let content = if meta.is_file() { fs::read_to_string(&path)? } else { String::new() };
-            let facts =
-                (meta.ino(), meta.mode(), meta.uid(), meta.gid(), meta.ctime_nsec(), content);
-            Ok((path, facts))
-        };
-        files.into_iter().map(of).collect()
+        files.into_iter().map(|path| Ok((path.clone(), Facts::of(&path)?))).collect()
+    }
+}
+
+/// What somebody could have changed of a file.
+#[derive(Debug, PartialEq)]
+struct Facts {
+    inode: u64,
+    mode: u32,
+    owner: (u32, u32),
+    changed: (i64, i64),
+    content: String,
+}
+
+impl Facts {
+    fn of(path: &Path) -> Result<Self> {
+        let meta = fs::symlink_metadata(path)?;
+        let content = if meta.is_file() { fs::read_to_string(path)? } else { String::new() };
+        Ok(Self {
+            inode: meta.ino(),
+            mode: meta.mode(),
+            owner: (meta.uid(), meta.gid()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+            content,
+        })
     }
 }
 
