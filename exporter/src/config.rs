@@ -32,8 +32,11 @@ pub struct Config {
     pub listen_is_default: bool,
     /// File with the token that all pages but the health checks ask for.
     pub token_file: Option<PathBuf>,
-    /// Patterns of interface names; empty: chosen by route and address.
+    /// Patterns of interface names; empty: all that are up.
     pub interfaces: Vec<String>,
+    /// Processes that are the SFU's besides mediasoup's workers: names, paths, files with a process
+    /// number; patterns.
+    pub sfu: Vec<String>,
     /// The SFU's port range; `None`: read from the workers' command lines.
     pub ports: Option<RangeInclusive<u16>>,
     /// What counts packets.
@@ -217,7 +220,16 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         listen: listen.0,
         listen_is_default: listen.1,
         token_file: flags.token_file.clone(),
-        interfaces: interfaces(&flags.interfaces)?,
+        interfaces: patterns(
+            Origin("--interface"),
+            &flags.interfaces,
+            "an interface name or pattern such as eth0 or ens*",
+        )?,
+        sfu: patterns(
+            Origin("--sfu"),
+            &flags.sfu,
+            "a program's name, the path of its executable or of its PID file, or a pattern of these",
+        )?,
         ports: flags.ports.as_deref().map(|value| ports(Origin("--ports"), value)).transpose()?,
         source: flags.source,
         tables: Tables {
@@ -294,14 +306,13 @@ fn privacy(flags: &Flags, mode: Option<(Origin, String)>) -> Result<Privacy, Inv
     })
 }
 
-fn interfaces(patterns: &[String]) -> Result<Vec<String>, Invalid> {
+fn patterns(origin: Origin, patterns: &[String], expected: &str) -> Result<Vec<String>, Invalid> {
     for pattern in patterns {
-        globset::Glob::new(pattern).map_err(|error| {
-            Origin("--interface").refuse(
-                pattern,
-                &format!("an interface name or pattern such as eth0 or ens* ({})", error.kind()),
-            )
-        })?;
+        if pattern.is_empty() {
+            return Err(origin.refuse(pattern, expected));
+        }
+        globset::Glob::new(pattern)
+            .map_err(|error| origin.refuse(pattern, &format!("{expected} ({})", error.kind())))?;
     }
     Ok(patterns.to_vec())
 }

@@ -109,7 +109,7 @@ impl Exporter {
         listener: TcpListener,
         prepared: Prepared,
     ) -> anyhow::Result<Self> {
-        let Prepared { access, policy, geo, counting: options, observer, ledger } = prepared;
+        let Prepared { access, policy, geo, counting: options, ports, observer, ledger } = prepared;
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
         let (observer, state) = (Observer::new(observer), Arc::<Mutex<State>>::default());
         let (questions, names): (Option<Questions>, Option<Work>) =
@@ -121,7 +121,8 @@ impl Exporter {
             max_series: ledger.max_series,
             scrape: Scrape::new(ledger, policy, geo),
             questions,
-            ports: options.ports,
+            workers: options.workers,
+            ports,
             telemetry: telemetry.clone(),
             board: board.clone(),
         });

@@ -1,9 +1,11 @@
 //! What the kernel knows of the SFU's sockets: drops, queues, and TCP's round trip times.
 //!
 //! Asked by netlink `sock_diag` in this process' network namespace and, where that is permitted, in
-//! the workers' own; where it is not, /proc of a worker tells queues and drops of its namespace.
+//! the workers' own; where it is not, /proc of a worker tells queues and drops of its namespace. Only
+//! sockets that a worker has open are told of, and of TCP's those that listen or have a far end that
+//! answered: what strangers begin and others do makes no series.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -19,6 +21,7 @@ use netlink_packet_sock_diag::inet::{
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use crate::host::netlink::Client;
+use crate::host::procfs::{self, SocketLine};
 use crate::host::workers::{self, WorkerProcess};
 use crate::model::{Proto, SocketStats, TcpStats, canonical};
 
@@ -27,47 +30,90 @@ const MOST: usize = 262_144;
 /// Rows looked at in one namespace: a busy host has many sockets that are not the SFU's.
 const MOST_ROWS: usize = 1 << 20;
 
-/// Sockets with a local port in the range, of this host and of the workers' network namespaces.
+/// The workers' sockets, in all their network namespaces. `ports` is the operator's word for where they
+/// are, and is taken where it may not be seen which sockets a worker has.
 pub fn read(
-    ports: &RangeInclusive<u16>,
     workers: &[WorkerProcess],
+    ports: Option<&RangeInclusive<u16>>,
 ) -> io::Result<Vec<SocketStats>> {
-    let mut sockets = Vec::new();
-    diagnose(&mut Client::new(NETLINK_SOCK_DIAG)?, ports, &mut sockets)?;
-    // One worker of each other namespace is enough.
-    let foreign = workers.iter().filter(|worker| !worker.foreign.is_empty());
-    let one_of_each: HashMap<Option<u64>, u32> =
-        foreign.map(|worker| (worker.namespace, worker.pid)).collect();
-    for pid in one_of_each.into_values() {
+    let mut found = Found { sockets: Vec::new(), wanted: Wanted::default() };
+    // This host's first: there sock_diag needs no right.
+    let mut by_namespace: BTreeMap<Option<u64>, Vec<&WorkerProcess>> = BTreeMap::new();
+    for worker in workers {
+        let elsewhere = worker.namespace.filter(|_| worker.foreign.is_some());
+        by_namespace.entry(elsewhere).or_default().push(worker);
+    }
+    for (namespace, workers) in by_namespace {
+        found.wanted = Wanted::of(&workers, ports);
+        if namespace.is_none() {
+            diagnose(&mut Client::new(NETLINK_SOCK_DIAG)?, &mut found)?;
+            continue;
+        }
+        // One worker is enough to find the way.
+        let Some(pid) = workers.first().map(|worker| worker.pid) else { continue };
         let directory = PathBuf::from(format!("/proc/{pid}"));
         let asked = client_in(&directory.join("ns/net"))
-            .and_then(|mut client| diagnose(&mut client, ports, &mut sockets));
+            .and_then(|mut client| diagnose(&mut client, &mut found));
         if let Err(error) = asked {
             tracing::debug!("sock_diag in the network namespace of worker {pid}: {error}");
-            from_proc(&directory, ports, &mut sockets);
+            from_proc(&directory, &mut found);
         }
     }
-    Ok(sockets)
+    Ok(found.sockets)
 }
 
-fn diagnose(
-    client: &mut Client,
-    ports: &RangeInclusive<u16>,
-    sockets: &mut Vec<SocketStats>,
-) -> io::Result<()> {
+/// Which sockets of a network namespace are the SFU's.
+#[derive(Default)]
+struct Wanted {
+    inodes: HashSet<u64>,
+    ports: Option<RangeInclusive<u16>>,
+}
+
+impl Wanted {
+    /// What the workers have open at this moment.
+    fn of(workers: &[&WorkerProcess], ports: Option<&RangeInclusive<u16>>) -> Self {
+        let mut wanted = Self::default();
+        for worker in workers {
+            match workers::open_sockets(worker.pid) {
+                Some(inodes) => wanted.inodes.extend(inodes),
+                None => wanted.ports = ports.cloned(),
+            }
+        }
+        wanted
+    }
+
+    /// Half-open connections and those that are over have no number.
+    fn has(&self, inode: u64, port: u16) -> bool {
+        let in_range = self.ports.as_ref().is_some_and(|ports| ports.contains(&port));
+        inode != 0 && (self.inodes.contains(&inode) || in_range)
+    }
+}
+
+struct Found {
+    sockets: Vec<SocketStats>,
+    wanted: Wanted,
+}
+
+fn diagnose(client: &mut Client, found: &mut Found) -> io::Result<()> {
+    // An unconnected UDP socket has the state that a closed TCP connection would have.
+    let of_udp = || StateFlags::ESTABLISHED | StateFlags::CLOSE;
+    let of_tcp = || StateFlags::ESTABLISHED | StateFlags::LISTEN;
     for (family, any) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        for (protocol, proto) in [(IPPROTO_UDP, Proto::Udp), (IPPROTO_TCP, Proto::Tcp)] {
+        for (protocol, proto, states) in
+            [(IPPROTO_UDP, Proto::Udp, of_udp()), (IPPROTO_TCP, Proto::Tcp, of_tcp())]
+        {
             let question = InetRequest {
                 family,
                 protocol,
                 extensions: ExtensionFlags::SKMEMINFO | ExtensionFlags::INFO,
-                states: StateFlags::all(),
+                states,
                 socket_id: any.clone(),
             };
             client.dump(SockDiagMessage::InetRequest(question), MOST_ROWS, |row| {
                 let SockDiagMessage::InetResponse(row) = row else { return };
-                if ports.contains(&row.header.socket_id.source_port) && sockets.len() < MOST {
-                    sockets.push(socket(&row, proto));
+                let (inode, port) = (row.header.inode.into(), row.header.socket_id.source_port);
+                if port != 0 && found.wanted.has(inode, port) && found.sockets.len() < MOST {
+                    found.sockets.push(socket(&row, proto));
                 }
             })?;
         }
@@ -126,37 +172,48 @@ fn client_in(namespace: &Path) -> io::Result<Client> {
     thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
 }
 
-fn from_proc(directory: &Path, ports: &RangeInclusive<u16>, sockets: &mut Vec<SocketStats>) {
-    for (file, proto) in
-        [("udp", Proto::Udp), ("udp6", Proto::Udp), ("tcp", Proto::Tcp), ("tcp6", Proto::Tcp)]
-    {
-        let Ok(text) = workers::read(&directory.join("net").join(file)) else { continue };
-        let lines = workers::socket_table(&text, proto);
-        let in_range = lines.filter(|line| ports.contains(&line.local.port()));
-        sockets.extend(in_range.take(MOST.saturating_sub(sockets.len())).map(|line| SocketStats {
-            proto,
-            local: line.local,
-            remote: remote(line.remote.ip(), line.remote.port()),
-            drops: line.drops.unwrap_or(0),
-            receive_queue_bytes: line.receive_queue.into(),
-            send_queue_bytes: line.send_queue.into(),
-            tcp: None,
-        }));
-    }
+fn from_proc(directory: &Path, found: &mut Found) {
+    let is_wanted = |line: &SocketLine| {
+        let is_told = line.listens || line.is_established;
+        is_told && found.wanted.has(line.inode, line.local.port())
+    };
+    let lines = procfs::sockets(directory, MOST);
+    let wanted = lines.into_iter().filter(is_wanted);
+    let room = MOST.saturating_sub(found.sockets.len());
+    found.sockets.extend(wanted.take(room).map(|line| SocketStats {
+        proto: line.proto,
+        local: line.local,
+        remote: remote(line.remote.ip(), line.remote.port()),
+        drops: line.drops.unwrap_or(0),
+        receive_queue_bytes: line.receive_queue.into(),
+        send_queue_bytes: line.send_queue.into(),
+        tcp: None,
+    }));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::workers::Workers;
     use std::io::Write;
     use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::process::{Child, Command, Stdio};
+
+    /// This process, as if the operator had named it with `--sfu`.
+    fn this_process() -> Vec<WorkerProcess> {
+        let name = std::env::current_exe().unwrap();
+        let workers = Workers::new(&[globset::escape(name.to_str().unwrap())]).unwrap();
+        let mut found = workers.look().to_vec();
+        found.retain(|worker| worker.pid == std::process::id());
+        assert_eq!(found.len(), 1);
+        found
+    }
 
     /// Needs no rights: sock_diag answers everybody.
     #[test]
     fn real_sockets_are_told() {
-        // Others may have the same port at another address.
         let at = |address: SocketAddr, proto: Proto| {
-            let mut found = read(&(address.port()..=address.port()), &[]).unwrap();
+            let mut found = read(&this_process(), None).unwrap();
             found.retain(|socket| (socket.local, socket.proto) == (address, proto));
             found
         };
@@ -178,6 +235,60 @@ mod tests {
         assert_eq!(connected.remote, Some(accepted.peer_addr().unwrap()));
         assert!(connected.tcp.is_some_and(|tcp| tcp.round_trip_time_us > 0));
         assert!(found.iter().any(|socket| socket.remote.is_none() && socket.tcp.is_none()));
+    }
+
+    /// Another program's connections, and those that nobody has accepted yet, are no worker's.
+    #[test]
+    fn others_sockets_are_not_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut other = Other::connect(address);
+        let (accepted, far) = listener.accept().unwrap();
+        let waiting = Other::connect(address);
+        let told = |workers: &[WorkerProcess], ports: Option<&RangeInclusive<u16>>| {
+            let mut found = read(workers, ports).unwrap();
+            found.retain(|it| it.proto == Proto::Tcp && [it.local, far].contains(&address));
+            found.into_iter().map(|it| it.remote).collect::<Vec<_>>()
+        };
+        let mut of_this = told(&this_process(), None);
+        of_this.sort();
+        assert_eq!(of_this, [None, Some(far)]);
+        // Both ends are over, one of them waits for what may still be on its way.
+        drop(accepted);
+        other.end();
+        drop(waiting);
+        assert_eq!(told(&this_process(), None), [None]);
+        // Not even a range of ports helps to connections without an owner.
+        let port = address.port();
+        assert_eq!(told(&this_process(), Some(&(port..=port))), [None]);
+        assert_eq!(told(&[], None), []);
+    }
+
+    /// A program that has one connection.
+    struct Other(Child);
+
+    impl Other {
+        fn connect(to: SocketAddr) -> Self {
+            let script = format!("exec 3<>/dev/tcp/{}/{}; echo; read x", to.ip(), to.port());
+            let mut command = Command::new("bash");
+            command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            let mut line = [0];
+            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+            Self(child)
+        }
+
+        fn end(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    impl Drop for Other {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use tracing_subscriber::filter::filter_fn;
@@ -14,7 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{self, Config, Deidentify, Log, Privacy};
-use crate::host::workers;
+use crate::host::workers::{self, Workers};
 use crate::labels::address::KEY_BYTES;
 use crate::labels::{AddressPolicy, Geo, Policy};
 use crate::web::Access;
@@ -35,6 +36,8 @@ pub struct Prepared {
     pub geo: Geo,
     /// How packets are counted.
     pub counting: kernel::Options,
+    /// The SFU's ports, where the operator told them.
+    pub ports: Option<RangeInclusive<u16>>,
     /// Which servers are listened to.
     pub observer: observer::Options,
     /// How series are kept.
@@ -47,7 +50,8 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
         access: access(config)?,
         policy: policy(config)?,
         geo: geo(config)?,
-        counting: counting(config),
+        counting: counting(config)?,
+        ports: config.ports.clone(),
         observer: observer(config),
         ledger: ledger::Settings {
             max_series: config.max_series as u64,
@@ -119,12 +123,14 @@ fn geo(config: &Config) -> anyhow::Result<Geo> {
     Ok(geo)
 }
 
-fn counting(config: &Config) -> kernel::Options {
+fn counting(config: &Config) -> anyhow::Result<kernel::Options> {
     let config::Tables { flows, streams, stranger_flows, stranger_streams, ssrcs_per_flow } =
         config.tables;
-    kernel::Options {
+    let workers = Arc::new(Workers::new(&config.sfu).context("--sfu")?);
+    Ok(kernel::Options {
         interfaces: config.interfaces.clone(),
-        ports: ports(config),
+        ports: ports(config, &workers),
+        workers,
         method: match config.source {
             config::Source::Auto => kernel::MethodChoice::Auto,
             config::Source::Ebpf => kernel::MethodChoice::Ebpf,
@@ -135,12 +141,12 @@ fn counting(config: &Config) -> kernel::Options {
         jitter: config.jitter,
         pin: config.pin.clone(),
         ..kernel::Options::default()
-    }
+    })
 }
 
-fn ports(config: &Config) -> RangeInclusive<u16> {
+fn ports(config: &Config, workers: &Workers) -> RangeInclusive<u16> {
     let configured = config.ports.clone();
-    configured.or_else(|| workers::ports(&workers::find())).unwrap_or(workers::DEFAULT_PORTS)
+    configured.or_else(|| workers::ports(&workers.look())).unwrap_or(workers::DEFAULT_PORTS)
 }
 
 fn observer(config: &Config) -> observer::Options {
@@ -181,7 +187,8 @@ pub fn describe(config: &Config, prepared: &Prepared) -> String {
         ("serve on", format!("{} ({:?})", config.listen, prepared.access)),
         ("count by", config.source.as_str().to_owned()),
         ("ports", format!("{}-{}", counting.ports.start(), counting.ports.end())),
-        ("interfaces", list(config.interfaces.clone(), "by default route and the SFU's addresses")),
+        ("interfaces", list(config.interfaces.clone(), "all that are up")),
+        ("the SFU", list(config.sfu.clone(), "mediasoup's workers")),
         ("tables", format!("{:?}", config.tables)),
         ("jitter", if config.jitter { "sampled" } else { "not kept" }.to_owned()),
         ("pinned", list(paths(config.pin.as_slice()), "no")),

@@ -60,7 +60,8 @@ pub struct SourceReport {
 pub const COUNTING_SOURCES: [&str; 3] = ["ebpf", "capture", "none"];
 
 /// Things that are counted elsewhere in the exporter, by name; each has its meaning.
-const COUNTED: [(&str, &str); 16] = [
+const COUNTED: [(&str, &str); 17] = [
+    ("host_looks", "looks at this host's interfaces, addresses and workers"),
     ("attach_failures", "failed attempts to count on an interface"),
     ("capture_lost", "packets that packet capture was too slow for"),
     ("observer_attempts", "attempts to reach observed servers"),

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::collect::site::{Board, Figures};
 use crate::collect::{Books, Occasion};
 use crate::exposition::{Cursor, Scrape, Selection, foreign};
-use crate::host::workers::{self, WorkerProcess};
+use crate::host::workers::Workers;
 use crate::kernel::{Counting, Method};
 use crate::labels::Tick;
 use crate::ledger::Update;
@@ -48,8 +48,10 @@ pub struct Parts {
     pub scrape: Scrape,
     /// Where names are asked for; `None`: nowhere.
     pub questions: Option<Questions>,
-    /// The SFU's ports.
-    pub ports: RangeInclusive<u16>,
+    /// Finds the SFU's processes.
+    pub workers: Arc<Workers>,
+    /// The SFU's ports, where the operator told them.
+    pub ports: Option<RangeInclusive<u16>>,
     /// Most series of a scrape, for the metrics.
     pub max_series: u64,
     /// Own metrics.
@@ -63,8 +65,6 @@ pub struct Ledgers {
     parts: Parts,
     tick: Tick,
     ticked: Option<Instant>,
-    workers: Vec<WorkerProcess>,
-    looked: Option<Instant>,
     kernel: Trial,
     sockets: Trial,
     refreshed: Instant,
@@ -78,8 +78,6 @@ impl Ledgers {
             parts,
             tick: 0,
             ticked: None,
-            workers: Vec::new(),
-            looked: None,
             kernel: Trial::default(),
             sockets: Trial::default(),
             refreshed: Instant::now(),
@@ -104,12 +102,8 @@ impl Ledgers {
     }
 
     fn read_sockets(&mut self) -> Option<Vec<SocketStats>> {
-        if self.looked.is_none_or(|last| last.elapsed() >= WORKERS_AGE) {
-            self.workers = workers::find();
-            self.looked = Some(Instant::now());
-        }
-        let (ports, workers) = (&self.parts.ports, &self.workers);
-        self.sockets.run("read the sockets", || sockets::read(ports, workers))
+        let (ports, workers) = (self.parts.ports.as_ref(), self.parts.workers.within(WORKERS_AGE));
+        self.sockets.run("read the sockets", || sockets::read(&workers, ports))
     }
 
     fn report(&self, reading: Option<&Reading>) {
@@ -122,6 +116,7 @@ impl Ledgers {
             reports.push(self.kernel.report(counting.method().as_str()));
             let status = counting.status();
             telemetry.interfaces(&status.interfaces, status.failing.keys());
+            telemetry.total("host_looks", status.looks);
             telemetry.total("attach_failures", status.failures);
             telemetry.total("capture_lost", status.capture_lost.unwrap_or_default());
         }

@@ -35,10 +35,15 @@ pub(super) struct Flags {
     #[arg(long, value_name = "N", default_value = "4000000", help_heading = "Serving")]
     pub(super) max_series: Size,
 
-    /// Interface to count on, a name or a pattern such as ens*; repeatable [default: those with a
-    /// default route or an address that the SFU listens on]
+    /// Interface to count on, a name or a pattern such as ens*; repeatable [default: all that are up,
+    /// lo among them]
     #[arg(long = "interface", value_name = "PATTERN", help_heading = "Counting")]
     pub(super) interfaces: Vec<String>,
+    /// Program whose sockets are the SFU's though it is no mediasoup-worker, as of an SFU in Rust, Go
+    /// or Elixir: its name, the path of its executable, or of its PID file (.pid); * and ? match;
+    /// repeatable
+    #[arg(long = "sfu", value_name = "NAME|PATH|PID-FILE", help_heading = "Counting")]
+    pub(super) sfu: Vec<String>,
     /// The SFU's port range [default: from the workers' command lines, else 10000-59999]
     #[arg(long, value_name = "FIRST-LAST", help_heading = "Counting")]
     pub(super) ports: Option<String>,

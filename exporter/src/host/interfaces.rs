@@ -1,15 +1,26 @@
-//! Decides which interfaces are counted on, and which addresses are this host's.
+//! Decides which interfaces are counted on.
 //!
-//! Interfaces, addresses, routes and what the workers listen on come in as values; a list of interfaces
-//! goes out. No I/O here: see `rtnetlink` for where the values come from.
+//! Interfaces, addresses and routes come in as values; a list of interfaces goes out, the ones that
+//! matter most first. No I/O here: see `rtnetlink` for where the values come from.
+//!
+//! Linux takes a packet for any of its addresses on any of its interfaces, and answers by whichever
+//! route there is; a far side on the same host comes by `lo`, whatever the address. So unless the
+//! operator says otherwise, every interface that is up is counted on, before a worker is there and
+//! whatever it is bound to: nothing is missed when a worker binds another address, and what is no
+//! worker's is turned away by four comparisons. That a packet passes several interfaces (a bridge and its
+//! members, a VLAN, a veth pair) does no harm: it carries a mark once it is counted.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
+/// Interfaces that are counted on at most. Each holds up to four descriptors, and a service has 1024
+/// unless it is given more.
+pub const MOST_INTERFACES: usize = 128;
+
 /// One network interface, as rtnetlink tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
     /// Interface index.
     pub index: u32,
@@ -23,19 +34,19 @@ pub struct Interface {
     pub controller: Option<u32>,
     /// The interface that a VLAN interface stands on.
     pub vlan_parent: Option<u32>,
+    /// Of a veth whose other end is in another network namespace: that namespace's number here.
+    pub far_namespace: Option<i32>,
 }
 
-/// What the kernel tells of interfaces, and the workers of themselves.
+/// What the kernel tells of interfaces.
 #[derive(Clone, Debug, Default)]
 pub struct Situation {
     /// All interfaces.
     pub interfaces: Vec<Interface>,
     /// All addresses, by interface index.
     pub addresses: Vec<(u32, IpAddr)>,
-    /// Interfaces that carry a default route.
-    pub default_routes: BTreeSet<u32>,
-    /// Addresses that workers listen on.
-    pub listening: Vec<IpAddr>,
+    /// Numbers of the network namespaces of workers, as [`Interface::far_namespace`] has them.
+    pub workers: BTreeSet<i32>,
 }
 
 /// What comes before the IP header.
@@ -56,45 +67,61 @@ pub struct Attach {
     pub name: String,
     /// What its packets begin with.
     pub layer: Layer,
+    /// This host's end of a veth pair into another network namespace. What goes out here is received
+    /// there, and what comes in was sent there; a worker's far side may be in the host or in the next
+    /// container, and addresses may have been translated on the way, so that no other interface sees
+    /// the worker's own.
+    pub crossing: bool,
 }
 
 /// The choice, and what was wanted but cannot be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// Count on these, by index.
+    /// Count on these; the most important first.
     pub attach: Vec<Attach>,
     /// Names of wanted interfaces whose link header is not understood, with their ARPHRD number.
     pub unsupported: Vec<(String, u16)>,
+    /// Wanted interfaces for which there was no room.
+    pub left_out: usize,
 }
 
-/// Chooses interfaces. With patterns: every interface that is up and matches one. Without: those
-/// that are up and carry a default route or own an address that a worker listens on (the loopback
-/// interface owns all of 127.0.0.0/8). When that finds none although something listens on all
-/// addresses, as on a host without default route: every interface that is up.
+/// Chooses interfaces: those that are up and match a pattern; without patterns, all that are up.
 pub fn choose(situation: &Situation, patterns: Option<&GlobSet>) -> Choice {
-    let wanted = |link: &Interface| match patterns {
-        Some(patterns) => patterns.is_match(&link.name),
-        None => situation.default_routes.contains(&link.index) || listens(situation, link),
-    };
+    let wanted = |link: &Interface| patterns.is_none_or(|it| it.is_match(&link.name));
     let mut chosen: Vec<&Interface> =
         situation.interfaces.iter().filter(|link| link.up && wanted(link)).collect();
-    let everywhere = situation.listening.iter().any(IpAddr::is_unspecified);
-    if chosen.is_empty() && patterns.is_none() && everywhere {
-        chosen = situation.interfaces.iter().filter(|link| link.up).collect();
-    }
+    let addressed: BTreeSet<u32> = situation.addresses.iter().map(|&(index, _)| index).collect();
+    chosen.sort_by_key(|link| (rank(link, &addressed, &situation.workers), link.index));
     let mut choice = Choice::default();
     for link in chosen {
         match layer(link.kind) {
-            Some(layer) => {
-                let (index, name) = (link.index, link.name.clone());
-                choice.attach.push(Attach { index, name, layer });
+            Some(_) if choice.attach.len() >= MOST_INTERFACES => choice.left_out += 1,
+            Some(layer) => choice.attach.push(Attach {
+                index: link.index,
+                name: link.name.clone(),
+                layer,
+                crossing: link.far_namespace.is_some(),
+            }),
+            // Without an address nothing of IP's is to be expected (CAN, say), unless it was asked for.
+            None if patterns.is_some() || addressed.contains(&link.index) => {
+                choice.unsupported.push((link.name.clone(), link.kind));
             }
-            None => choice.unsupported.push((link.name.clone(), link.kind)),
+            None => {}
         }
     }
-    choice.attach.sort();
-    choice.attach.dedup();
     choice
+}
+
+/// Who gives way where there are too many: ends of containers' links that have no worker, before
+/// members of bridges, before interfaces with an address of their own and workers' containers.
+fn rank(link: &Interface, addressed: &BTreeSet<u32>, workers: &BTreeSet<i32>) -> u8 {
+    let reaches_worker = link.far_namespace.is_some_and(|number| workers.contains(&number));
+    match () {
+        () if link.kind == libc::ARPHRD_LOOPBACK => 0,
+        () if addressed.contains(&link.index) || reaches_worker => 1,
+        () if link.far_namespace.is_none() => 2,
+        () => 3,
+    }
 }
 
 /// Compiles `--interface` patterns; none at all is `None`.
@@ -109,16 +136,12 @@ pub fn patterns(globs: &[String]) -> Result<Option<GlobSet>, globset::Error> {
     set.build().map(Some)
 }
 
-fn listens(situation: &Situation, link: &Interface) -> bool {
-    situation.listening.iter().map(IpAddr::to_canonical).any(|listening| {
-        (listening.is_loopback() && link.kind == libc::ARPHRD_LOOPBACK)
-            || situation.addresses.contains(&(link.index, listening))
-    })
-}
-
-/// ARPHRD_RAWIP (include/uapi/linux/if_arp.h), unknown to libc.
+/// ARPHRD_RAWIP and ARPHRD_IP6GRE (include/uapi/linux/if_arp.h), unknown to libc.
 const RAW_IP: u16 = 519;
+const IP6_GRE: u16 = 823;
 
+/// IPoIB (ARPHRD_INFINIBAND) is not among them: its packets have a pseudo header of 20 bytes and a
+/// link header of four in front, which the kernel program does not look through.
 fn layer(kind: u16) -> Option<Layer> {
     match kind {
         libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Some(Layer::Ethernet),
@@ -128,7 +151,8 @@ fn layer(kind: u16) -> Option<Layer> {
         | libc::ARPHRD_TUNNEL
         | libc::ARPHRD_TUNNEL6
         | libc::ARPHRD_SIT
-        | libc::ARPHRD_IPGRE => Some(Layer::Raw),
+        | libc::ARPHRD_IPGRE
+        | IP6_GRE => Some(Layer::Raw),
         _ => None,
     }
 }
@@ -138,8 +162,7 @@ mod tests {
     use super::*;
 
     fn link(index: u32, name: &str, kind: u16) -> Interface {
-        let name = name.to_owned();
-        Interface { index, name, kind, up: true, controller: None, vlan_parent: None }
+        Interface { index, name: name.to_owned(), kind, up: true, ..Interface::default() }
     }
 
     fn host() -> Situation {
@@ -151,15 +174,15 @@ mod tests {
                 link(3, "wg0", libc::ARPHRD_NONE),
                 down,
                 link(5, "can0", 280),
+                link(6, "ib0", libc::ARPHRD_INFINIBAND),
+                link(7, "gre6", IP6_GRE),
             ],
             addresses: vec![
-                (1, "127.0.0.1".parse().unwrap()),
                 (2, "192.0.2.1".parse().unwrap()),
-                (3, "10.9.0.1".parse().unwrap()),
                 (3, "fd00::1".parse().unwrap()),
+                (6, "10.9.0.1".parse().unwrap()),
             ],
-            default_routes: BTreeSet::from([2, 4]),
-            listening: Vec::new(),
+            workers: BTreeSet::new(),
         }
     }
 
@@ -168,31 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn default_route_and_listening_addresses_choose() {
-        let check = |listening: &[&str], expected: &[&str]| {
-            let listening = listening.iter().map(|ip| ip.parse().unwrap()).collect();
-            let choice = choose(&Situation { listening, ..host() }, None);
-            assert_eq!(names(&choice), expected);
-        };
-        check(&[], &["eth0"]);
-        check(&["0.0.0.0"], &["eth0"]);
-        check(&["127.0.0.1"], &["lo", "eth0"]);
-        check(&["127.5.5.5"], &["lo", "eth0"]);
-        check(&["::ffff:10.9.0.1"], &["eth0", "wg0"]);
-        check(&["fd00::1", "fd00::2"], &["eth0", "wg0"]);
-    }
-
-    #[test]
-    fn without_a_default_route_listening_everywhere_means_everywhere() {
-        let situation = Situation {
-            default_routes: BTreeSet::new(),
-            listening: vec!["::".parse().unwrap()],
-            ..host()
-        };
-        let choice = choose(&situation, None);
-        assert_eq!(names(&choice), ["lo", "eth0", "wg0"]);
-        assert_eq!(choice.unsupported, [("can0".to_owned(), 280)]);
-        assert!(choose(&Situation { listening: vec![], ..situation }, None).attach.is_empty());
+    fn without_patterns_all_that_are_up_and_understood_are_chosen() {
+        let choice = choose(&host(), None);
+        assert_eq!(names(&choice), ["lo", "eth0", "wg0", "gre6"]);
+        let layers: Vec<Layer> = choice.attach.iter().map(|attach| attach.layer).collect();
+        assert_eq!(layers, [Layer::Ethernet, Layer::Ethernet, Layer::Raw, Layer::Raw]);
+        // Only where IP is spoken something is missing.
+        assert_eq!(choice.unsupported, [("ib0".to_owned(), libc::ARPHRD_INFINIBAND)]);
     }
 
     #[test]
@@ -206,12 +211,29 @@ mod tests {
         check(&["eth*", "lo"], &["lo", "eth0"]);
         check(&["nothing"], &[]);
         assert!(patterns(&["a[".to_owned()]).is_err());
+        let choice = choose(&host(), patterns(&["can0".to_owned()]).unwrap().as_ref());
+        assert_eq!(choice.unsupported, [("can0".to_owned(), 280)]);
     }
 
     #[test]
-    fn link_types_decide_the_layer() {
-        let choice = choose(&host(), patterns(&["*".to_owned()]).unwrap().as_ref());
-        let layers: Vec<Layer> = choice.attach.iter().map(|attach| attach.layer).collect();
-        assert_eq!(layers, [Layer::Ethernet, Layer::Ethernet, Layer::Raw]);
+    fn with_too_many_interfaces_containers_without_workers_give_way() {
+        let mut situation = host();
+        for number in 0_u32..500 {
+            let index = 100 + number;
+            situation.interfaces.push(Interface {
+                controller: Some(2),
+                far_namespace: Some(number.cast_signed()),
+                ..link(index, &format!("veth{number}"), libc::ARPHRD_ETHER)
+            });
+        }
+        situation.interfaces.push(link(900, "eth2", libc::ARPHRD_ETHER));
+        situation.addresses.push((900, "198.51.100.1".parse().unwrap()));
+        situation.workers.insert(450);
+        let choice = choose(&situation, None);
+        let names = names(&choice);
+        assert_eq!(names.len(), MOST_INTERFACES);
+        assert_eq!(names[..6], ["lo", "eth0", "wg0", "veth450", "eth2", "gre6"]);
+        assert_eq!(choice.left_out, 500 + 5 - MOST_INTERFACES);
+        assert!(choice.attach[3].crossing && !choice.attach[4].crossing);
     }
 }

@@ -4,9 +4,14 @@
 //! `/proc` and netlink are asked here and nowhere else. What is counted, told or exported is not
 //! known here.
 
+pub mod addresses;
 pub mod capabilities;
 pub mod interfaces;
+pub mod namespaces;
 pub mod netlink;
+pub mod pace;
+pub mod procfs;
+pub mod recognise;
 pub mod rtnetlink;
 pub mod survey;
 pub mod workers;

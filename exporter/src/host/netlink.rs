@@ -39,6 +39,14 @@ impl Client {
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
+    /// Has the kernel heed what a question leaves out of a table (Linux 4.20; an older one tells of all
+    /// rows).
+    pub fn check_strictly(&mut self) {
+        /// Unknown to libc.
+        const NETLINK_GET_STRICT_CHK: libc::c_int = 12;
+        let _ = set_option(&self.socket, libc::SOL_NETLINK, NETLINK_GET_STRICT_CHK, &1_i32);
+    }
+
     /// Asks for a table and calls `each` for every row, at most `most` of them. Rows of a table that
     /// changed meanwhile may be missing; returns false then, or when there were more.
     pub fn dump<M>(&mut self, question: M, most: usize, mut each: impl FnMut(M)) -> io::Result<bool>
@@ -62,6 +70,16 @@ impl Client {
                 return Ok(whole);
             }
         }
+    }
+
+    /// Asks for one thing and calls `each` for what comes in answer.
+    pub fn get<M>(&mut self, question: M, mut each: impl FnMut(M)) -> io::Result<()>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable,
+    {
+        self.send(question, NLM_F_REQUEST | NLM_F_ACK)?;
+        while !self.receive(|_, bytes| decode(bytes).into_iter().for_each(&mut each))? {}
+        Ok(())
     }
 
     /// Gives an order and waits for the kernel's yes or no.
@@ -150,16 +168,25 @@ fn decode<M: NetlinkDeserializable>(bytes: &[u8]) -> Option<M> {
 }
 
 fn set_timeout(socket: &Socket) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
     let timeout = libc::timeval { tv_sec: 2, tv_usec: 0 };
-    // SAFETY: SO_RCVTIMEO reads a timeval of the given size from a live reference.
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)
+}
+
+fn set_option<T>(
+    socket: &Socket,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: reads a value of the given size from a live reference.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVTIMEO,
-            std::ptr::from_ref(&timeout).cast(),
-            size_of::<libc::timeval>() as libc::socklen_t,
+            level,
+            name,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -1,29 +1,32 @@
 //! Looks at interfaces, addresses, routes and workers, and says where to count and which addresses
 //! are local.
 //!
-//! Joins `rtnetlink` and `workers` (I/O) with `interfaces` (the decision); attaches nothing.
+//! Joins `rtnetlink` and `workers` (I/O) with `interfaces` and `addresses` (the decisions); attaches
+//! nothing.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::Context;
 use globset::GlobSet;
+use ipnet::IpNet;
 
-use super::interfaces::{self, Choice, Situation};
-use super::rtnetlink::Links;
-use super::workers::{self, WorkerProcess};
-
-/// Addresses that can count as local, of either family.
-pub const MAX_LOCAL: u32 = 4096;
+use super::addresses::{self, Foreign, Local, MAX_LOCAL};
+use super::interfaces::{self, Choice, MOST_INTERFACES, Situation};
+use super::namespaces::NamespaceCookie;
+use super::rtnetlink::{Answer, Links};
+use super::workers::{WorkerProcess, Workers};
 
 /// Asks the same questions again and again.
 #[derive(Debug)]
 pub struct Surveyor {
     links: Links,
+    workers: Arc<Workers>,
     patterns: Option<GlobSet>,
     extra: Vec<IpAddr>,
-    warned_of_nothing: bool,
-    unsupported: BTreeSet<String>,
+    own: NamespaceCookie,
+    warned: BTreeSet<String>,
 }
 
 /// What was found.
@@ -34,66 +37,108 @@ pub struct Survey {
     /// What the choice was made from.
     pub situation: Situation,
     /// Addresses of this host and of its workers.
-    pub local: HashSet<IpAddr>,
+    pub local: Local,
+}
+
+impl Survey {
+    /// The single addresses among those that are local.
+    pub fn hosts(&self) -> HashSet<IpAddr> {
+        let single = self.local.prefixes.iter().map(|(prefix, _)| prefix);
+        single.filter(|it| it.prefix_len() == it.max_prefix_len()).map(IpNet::addr).collect()
+    }
 }
 
 impl Surveyor {
     /// Looks in the network namespace in which it is made. `patterns` are those of `--interface`,
     /// `extra` are addresses that count as local whatever the host says.
-    pub fn new(patterns: &[String], extra: &[IpAddr]) -> anyhow::Result<Self> {
+    pub fn new(
+        patterns: &[String],
+        extra: &[IpAddr],
+        workers: Arc<Workers>,
+    ) -> anyhow::Result<Self> {
+        let own = NamespaceCookie::own().unwrap_or_else(|error| {
+            tracing::debug!("this network namespace has no cookie: {error}");
+            NamespaceCookie::UNKNOWN
+        });
         Ok(Self {
             links: Links::new().context("open a netlink socket")?,
+            workers,
             patterns: interfaces::patterns(patterns).context("--interface")?,
             extra: extra.to_vec(),
-            warned_of_nothing: false,
-            unsupported: BTreeSet::new(),
+            own,
+            warned: BTreeSet::new(),
         })
     }
 
     /// Asks for everything anew.
     pub fn look(&mut self) -> anyhow::Result<Survey> {
-        let mut situation = self.links.ask().context("ask for interfaces and addresses")?;
-        let workers = workers::find();
-        situation.listening = workers.iter().flat_map(reachable).collect();
+        let answer = self.links.ask().context("ask for interfaces and addresses")?;
+        let Answer { mut situation, local } = answer;
+        let workers = self.workers.look();
+        let elsewhere = one_of_each(&workers);
+        situation.workers = elsewhere.iter().filter_map(|it| self.number_of(it.pid)).collect();
         let choice = interfaces::choose(&situation, self.patterns.as_ref());
-        let own = situation.addresses.iter().map(|(_, address)| *address);
-        let foreign = workers.iter().flat_map(|worker| worker.foreign.iter().copied());
-        let local: HashSet<IpAddr> = own
-            .chain(foreign)
-            .chain(self.extra.iter().copied())
-            .map(|address| address.to_canonical())
-            .collect();
-        if local.len() > MAX_LOCAL as usize {
-            tracing::warn!("this host has {} addresses, {MAX_LOCAL} are counted", local.len());
-        }
-        self.warn(&choice);
+        let foreign: Vec<Foreign> =
+            elsewhere.iter().filter_map(|worker| worker.foreign.clone()).collect();
+        let extra = self.extra.iter().map(|&address| IpNet::from(address));
+        let local = addresses::local(self.own, extra.chain(local), &foreign);
+        self.warn(&choice, &local);
         Ok(Survey { choice, situation, local })
     }
 
-    fn warn(&mut self, choice: &Choice) {
+    fn number_of(&mut self, pid: u32) -> Option<i32> {
+        self.links.number_of(pid).unwrap_or_else(|error| {
+            tracing::debug!("the number of worker {pid}'s network namespace: {error}");
+            None
+        })
+    }
+
+    fn warn(&mut self, choice: &Choice, local: &Local) {
+        let mut warnings = BTreeSet::new();
         for (name, kind) in &choice.unsupported {
-            if self.unsupported.insert(name.clone()) {
-                tracing::warn!("cannot count on {name}: its link type {kind} is not understood");
-            }
+            warnings
+                .insert(format!("cannot count on {name}: its link type {kind} is not understood"));
         }
-        let nothing = choice.attach.is_empty();
-        if nothing && !self.warned_of_nothing {
-            tracing::warn!(
-                "no interface to count on: none that is up {}; name some with --interface",
-                match self.patterns {
-                    Some(_) => "matches --interface",
-                    None => "carries a default route or an address that a worker listens on",
-                }
+        if choice.attach.is_empty() {
+            let which = if self.patterns.is_some() { " and matches --interface" } else { "" };
+            warnings.insert(format!("no interface to count on: none is up{which}"));
+        }
+        if choice.left_out > 0 {
+            warnings.insert(format!(
+                "more than {MOST_INTERFACES} interfaces are up: containers' links without a worker are \
+                 left out; name those that matter with --interface"
+            ));
+        }
+        if local.left_out > 0 {
+            warnings.insert(format!(
+                "this host has more than {MAX_LOCAL} addresses: packets to those beyond are not counted"
+            ));
+        }
+        if local.foreign_left_out > 0 {
+            warnings.insert(
+                "workers' network namespaces have more addresses than there is room for: packets to \
+                 those beyond are not counted"
+                    .to_owned(),
             );
         }
-        self.warned_of_nothing = nothing;
+        for warning in warnings.difference(&self.warned) {
+            tracing::warn!("{warning}");
+        }
+        self.warned = warnings;
     }
 }
 
-/// Addresses of this host that a worker listens on. Of a worker in a network namespace of its own
-/// only that it listens at all: 127.0.0.1 there is not this host's.
-fn reachable(worker: &WorkerProcess) -> Vec<IpAddr> {
-    let elsewhere = !worker.foreign.is_empty();
-    let listening = worker.listening.iter().copied();
-    listening.filter(|address| !elsewhere || address.is_unspecified()).collect()
+/// One worker of each other network namespace: the first that knows its cookie.
+fn one_of_each(workers: &[WorkerProcess]) -> Vec<&WorkerProcess> {
+    let mut by_namespace: BTreeMap<u64, &WorkerProcess> = BTreeMap::new();
+    for worker in workers.iter().filter(|worker| worker.foreign.is_some()) {
+        let Some(number) = worker.namespace else { continue };
+        let known = by_namespace.entry(number).or_insert(worker);
+        if known.cookie == NamespaceCookie::UNKNOWN {
+            *known = worker;
+        }
+    }
+    let mut workers: Vec<&WorkerProcess> = by_namespace.into_values().collect();
+    workers.sort_by_key(|worker| (worker.started, worker.pid));
+    workers
 }

@@ -1,48 +1,79 @@
-//! Finds the `mediasoup-worker` processes of this host, the ports they were given and the addresses
-//! they listen on, all from /proc.
+//! Finds the SFU's processes on this host: mediasoup's workers, and what the operator named. Says
+//! whose they are, where they are, and which sockets they have.
 //!
-//! The parsers take text. Nothing here asks the workers themselves.
+//! All from /proc; nothing here asks the workers themselves. A process is taken for a worker by its own
+//! word (see `recognise`), so nothing follows from that but that its own sockets count.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::Read;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::os::fd::RawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::model::{Proto, canonical};
+use globset::Glob;
+
+use super::addresses::Foreign;
+use super::namespaces::NamespaceCookie;
+use super::procfs::{self, Identity, SocketLine, Stat};
+use super::recognise::{Evidence, Named, Process};
 
 /// The range of a worker that was given none.
 pub const DEFAULT_PORTS: RangeInclusive<u16> = 10_000..=59_999;
 
-/// Processes looked at, workers found, and sockets of one worker.
+/// Processes looked at, workers found, workers of one user that is not root, and sockets of one
+/// worker.
 const MOST_PROCESSES: usize = 65_536;
 const MOST_WORKERS: usize = 1024;
+const MOST_OF_USER: usize = 128;
 const MOST_SOCKETS: usize = 131_072;
-/// Longest file that is read: 131,072 sockets of 180 bytes.
-const MOST_BYTES: u64 = 24 << 20;
+/// Parents, grandparents and so on.
+const MOST_ANCESTORS: usize = 16;
+/// Longest command line and environment that are looked at.
+const MOST_ARGUMENTS: u64 = 64 << 10;
+/// Files that one pattern of files with process numbers stands for.
+const MOST_FILES: usize = 64;
+/// Prefixes that are taken from a network namespace: more than it has room for, so that it is seen
+/// that there were more.
+const MOST_PREFIXES: usize = 20_000;
 
-/// A running worker.
+/// A process of the SFU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerProcess {
-    /// Process id.
+    /// Process id, as this process sees it.
     pub pid: u32,
+    /// When it started, in clock ticks since the host did: another process with the same number has
+    /// another start.
+    pub started: u64,
+    /// Why it counts as the SFU's.
+    pub evidence: Evidence,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its parent, that one's parent, and so on.
+    pub ancestors: Vec<u32>,
+    /// Its id in its own process namespace.
+    pub inner_pid: u32,
     /// `--rtcMinPort` and `--rtcMaxPort`, where the command line has both.
     pub ports: Option<RangeInclusive<u16>>,
-    /// Ports that it has bound, whatever the command line says (a WebRtcServer may be outside of the
-    /// range); empty where the right to see its descriptors is missing.
+    /// Numbers of the sockets that it has open; `None` where the right to see them is missing.
+    pub sockets: Option<Arc<HashSet<u64>>>,
+    /// Ports that it has bound.
     pub bound: BTreeSet<u16>,
     /// Addresses that it listens on, each once; may hold unspecified addresses.
     pub listening: Vec<IpAddr>,
     /// Number of its network namespace; `None` where the right to see it is missing.
     pub namespace: Option<u64>,
-    /// The addresses of its network namespace, if that is not this process'.
-    pub foreign: Vec<IpAddr>,
-}
-
-/// Workers by process id. Processes that end meanwhile, or may not be looked into, are left out.
-pub fn find() -> Vec<WorkerProcess> {
-    find_below(Path::new("/proc"))
+    /// Number of its mount namespace.
+    pub mounts: Option<u64>,
+    /// The kernel's name for its network namespace; of another one it is known as soon as it has a
+    /// socket there.
+    pub cookie: NamespaceCookie,
+    /// What is local in its network namespace, if that is not this process'.
+    pub foreign: Option<Foreign>,
 }
 
 /// The range of ports that holds all workers' ports; `None` without a worker.
@@ -54,61 +85,306 @@ pub fn ports(workers: &[WorkerProcess]) -> Option<RangeInclusive<u16>> {
         .reduce(|one, other| *one.start().min(other.start())..=*one.end().max(other.end()))
 }
 
-fn find_below(proc: &Path) -> Vec<WorkerProcess> {
-    let Ok(entries) = fs::read_dir(proc) else { return Vec::new() };
-    let mut workers: Vec<WorkerProcess> = entries
-        .take(MOST_PROCESSES)
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| look_at(proc, pid))
-        .take(MOST_WORKERS)
-        .collect();
-    workers.sort_by_key(|worker| worker.pid);
-    workers
+/// Mediasoup's workers, by process id, now.
+pub fn find() -> Vec<WorkerProcess> {
+    Workers::new(&[]).map(|workers| workers.look().to_vec()).unwrap_or_default()
 }
 
-fn look_at(proc: &Path, pid: u32) -> Option<WorkerProcess> {
-    let directory = proc.join(pid.to_string());
-    // Cut to 15 bytes by the kernel; cheap to read for each process of the host.
-    if !read(&directory.join("comm")).ok()?.starts_with("mediasoup-worke") {
-        return None;
+/// Numbers of the sockets that a process has open at this moment; `None` without the right to see them.
+pub fn open_sockets(pid: u32) -> Option<HashSet<u64>> {
+    let descriptors = descriptors(Path::new(&format!("/proc/{pid}/fd")))?;
+    Some(descriptors.into_keys().collect())
+}
+
+/// Looks for workers again and again; shared by all who want to know.
+#[derive(Debug, Default)]
+pub struct Workers {
+    named: Vec<Named>,
+    memory: Mutex<Memory>,
+}
+
+/// What need not be read twice.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Processes that are none of the SFU's.
+    others: HashMap<u32, Other>,
+    cookies: HashMap<(u32, u64), NamespaceCookie>,
+    found: Option<(Instant, Arc<[WorkerProcess]>)>,
+}
+
+/// A process that was looked into. A process changes its executable and hardly ever keeps its name then;
+/// between its start and that it looks like its parent.
+#[derive(Debug)]
+struct Other {
+    started: u64,
+    comm: String,
+    looks: u8,
+}
+
+/// After so many looks with the same name, a process is what it is.
+const ENOUGH_LOOKS: u8 = 3;
+
+impl Workers {
+    /// Mediasoup's workers and what is named as in `--sfu`.
+    pub fn new(named: &[String]) -> Result<Self, globset::Error> {
+        let named = named.iter().map(|text| Named::parse(text)).collect::<Result<_, _>>()?;
+        Ok(Self { named, memory: Mutex::default() })
     }
-    let ports = port_range(&read(&directory.join("cmdline")).ok()?);
-    let own = socket_inodes(&directory.join("fd"));
-    let range = ports.clone().unwrap_or(DEFAULT_PORTS);
-    let mut bound = BTreeSet::new();
-    let mut listening = BTreeSet::new();
-    for (file, proto) in
-        [("udp", Proto::Udp), ("udp6", Proto::Udp), ("tcp", Proto::Tcp), ("tcp6", Proto::Tcp)]
-    {
-        let Ok(text) = read(&directory.join("net").join(file)) else { continue };
-        for socket in socket_table(&text, proto).take(MOST_SOCKETS) {
-            let port = socket.local.port();
-            let of_worker = match &own {
-                Some(own) => own.contains(&socket.inode),
-                // Without the right to see whose socket it is, the range has to do.
-                None => range.contains(&port),
+
+    /// Workers by process id, now. Processes that end meanwhile, or may not be looked into, are left
+    /// out.
+    pub fn look(&self) -> Arc<[WorkerProcess]> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = Look::new(Path::new("/proc"), &self.named, &mut memory).find();
+        let found: Arc<[WorkerProcess]> = found.into();
+        memory.found = Some((Instant::now(), found.clone()));
+        found
+    }
+
+    /// As they were found at most so long ago.
+    pub fn within(&self, age: Duration) -> Arc<[WorkerProcess]> {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, found)) = &memory.found
+            && at.elapsed() < age
+        {
+            return found.clone();
+        }
+        drop(memory);
+        self.look()
+    }
+}
+
+/// One look.
+struct Look<'a> {
+    proc: &'a Path,
+    named: &'a [Named],
+    memory: &'a mut Memory,
+    own_namespace: Option<u64>,
+    own_users: Option<u64>,
+    own_cookie: NamespaceCookie,
+    /// By network namespace, so that workers that share one share the reading.
+    sockets: HashMap<u64, Arc<[SocketLine]>>,
+    prefixes: HashMap<u64, Vec<ipnet::IpNet>>,
+}
+
+impl<'a> Look<'a> {
+    fn new(proc: &'a Path, named: &'a [Named], memory: &'a mut Memory) -> Self {
+        let own = proc.join("self");
+        Self {
+            proc,
+            named,
+            memory,
+            own_namespace: procfs::namespace(&proc.join("thread-self"), "net"),
+            own_users: procfs::namespace(&own, "user"),
+            own_cookie: NamespaceCookie::own().unwrap_or_default(),
+            sockets: HashMap::new(),
+            prefixes: HashMap::new(),
+        }
+    }
+
+    fn find(mut self) -> Vec<WorkerProcess> {
+        let processes = self.processes();
+        let by_file = self.by_file();
+        self.memory.others.retain(|pid, _| processes.contains_key(pid));
+        let mut found: Vec<(u32, Evidence)> = Vec::new();
+        for (&pid, stat) in &processes {
+            let evidence = match by_file.contains(&pid) {
+                true => Some(Evidence::Operator),
+                false => self.evidence(pid, stat),
             };
-            if of_worker && socket.listens {
-                listening.insert(socket.local.ip());
-                if own.is_some() {
-                    bound.insert(port);
+            found.extend(evidence.map(|evidence| (pid, evidence)));
+        }
+        // Nobody's processes take room from root's.
+        let mut found: Vec<_> = found
+            .into_iter()
+            .filter_map(|(pid, evidence)| Some((pid, evidence, self.identity(pid)?)))
+            .collect();
+        found.sort_by_key(|(pid, _, identity)| (identity.uid != 0, *pid));
+        let mut of_user: HashMap<u32, usize> = HashMap::new();
+        let mut workers = Vec::new();
+        for (pid, evidence, identity) in found {
+            let Some(stat) = processes.get(&pid) else { continue };
+            let count = of_user.entry(identity.uid).or_default();
+            *count += 1;
+            if workers.len() >= MOST_WORKERS || (identity.uid != 0 && *count > MOST_OF_USER) {
+                continue;
+            }
+            let ancestors = ancestors(pid, &processes);
+            workers.extend(self.worker(pid, stat, identity, evidence, ancestors));
+        }
+        let alive: HashSet<(u32, u64)> = workers.iter().map(|it| (it.pid, it.started)).collect();
+        self.memory.cookies.retain(|process, _| alive.contains(process));
+        workers.sort_by_key(|worker| worker.pid);
+        workers
+    }
+
+    fn processes(&self) -> BTreeMap<u32, Stat> {
+        let Ok(entries) = fs::read_dir(self.proc) else { return BTreeMap::new() };
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .take(MOST_PROCESSES)
+            .filter_map(|pid| Some((pid, self.stat(pid)?)))
+            .collect()
+    }
+
+    fn directory(&self, pid: u32) -> PathBuf {
+        self.proc.join(pid.to_string())
+    }
+
+    fn stat(&self, pid: u32) -> Option<Stat> {
+        Stat::parse(&procfs::read_at_most(&self.directory(pid).join("stat"), 4096).ok()?)
+    }
+
+    fn identity(&self, pid: u32) -> Option<Identity> {
+        Identity::parse(&procfs::read_at_most(&self.directory(pid).join("status"), 8192).ok()?)
+    }
+
+    fn evidence(&mut self, pid: u32, stat: &Stat) -> Option<Evidence> {
+        let known = self.memory.others.get(&pid);
+        let known = known.filter(|it| it.started == stat.started && it.comm == stat.comm);
+        let looks = known.map_or(0, |it| it.looks);
+        if looks >= ENOUGH_LOOKS {
+            return None;
+        }
+        let evidence = self.look_into(pid, stat);
+        if evidence.is_none() {
+            let (started, comm) = (stat.started, stat.comm.clone());
+            self.memory.others.insert(pid, Other { started, comm, looks: looks + 1 });
+        }
+        evidence
+    }
+
+    fn look_into(&self, pid: u32, stat: &Stat) -> Option<Evidence> {
+        let directory = self.directory(pid);
+        let executable = fs::read_link(directory.join("exe")).unwrap_or_default();
+        let executable = executable.to_string_lossy();
+        let command_line =
+            procfs::read_at_most(&directory.join("cmdline"), MOST_ARGUMENTS).unwrap_or_default();
+        let process =
+            Process { comm: &stat.comm, executable: &executable, command_line: &command_line };
+        if self.named.iter().any(|named| named.is(&process)) {
+            return Some(Evidence::Operator);
+        }
+        let has_version = || {
+            let environment = procfs::read_at_most(&directory.join("environ"), MOST_ARGUMENTS);
+            let environment = environment.unwrap_or_default();
+            environment.split('\0').any(|word| word.starts_with("MEDIASOUP_VERSION="))
+        };
+        process.is_worker().or_else(|| has_version().then_some(Evidence::Environment))
+    }
+
+    /// Processes that files name.
+    fn by_file(&self) -> HashSet<u32> {
+        let mut found = HashSet::new();
+        for named in self.named {
+            let Named::PidFile(path) = named else { continue };
+            found.extend(files(Path::new(path)).iter().filter_map(|file| number_in(file)));
+        }
+        found
+    }
+
+    fn worker(
+        &mut self,
+        pid: u32,
+        stat: &Stat,
+        identity: Identity,
+        evidence: Evidence,
+        ancestors: Vec<u32>,
+    ) -> Option<WorkerProcess> {
+        let directory = self.directory(pid);
+        let command_line = procfs::read_at_most(&directory.join("cmdline"), MOST_ARGUMENTS).ok()?;
+        let namespace = procfs::namespace(&directory, "net");
+        let descriptors = descriptors(&directory.join("fd"));
+        let lines = self.sockets_of(&directory, namespace);
+        let (mut bound, mut listening) = (BTreeSet::new(), BTreeSet::new());
+        let mut own_socket = None;
+        if let Some(descriptors) = &descriptors {
+            for line in lines.iter() {
+                let Some(&descriptor) = descriptors.get(&line.inode) else { continue };
+                own_socket = Some(descriptor);
+                if line.listens {
+                    bound.insert(line.local.port());
+                    listening.insert(line.local.ip());
                 }
             }
         }
+        let is_elsewhere = namespace.is_some_and(|it| self.own_namespace != Some(it));
+        let cookie = match is_elsewhere {
+            false => self.own_cookie,
+            true => self.cookie((pid, stat.started), own_socket),
+        };
+        let foreign = namespace.filter(|_| is_elsewhere).map(|number| {
+            let prefixes = self.prefixes.entry(number);
+            let read = || procfs::local_prefixes(&directory, MOST_PREFIXES);
+            let prefixes = prefixes.or_insert_with(read).clone();
+            let users = procfs::namespace(&directory, "user");
+            let is_unprivileged = users.is_none() || users != self.own_users;
+            Foreign { namespace: cookie, is_unprivileged, prefixes }
+        });
+        // Whatever was read may be of another process, if this one has ended meanwhile.
+        if self.stat(pid)?.started != stat.started {
+            return None;
+        }
+        Some(WorkerProcess {
+            pid,
+            started: stat.started,
+            evidence,
+            uid: identity.uid,
+            ancestors,
+            inner_pid: identity.inner_pid,
+            ports: port_range(&command_line),
+            sockets: descriptors.map(|it| Arc::new(it.into_keys().collect())),
+            bound,
+            listening: listening.into_iter().collect(),
+            namespace,
+            mounts: procfs::namespace(&directory, "mnt"),
+            cookie,
+            foreign,
+        })
     }
-    let namespace = namespace_of(&directory);
-    let foreign = match (namespace, namespace_of(&proc.join("self"))) {
-        (Some(one), Some(other)) if one != other => addresses(&directory),
-        _ => Vec::new(),
+
+    fn sockets_of(&mut self, directory: &Path, namespace: Option<u64>) -> Arc<[SocketLine]> {
+        let read = || procfs::sockets(directory, MOST_SOCKETS).into();
+        match namespace {
+            Some(number) => self.sockets.entry(number).or_insert_with(read).clone(),
+            None => read(),
+        }
+    }
+
+    /// A process may go to another network namespace and take its sockets along, but workers do not.
+    fn cookie(&mut self, process: (u32, u64), socket: Option<RawFd>) -> NamespaceCookie {
+        if let Some(cookie) = self.memory.cookies.get(&process) {
+            return *cookie;
+        }
+        let Some(socket) = socket else { return NamespaceCookie::UNKNOWN };
+        match NamespaceCookie::of_socket_in(process.0, socket) {
+            Ok(cookie) => {
+                self.memory.cookies.insert(process, cookie);
+                cookie
+            }
+            Err(error) => {
+                tracing::debug!("the network namespace of worker {}: {error}", process.0);
+                NamespaceCookie::UNKNOWN
+            }
+        }
+    }
+}
+
+fn ancestors(pid: u32, processes: &BTreeMap<u32, Stat>) -> Vec<u32> {
+    let parent = |pid: &u32| processes.get(pid).map(|stat| stat.parent).filter(|&it| it != 0);
+    std::iter::successors(parent(&pid), parent).take(MOST_ANCESTORS).collect()
+}
+
+/// Sockets that a process has open, by their number, each with a descriptor; `None` without the right
+/// to see them.
+fn descriptors(directory: &Path) -> Option<HashMap<u64, RawFd>> {
+    let entries = fs::read_dir(directory).ok()?;
+    let socket = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let descriptor = entry.file_name().to_str()?.parse().ok()?;
+        Some((procfs::socket_inode(link.to_str()?)?, descriptor))
     };
-    Some(WorkerProcess {
-        pid,
-        ports,
-        bound,
-        listening: listening.into_iter().collect(),
-        namespace,
-        foreign,
-    })
+    Some(entries.take(MOST_SOCKETS).filter_map(|entry| socket(entry.ok()?)).collect())
 }
 
 /// Both ends of the range from a NUL-separated command line.
@@ -122,132 +398,37 @@ fn port_range(command_line: &str) -> Option<RangeInclusive<u16>> {
     (first <= last).then_some(first..=last)
 }
 
-/// One line of /proc/PID/net/{udp,udp6,tcp,tcp6}.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SocketLine {
-    /// This end, never IPv4-mapped.
-    pub local: SocketAddr,
-    /// The far end; port 0 where there is none.
-    pub remote: SocketAddr,
-    /// Takes what anybody sends: an unconnected UDP socket, or a TCP socket that listens.
-    pub listens: bool,
-    /// Bytes waiting to be sent.
-    pub send_queue: u32,
-    /// Bytes waiting to be read.
-    pub receive_queue: u32,
-    /// Number of the socket.
-    pub inode: u64,
-    /// Datagrams dropped for want of room (UDP only).
-    pub drops: Option<u64>,
+/// Files whose name matches the last part of a path.
+fn files(pattern: &Path) -> Vec<PathBuf> {
+    let name = pattern.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let (Some(folder), Ok(glob)) = (pattern.parent(), Glob::new(name)) else { return Vec::new() };
+    if glob.glob() == globset::escape(name) {
+        return vec![pattern.to_owned()];
+    }
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let glob = glob.compile_matcher();
+    let matching = entries.take(MOST_PROCESSES).filter_map(Result::ok);
+    let matching = matching.filter(|entry| glob.is_match(entry.file_name()));
+    matching.take(MOST_FILES).map(|entry| entry.path()).collect()
 }
 
-/// The lines of a socket table, without its heading and without what cannot be read.
-pub fn socket_table(text: &str, proto: Proto) -> impl Iterator<Item = SocketLine> {
-    text.lines().skip(1).filter_map(move |line| socket_line(line, proto))
-}
-
-fn socket_line(line: &str, proto: Proto) -> Option<SocketLine> {
-    // sl local remote st tx:rx tr:when retransmits uid timeout inode ref pointer drops
-    let mut words = line.split_ascii_whitespace().skip(1);
-    let local = canonical(hex_address(words.next()?)?);
-    let remote = canonical(hex_address(words.next()?)?);
-    let state = u8::from_str_radix(words.next()?, 16).ok()?;
-    let (send, receive) = words.next()?.split_once(':')?;
-    let inode = words.nth(4)?.parse().ok()?;
-    let drops = match proto {
-        Proto::Udp => words.nth(2).and_then(|word| word.parse().ok()),
-        Proto::Tcp => None,
-    };
-    // TCP_LISTEN; an unconnected UDP socket has the number of TCP_CLOSE.
-    let listens = state == if proto == Proto::Tcp { 10 } else { 7 };
-    Some(SocketLine {
-        local,
-        remote,
-        listens,
-        send_queue: u32::from_str_radix(send, 16).ok()?,
-        receive_queue: u32::from_str_radix(receive, 16).ok()?,
-        inode,
-        drops,
-    })
-}
-
-/// `0100007F:1F90`: words of 32 bits in host order, the port as a number.
-fn hex_address(word: &str) -> Option<SocketAddr> {
-    let (address, port) = word.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let word = |at: usize| u32::from_str_radix(address.get(at * 8..at * 8 + 8)?, 16).ok();
-    let ip: IpAddr = match address.len() {
-        8 => Ipv4Addr::from(word(0)?.to_ne_bytes()).into(),
-        32 => {
-            let mut octets = [0; 16];
-            for at in 0..4 {
-                octets[at * 4..at * 4 + 4].copy_from_slice(&word(at)?.to_ne_bytes());
-            }
-            Ipv6Addr::from(octets).into()
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
-}
-
-/// Numbers of the sockets that a process has open; `None` without the right to see them.
-fn socket_inodes(directory: &Path) -> Option<HashSet<u64>> {
-    let entries = fs::read_dir(directory).ok()?;
-    let links =
-        entries.take(MOST_SOCKETS).filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    Some(links.filter_map(|link| socket_inode(link.to_str()?)).collect())
-}
-
-fn socket_inode(link: &str) -> Option<u64> {
-    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-}
-
-fn namespace_of(directory: &Path) -> Option<u64> {
-    let link = fs::read_link(directory.join("ns/net")).ok()?;
-    link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
-}
-
-fn addresses(directory: &Path) -> Vec<IpAddr> {
-    let v4 = read(&directory.join("net/fib_trie")).unwrap_or_default();
-    let v6 = read(&directory.join("net/if_inet6")).unwrap_or_default();
-    let all: BTreeSet<IpAddr> = local_ipv4(&v4)
-        .map(IpAddr::from)
-        .chain(local_ipv6(&v6).map(IpAddr::from))
-        .filter(|address| !address.is_loopback())
-        .collect();
-    all.into_iter().collect()
-}
-
-/// Local addresses of /proc/net/fib_trie: an address' line, then `/32 host LOCAL` below it.
-fn local_ipv4(text: &str) -> impl Iterator<Item = Ipv4Addr> {
-    let mut last = None;
-    text.lines().filter_map(move |line| {
-        if let Some(address) = line.trim_start().strip_prefix("|-- ") {
-            last = address.trim().parse().ok();
-        }
-        line.trim().starts_with("/32 host LOCAL").then_some(last).flatten()
-    })
-}
-
-/// Addresses of /proc/net/if_inet6: 32 hexadecimal digits at the beginning of each line.
-fn local_ipv6(text: &str) -> impl Iterator<Item = Ipv6Addr> {
-    text.lines().filter_map(|line| {
-        let digits = line.split_ascii_whitespace().next()?;
-        (digits.len() == 32).then(|| u128::from_str_radix(digits, 16).ok())?.map(Ipv6Addr::from)
-    })
-}
-
-/// The beginning of a file of /proc, as text.
-pub(crate) fn read(path: &Path) -> io::Result<String> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MOST_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// The number that a regular file holds. A FIFO in its place is not waited for.
+fn number_in(path: &Path) -> Option<u32> {
+    let mut options = fs::OpenOptions::new();
+    let file =
+        options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::{Command, Stdio};
 
     #[test]
     fn command_lines_give_the_range() {
@@ -264,72 +445,73 @@ mod tests {
     }
 
     #[test]
-    fn several_workers_share_one_range() {
-        let worker = |ports, bound: &[u16]| WorkerProcess {
-            pid: 1,
-            ports,
-            bound: bound.iter().copied().collect(),
-            listening: vec![],
-            namespace: None,
-            foreign: vec![],
+    fn ancestors_are_followed_within_bounds() {
+        let stat = |parent| Stat { comm: String::new(), parent, started: 1 };
+        let processes = BTreeMap::from([(1, stat(0)), (5, stat(1)), (9, stat(5)), (20, stat(20))]);
+        assert_eq!(ancestors(9, &processes), [5, 1]);
+        assert!(ancestors(1, &processes).is_empty());
+        assert_eq!(ancestors(20, &processes).len(), MOST_ANCESTORS);
+    }
+
+    /// Real processes of this test; needs no rights.
+    #[test]
+    fn processes_are_found_by_arguments_environment_and_name() {
+        let folder = std::env::temp_dir().join(format!("mex-workers-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let start = |command: &mut Command| {
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
         };
-        assert_eq!(ports(&[]), None);
-        assert_eq!(ports(&[worker(None, &[])]), Some(DEFAULT_PORTS));
-        let two = [worker(Some(40_000..=41_000), &[]), worker(Some(45_000..=46_000), &[44_444, 3])];
-        assert_eq!(ports(&two), Some(3..=46_000));
-    }
-
-    #[cfg(target_endian = "little")]
-    #[test]
-    fn socket_tables_are_read() {
-        let udp = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
- 1024: 0100007F:9C40 00000000:0000 07 00000000:00000300 00:00000000 00000000  1000        0 12345 2 0000000000000000 17
- 1025: 0101A8C0:9C41 0201A8C0:1389 01 00000010:00000000 00:00000000 00000000  1000        0 12346 2 0000000000000000 0
- garbage
-";
-        let rows: Vec<SocketLine> = socket_table(udp, Proto::Udp).collect();
-        assert_eq!(rows.len(), 2);
-        assert_eq!(rows[0].local, "127.0.0.1:40000".parse().unwrap());
-        assert!(rows[0].listens && !rows[1].listens);
-        assert_eq!((rows[0].inode, rows[0].drops, rows[0].receive_queue), (12345, Some(17), 0x300));
-        assert_eq!((rows[1].remote, rows[1].send_queue), ("192.168.1.2:5001".parse().unwrap(), 16));
-
-        let tcp = "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0000000000000000FFFF00000100007F:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 777 1 0000000000000000 100 0 0 10 0
-   1: B80D0120000000000000000001000000:9C40 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 778 1 0000000000000000 100 0 0 10 0
-";
-        let rows: Vec<SocketLine> = socket_table(tcp, Proto::Tcp).collect();
-        assert_eq!(rows[0].local, "127.0.0.1:8080".parse().unwrap());
-        assert_eq!(rows[1].local, "[2001:db8::1]:40000".parse().unwrap());
-        assert!(rows[1].listens && rows[1].drops.is_none());
-    }
-
-    #[test]
-    fn a_namespaces_own_addresses_are_read() {
-        let trie = "Main:
-  +-- 0.0.0.0/0 3 0 5
-     |-- 0.0.0.0
-        /0 universe UNICAST
-     +-- 172.17.0.0/16 2 0 2
-        |-- 172.17.0.0
-           /16 link UNICAST
-        |-- 172.17.0.2
-           /32 host LOCAL
-        |-- 172.17.255.255
-           /32 link BROADCAST
-";
-        let found: Vec<Ipv4Addr> = local_ipv4(trie).collect();
-        assert_eq!(found, [Ipv4Addr::new(172, 17, 0, 2)]);
-        let inet6 = "fe800000000000000042acfffe110002 06 40 20 80     eth0\nshort\n";
-        let found: Vec<Ipv6Addr> = local_ipv6(inet6).collect();
-        assert_eq!(found, ["fe80::42:acff:fe11:2".parse::<Ipv6Addr>().unwrap()]);
+        let mut children = [
+            start(Command::new("sh").args(["-c", "read x", "--logLevel=warn", "--rtcMaxPort=2"])),
+            start(Command::new("sh").args(["-c", "read x"]).env("MEDIASOUP_VERSION", "3.15.8")),
+            start(Command::new("sh").args(["-c", "read x"])),
+            start(Command::new("sh").args(["-c", "read x"])),
+        ];
+        let file = folder.join("sfu-1.pid");
+        fs::write(&file, format!("{}\n", children[2].id())).unwrap();
+        let workers = Workers::new(&[folder.join("sfu-*.pid").display().to_string()]).unwrap();
+        let evidence = |workers: &[WorkerProcess], pid: u32| {
+            let found = workers.iter().find(|worker| worker.pid == pid);
+            found.map(|worker| (worker.evidence, worker.ancestors.first().copied()))
+        };
+        let me = Some(std::process::id());
+        for _ in 0..2 * ENOUGH_LOOKS {
+            let found = workers.look();
+            let expected = [Evidence::Arguments, Evidence::Environment, Evidence::Operator]
+                .map(|it| Some((it, me)));
+            let of_children: Vec<_> =
+                children[..3].iter().map(|child| evidence(&found, child.id())).collect();
+            // Between fork and exec a child looks as this process does.
+            if of_children != expected {
+                std::thread::yield_now();
+                continue;
+            }
+            assert_eq!(evidence(&found, children[3].id()), None);
+        }
+        let found = workers.within(Duration::from_secs(600));
+        assert!(found.iter().any(|worker| worker.pid == children[0].id()), "{found:?}");
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let found = workers.look();
+        assert_eq!(evidence(&found, children[0].id()), None);
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
-    fn links_of_descriptors_name_sockets() {
-        let check = |link, expected| assert_eq!(socket_inode(link), expected);
-        check("socket:[4711]", Some(4711));
-        check("pipe:[4711]", None);
-        check("/dev/null", None);
+    fn a_number_is_read_from_a_regular_file_only() {
+        let folder = std::env::temp_dir().join(format!("mex-pid-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let fifo = folder.join("fifo.pid");
+        let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+        assert!(made.success());
+        assert_eq!(number_in(&fifo), None);
+        for (text, expected) in [("4711\n", Some(4711)), ("", None), ("x", None), ("-1", None)] {
+            let file = folder.join("a.pid");
+            fs::write(&file, text).unwrap();
+            assert_eq!(number_in(&file), expected, "{text}");
+        }
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -16,6 +16,7 @@ use super::capture::CaptureEngine;
 use super::engine::EbpfEngine;
 use super::options::{MethodChoice, Options};
 use super::status::Status;
+use crate::host::pace::Pace;
 use crate::host::rtnetlink::Changes;
 use crate::model::{JoinKey, Reading};
 
@@ -76,8 +77,6 @@ enum Engine {
 
 /// Workers are looked for, and interfaces that failed are tried again, this often at least.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// Changes come in bursts (a link, its addresses, its routes).
-const BURST: Duration = Duration::from_millis(50);
 /// Between two looks that [`Counting::look_soon`] asks for: each reads the workers' `/proc` folders.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -169,6 +168,7 @@ impl Counting {
         });
         tokio::pin!(shutdown);
         let mut pause_ends = tokio::time::Instant::now();
+        let mut pace = Pace::new();
         loop {
             let changed = async {
                 match &mut listening {
@@ -188,7 +188,7 @@ impl Counting {
                         tracing::warn!("listen for interface changes: {error}");
                         listening = None;
                     }
-                    tokio::time::sleep(BURST).await;
+                    tokio::time::sleep(pace.pause(Instant::now())).await;
                     if let Some(listening) = &mut listening {
                         listening.skip();
                     }
@@ -197,6 +197,7 @@ impl Counting {
             pause_ends = tokio::time::Instant::now() + PAUSE;
             let this = Arc::clone(&self);
             let refreshed = tokio::task::spawn_blocking(move || this.refresh()).await;
+            pace.looked(Instant::now());
             match refreshed {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!("follow interfaces: {error:#}"),

@@ -36,7 +36,7 @@ impl EbpfEngine {
         let loaded = load::load(options)?;
         let tables = Tables::new(loaded.tables, options.limits, options.lifetimes)?;
         let attacher = Attacher::new(loaded.ebpf, options.mechanism)?;
-        let surveyor = Surveyor::new(&options.interfaces, &options.local)?;
+        let surveyor = Surveyor::new(&options.interfaces, &options.local, options.workers.clone())?;
         let placement =
             Placement { attacher, surveyor, failures: Failures::default(), log: loaded.log };
         let engine = Self {
@@ -77,7 +77,7 @@ impl EbpfEngine {
             log.flush();
         }
         let survey = surveyor.look()?;
-        lock(&self.tables).set_local(&survey.local).context("write the tables of addresses")?;
+        lock(&self.tables).set_local(&survey.hosts()).context("write the tables of addresses")?;
         let failed = attacher.attach_to(&survey.choice.attach);
         failures.note(&failed);
         Ok(failed.into_iter().next().map(|(_, error)| error))

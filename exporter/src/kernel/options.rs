@@ -4,14 +4,17 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::host::workers;
+use crate::host::workers::{self, Workers};
 
 /// What to count, where, and how much to hold.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Patterns of interface names; none: see [`crate::host::interfaces::choose`].
     pub interfaces: Vec<String>,
+    /// Finds the SFU's processes.
+    pub workers: Arc<Workers>,
     /// Local ports.
     pub ports: RangeInclusive<u16>,
     /// Where counts come from.
@@ -36,6 +39,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             interfaces: Vec::new(),
+            workers: Arc::default(),
             ports: workers::DEFAULT_PORTS,
             method: MethodChoice::Auto,
             limits: Limits::default(),

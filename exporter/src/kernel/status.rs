@@ -13,6 +13,8 @@ pub struct Status {
     pub failing: BTreeMap<String, String>,
     /// Failed attempts to attach since the start.
     pub failures: u64,
+    /// Looks at interfaces, addresses and workers since the start.
+    pub looks: u64,
     /// Packet capture only: packets that were lost because this process was too slow.
     pub capture_lost: Option<u64>,
 }
@@ -22,6 +24,7 @@ pub struct Status {
 pub(super) struct Failures {
     failing: BTreeMap<String, String>,
     total: u64,
+    looks: u64,
 }
 
 impl Failures {
@@ -35,13 +38,15 @@ impl Failures {
             }
             failing.insert(what.name.clone(), text);
         }
+        self.looks += 1;
         self.total += failed.len() as u64;
         self.failing = failing;
     }
 
     /// The status of whoever counts on these interfaces.
     pub(super) fn status(&self, interfaces: Vec<String>) -> Status {
-        let (failing, failures) = (self.failing.clone(), self.total);
-        Status { interfaces, failing, failures, capture_lost: None }
+        let Self { failing, total, looks } = self;
+        let failing = failing.clone();
+        Status { interfaces, failing, failures: *total, looks: *looks, capture_lost: None }
     }
 }

@@ -81,7 +81,7 @@ impl CaptureEngine {
         let table = Table::new(limits, lifetimes, !options.every_address, jitter);
         let (start, lost) = (Instant::now(), AtomicU64::new(0));
         let counted = Arc::new(Counted { table: Mutex::new(table), start, lost });
-        let surveyor = Surveyor::new(&options.interfaces, &options.local)?;
+        let surveyor = Surveyor::new(&options.interfaces, &options.local, options.workers.clone())?;
         let ports = options.ports.clone();
         let placement =
             Placement { surveyor, failures: Failures::default(), running: BTreeMap::new(), ports };
@@ -120,7 +120,7 @@ impl CaptureEngine {
         let mut placement = lock(&self.placement);
         let Placement { surveyor, failures, running, ports } = &mut *placement;
         let survey = surveyor.look()?;
-        lock(&self.counted.table).set_local(&survey.local);
+        lock(&self.counted.table).set_local(&survey.hosts());
         let wanted = on_top(&survey.choice.attach, &survey.situation);
         running.retain(|_, running| {
             let stays = wanted.contains(&running.what) && running.ears.iter().all(Ear::lives);
@@ -262,6 +262,7 @@ mod tests {
             up: true,
             controller,
             vlan_parent,
+            ..Interface::default()
         };
         // 2 is a member of bridge 3; VLAN interface 4 stands on 3.
         let links = vec![link(2, Some(3), None), link(3, None, None), link(4, None, Some(3))];
@@ -269,7 +270,7 @@ mod tests {
         let check = |chosen: &[u32], expected: &[(u32, bool)]| {
             let attach = |&index: &u32| {
                 let name = format!("if{index}");
-                Attach { index, name, layer: Layer::Ethernet }
+                Attach { index, name, layer: Layer::Ethernet, crossing: false }
             };
             let chosen: Vec<Attach> = chosen.iter().map(attach).collect();
             let captured = on_top(&chosen, &situation);

@@ -14,7 +14,7 @@ use exporter_ebpf::table::{self, Bucket, WAYS};
 
 use super::pin::{Pins, Seeds};
 use super::tables::TableFds;
-use crate::host::survey::MAX_LOCAL;
+use crate::host::addresses::MAX_LOCAL;
 use crate::kernel::options::Options;
 
 /// The kernel object, built from `exporter-ebpf` and committed with it.

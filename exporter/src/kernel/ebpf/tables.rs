@@ -23,7 +23,7 @@ use super::keys::{self, Family, Key};
 use super::occupancy::{Occupied, Surplus};
 use super::streams::{self, Streams};
 use super::sys;
-use crate::host::survey::MAX_LOCAL;
+use crate::host::addresses::MAX_LOCAL;
 use crate::kernel::evict;
 use crate::kernel::options::Lifetimes;
 use crate::kernel::options::Limits;
