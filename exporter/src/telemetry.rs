@@ -351,6 +351,10 @@ fn described(event: Event) -> (&'static str, &'static str) {
             "its stream was being written by another processor for too long; packets and bytes are \
              counted, its sequence number is not",
         ),
+        Event::NotOwned => (
+            "not_owned",
+            "another program's: in its network namespace no socket of the SFU has the port at this address",
+        ),
         Event::BadRtp => ("bad_rtp", "an RTP header that does not fit; counted as class other"),
     }
 }

@@ -6,9 +6,11 @@
 
 pub mod addresses;
 pub mod capabilities;
+pub mod cookies;
 pub mod interfaces;
 pub mod namespaces;
 pub mod netlink;
+pub mod ownership;
 pub mod pace;
 pub mod procfs;
 pub mod recognise;

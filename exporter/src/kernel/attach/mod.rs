@@ -4,6 +4,7 @@
 //! Which interfaces is decided elsewhere; this only carries it out. Whatever was attached goes when
 //! this is dropped. TCX links are held by descriptor, so they go with a crashed process, too.
 
+pub(super) mod cgroup;
 mod clsact;
 
 use std::collections::BTreeMap;
