@@ -2,7 +2,7 @@
 //! back.
 
 use exporter_ebpf::abi::{
-    Counter, Event, FlowKeyV4, MAPPED, Order, Own, OwnedSocket, Ownership, PortKey, RECEIVE,
+    Event, FlowKeyV4, MAPPED, Order, Own, OwnedSocket, Ownership, PortKey, RECEIVE,
     SHARERS, TCP, UDP,
 };
 use exporter_tests::packets::{self, Ends, LOCAL_V4, LOCAL_V6, REMOTE_V4, ethernet};

@@ -164,7 +164,7 @@ pub fn verify(cookie: u64) -> bool {
 pub fn close(proto: u8, port: u16) -> bool {
     let Some(sockets) = PORT_SOCKETS.get_ptr(number(proto, port)) else { return false };
     let (word, bit) = place(proto, port.to_be());
-    let word = open_word(opaque(word));
+    let word = open_word(within(word));
     // SAFETY: a table's value, and a word of the set.
     unsafe {
         if sockets.read_volatile() != 0 || word.read_volatile() & bit == 0 {
@@ -183,7 +183,7 @@ pub fn close(proto: u8, port: u16) -> bool {
 #[inline(always)]
 pub fn open_all(word: u32, bits: u32) {
     // SAFETY: a word of the set.
-    unsafe { fetch_or(open_word(opaque(word as usize)), bits) };
+    unsafe { fetch_or(open_word(within(word as usize)), bits) };
 }
 
 /// Lets go of an end's entry, unless somebody owns it. Not twice at the same time.
@@ -211,17 +211,20 @@ fn open(proto: u8, port: u16) {
     }
     let (word, bit) = place(proto, port.to_be());
     // SAFETY: a word of the set.
-    unsafe { fetch_or(open_word(opaque(word)), bit) };
+    unsafe { fetch_or(open_word(within(word)), bit) };
 }
 
-/// Hides from the compiler what it knows of a number, so that it leaves the mask for the verifier in.
+/// The number of a word within the set, as the verifier must see it; the compiler would leave out what it
+/// knows to change nothing.
 #[inline(always)]
-fn opaque(number: usize) -> usize {
-    let mut number = number as u64;
-    // SAFETY: nothing is done.
-    unsafe { core::arch::asm!("/* {0} */", inout(reg) number) };
-    number as usize
+fn within(word: usize) -> usize {
+    let mut word = word as u64;
+    // SAFETY: the mask is one less than a power of two, and no number of a word is larger.
+    unsafe { core::arch::asm!("{0} &= {mask}", inout(reg) word, mask = const WORDS - 1) };
+    word as usize
 }
+
+const _: () = assert!(WORDS.is_power_of_two());
 
 static NO_SHARERS: Sharers = [0; SHARERS];
 

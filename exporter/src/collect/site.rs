@@ -129,6 +129,9 @@ impl Site {
         for (interface, why) in &status.failing {
             detail = format!("{detail}; not on {interface}: {why}");
         }
+        if let Some(why) = &status.owned.why {
+            detail = format!("{detail}; ports looked for each second: {why}");
+        }
         let mut sources = vec![SourceStatus {
             name: format!("Counting: {}", self.counting.method()),
             up: !status.interfaces.is_empty(),

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
@@ -249,7 +250,12 @@ impl Counting {
             Engine::Ebpf(engine) => engine.binds(),
             Engine::Capture(_) | Engine::None => Ok(None),
         };
-        let binds = binds.and_then(|binds| binds.map(AsyncFd::new).transpose());
+        let registered = |binds| {
+            // SAFETY: an owned descriptor, which stays the same open ring until it is dropped.
+            unsafe { AsyncFd::register_with_interest(binds, Interest::READABLE) }
+                .map_err(io::Error::from)
+        };
+        let binds = binds.and_then(|binds| binds.map(registered).transpose());
         let binds = binds.unwrap_or_else(|error| {
             tracing::warn!("listen for sockets being bound: {error}; looking each second instead");
             None

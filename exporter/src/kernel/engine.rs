@@ -47,7 +47,7 @@ enum Owners {
     /// By the operator.
     Named,
     /// By programs that see sockets being bound and closed.
-    Watched(Keeper<Owned>, Watch),
+    Watched { keeper: Keeper<Owned>, _watch: Watch },
     /// By looking for sockets, and why.
     Looked(Keeper<Owned>, String),
 }
@@ -101,7 +101,7 @@ impl EbpfEngine {
     /// Readable when sockets were bound or closed; `None`: that is only seen by looking.
     pub(super) fn binds(&self) -> io::Result<Option<OwnedFd>> {
         match &*lock(&self.owners) {
-            Owners::Watched(keeper, _) => keeper.tables().ring().try_clone_to_owned().map(Some),
+            Owners::Watched { keeper, .. } => keeper.tables().ring().try_clone_to_owned().map(Some),
             Owners::Named | Owners::Looked(..) => Ok(None),
         }
     }
@@ -147,7 +147,7 @@ impl Owners {
         };
         let mut keeper = Keeper::new(owned, ownership.clone(), workers, Some(cookies));
         match watch(options, &mut keeper, ebpf) {
-            Ok(watch) => Ok(Self::Watched(keeper, watch)),
+            Ok(watch) => Ok(Self::Watched { keeper, _watch: watch }),
             Err(error) => {
                 let why = format!("{error:#}");
                 tracing::warn!(
@@ -163,13 +163,13 @@ impl Owners {
     fn look(&mut self) -> io::Result<()> {
         match self {
             Self::Named => Ok(()),
-            Self::Watched(keeper, _) | Self::Looked(keeper, _) => keeper.look(),
+            Self::Watched { keeper, .. } | Self::Looked(keeper, _) => keeper.look(),
         }
     }
 
     fn hear(&mut self) -> io::Result<()> {
         match self {
-            Self::Watched(keeper, _) => keeper.hear(),
+            Self::Watched { keeper, .. } => keeper.hear(),
             Self::Named | Self::Looked(..) => Ok(()),
         }
     }
@@ -179,7 +179,7 @@ impl Owners {
             Self::Named => {
                 return status::Owned { by: Knowledge::Flag, ..status::Owned::default() };
             }
-            Self::Watched(keeper, _) => (keeper, Knowledge::Cgroup, None),
+            Self::Watched { keeper, .. } => (keeper, Knowledge::Cgroup, None),
             Self::Looked(keeper, why) => (keeper, Knowledge::Scan, Some(why.clone())),
         };
         let sum = |which| keeper.tables().sum(which);

@@ -101,8 +101,8 @@ impl<T: OwnedTables> Keeper<T> {
         for worker in workers.iter() {
             self.admit(worker, quotas[&worker.uid])?;
         }
-        self.adopt(&workers, &HashMap::new())?;
         self.drop_unseen(&workers)?;
+        self.adopt(&workers, &HashMap::new())?;
         self.warn_of_hidden(&workers);
         self.close_lingering(Instant::now())
     }
@@ -244,14 +244,15 @@ impl<T: OwnedTables> Keeper<T> {
         hints: &HashMap<Socket, Vec<SocketId>>,
     ) -> io::Result<()> {
         let mut have: HashMap<Socket, u32> = HashMap::new();
-        self.ownership.sockets(|id, socket| {
-            if self.cookies.is_some() || !id.is_made_up() {
-                *have.entry(*socket).or_default() += 1;
-            }
+        self.ownership.sockets(|_, socket| {
+            *have.entry(*socket).or_default() += 1;
             None::<()>
         });
         let mut told = None;
-        for worker in workers.iter().filter(|it| self.admitted.contains_key(&it.pid)) {
+        for worker in workers {
+            if !self.admitted.contains_key(&worker.pid) {
+                continue;
+            }
             let mut groups: HashMap<Socket, Vec<&OpenSocket>> = HashMap::new();
             for open in &worker.open {
                 let end = End::new(worker.cookie, open.proto, open.local);

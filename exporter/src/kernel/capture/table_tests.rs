@@ -122,7 +122,7 @@ fn an_aggregates_datagrams_are_told_apart() {
 #[test]
 fn jitter_is_kept_unless_it_is_off() {
     let check = |jitter, expected: std::ops::RangeInclusive<u32>| {
-        let mut table = Table::new(LIMITS, Lifetimes::default(), false, jitter);
+        let mut table = Table::new(LIMITS, Lifetimes::default(), None, None, jitter);
         for number in 0..64_u16 {
             let mut payload = rtp(1, number);
             // Half a second at 90 kHz, and no time between them.
@@ -139,7 +139,7 @@ fn jitter_is_kept_unless_it_is_off() {
 #[test]
 fn foreign_addresses_are_not_counted() {
     let mut table = table();
-    table.set_local(&HashSet::new());
+    table.set_local(&[]);
     count(&mut table, RECEIVE, 9, &rtp(1, 1), 0, 0);
     assert!(table.read(0).flows.is_empty());
     assert_eq!(event(&mut table, Event::NotLocal), 1);
