@@ -9,7 +9,7 @@
 //! in pieces waits for the pieces.
 
 /// Changes whenever a table's layout or meaning does.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// IPPROTO_UDP.
 pub const UDP: u8 = 17;
@@ -31,9 +31,9 @@ pub enum Class {
     Rtp = 0,
     /// RTCP or SRTCP: first byte 128–191, second byte 192–223.
     Rtcp = 1,
-    /// STUN: first byte 0–3 and the magic cookie 0x2112A442 at byte 4 (RFC 8489 §5).
+    /// STUN: first byte 0–3, the magic cookie 0x2112A442 at byte 4, and a length that fits (RFC 8489 §5).
     Stun = 2,
-    /// DTLS: first byte 20–63.
+    /// DTLS: first byte 20–63, and a version and a length that are DTLS's (RFC 6347 §4.1, RFC 9147 §4).
     Dtls = 3,
     /// Anything else, ICE-TCP's byte stream among it.
     Other = 4,
@@ -78,7 +78,7 @@ pub struct FlowKeyV4 {
     pub local: [u8; 4],
     /// The far side's port.
     pub remote_port: u16,
-    /// This side's port, in the counted range.
+    /// This side's port.
     pub local_port: u16,
     /// [`UDP`] or [`TCP`].
     pub proto: u8,
@@ -98,7 +98,7 @@ pub struct FlowKeyV6 {
     pub local: [u8; 16],
     /// The far side's port.
     pub remote_port: u16,
-    /// This side's port, in the counted range.
+    /// This side's port.
     pub local_port: u16,
     /// [`UDP`] or [`TCP`].
     pub proto: u8,
@@ -305,6 +305,9 @@ pub enum Event {
     Contended = 12,
     /// An RTP header that does not fit its datagram: counted in its flow as [`Class::Other`].
     BadRtp = 13,
+    /// The local port is looked at, but in the local address' network namespace no worker's socket has it
+    /// ([`PortKey`]): another program's traffic.
+    NotOwned = 14,
 }
 
 impl Event {
@@ -324,11 +327,12 @@ impl Event {
         Self::InsertFailed,
         Self::Contended,
         Self::BadRtp,
+        Self::NotOwned,
     ];
 }
 
 /// Number of [`Event`]s.
-pub const EVENTS: usize = 14;
+pub const EVENTS: usize = 15;
 
 /// Occupancy that admission works on, in the shared array `OCCUPANCY` of u64 (one table for both
 /// address families). The kernel adds, userspace takes back what it deletes.
@@ -347,6 +351,173 @@ pub enum Occupancy {
 
 /// Number of [`Occupancy`] cells.
 pub const OCCUPANCIES: usize = 4;
+
+/// A local end that a socket is bound to. Key of the table `OWNED_PORTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PortKey {
+    /// Cookie of the network namespace (SO_NETNS_COOKIE).
+    pub namespace: u64,
+    /// The address, IPv4 as IPv4-mapped IPv6. All zero: every address of both families.
+    pub address: [u32; 4],
+    /// The port, in host order.
+    pub port: u16,
+    /// [`UDP`] or [`TCP`].
+    pub proto: u8,
+    /// Zero.
+    pub pad: [u8; 5],
+}
+
+/// The third word of an IPv4-mapped IPv6 address, in network order; the first two are zero.
+pub const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
+impl PortKey {
+    /// Of UDP and TCP over IPv4; the address in network order.
+    #[inline(always)]
+    pub const fn v4(namespace: u64, address: u32, proto: u8, port: u16) -> Self {
+        Self::v6(namespace, [0, 0, MAPPED, address], proto, port)
+    }
+
+    /// Of UDP and TCP over IPv6; the address in network order.
+    #[inline(always)]
+    pub const fn v6(namespace: u64, address: [u32; 4], proto: u8, port: u16) -> Self {
+        Self { namespace, address, port, proto, pad: [0; 5] }
+    }
+}
+
+/// Sockets that can have one local end at once (SO_REUSEPORT) and be told apart there.
+pub const SHARERS: usize = 8;
+
+/// Who has a local end: cookies of workers' sockets, 0 for none. Value of the table `OWNED_PORTS`.
+pub type Sharers = [u64; SHARERS];
+
+/// A worker's socket that is bound. Value of the table `OWNED_SOCKETS`, by the socket's cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct OwnedSocket {
+    /// Where it is bound.
+    pub end: PortKey,
+    /// Process that bound it, or that was found to have it.
+    pub process: u32,
+    /// 1: in the room of processes that userspace knows for workers. 0: in that of those which only call
+    /// themselves so.
+    pub is_verified: u32,
+}
+
+/// A process that userspace knows for a worker. Value of the table `SFU_PROCESSES`, by its number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SfuProcess {
+    /// Sockets that it may own.
+    pub quota: u32,
+    /// Sockets that it owns.
+    pub sockets: u32,
+}
+
+/// Bytes of a process' name (TASK_COMM_LEN), the rest zero.
+pub type Comm = [u8; 16];
+
+/// A process of whose sockets nobody needs to hear, under the name that the binding thread has: it may
+/// become another program. Key of the table `NOBODIES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Nobody {
+    /// The thread's name.
+    pub comm: Comm,
+    /// The process.
+    pub process: u32,
+}
+
+/// How a worker's thread calls itself, as far as a name goes.
+pub const WORKER_COMM: &[u8; 15] = b"mediasoup-worke";
+
+/// What happened to a socket.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Happened {
+    /// A worker bound it: it is owned.
+    Owned = 0,
+    /// Somebody bound it of whom nothing is known.
+    Bound = 1,
+    /// It was owned, and has been closed.
+    Released = 2,
+    /// A worker bound it, and there was no room for it.
+    Refused = 3,
+}
+
+/// A socket that was bound or closed: what goes through the ring `BINDS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bind {
+    /// The socket.
+    pub cookie: u64,
+    /// What it is bound to, and by whom.
+    pub socket: OwnedSocket,
+    /// The thread's name.
+    pub comm: Comm,
+    /// A [`Happened`].
+    pub happened: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Sums over workers' sockets, in the shared array `OWNERSHIP` of u64.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ownership {
+    /// Owned sockets of processes that userspace knows for workers.
+    Verified = 0,
+    /// Owned sockets of processes that only call themselves so.
+    Claimed = 1,
+    /// What the ring had no room for.
+    Lost = 2,
+    /// A worker's sockets that were turned away for want of room.
+    Refused = 3,
+}
+
+/// Number of [`Ownership`] cells.
+pub const OWNERSHIPS: usize = 4;
+
+/// What userspace asks of the program `own`, which no interface ever runs: the data of a
+/// BPF_PROG_TEST_RUN, whose return value is 1 if it was done.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Zero. A test run wants room for an Ethernet header.
+    pub ethernet: [u8; 16],
+    /// An [`Order`].
+    pub order: u32,
+    /// Of [`Order::Open`]: the word's number.
+    pub word: u32,
+    /// Of [`Order::Open`]: the bits. Of [`Order::Admit`]: the quota.
+    pub bits: u32,
+    /// Zero.
+    pub pad: u32,
+    /// The socket.
+    pub cookie: u64,
+    /// What it is bound to, and by whom.
+    pub socket: OwnedSocket,
+}
+
+/// An order of [`Own`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// The socket is a worker's. Not done: there is no room.
+    Own = 0,
+    /// It is not, or not any more.
+    Disown = 1,
+    /// The process of a claimed socket is known for a worker: it moves to the verified ones' room.
+    Verify = 2,
+    /// The packets of the port need not be looked at any more, unless somebody owns it.
+    Close = 3,
+    /// Forget the end in `OWNED_PORTS`, unless somebody owns it. Never twice at the same time.
+    Forget = 4,
+    /// Have packets of these ports looked at, whoever owns them ([`crate::ports::place`]).
+    Open = 5,
+    /// The process is a worker, and may own so many sockets.
+    Admit = 6,
+}
 
 /// What userspace asks of the program `tend`, which no interface ever runs: the data of a
 /// BPF_PROG_TEST_RUN. The run's return value is the low half of the kernel's jiffies.
@@ -375,4 +546,8 @@ const _: () = {
     assert!(offset_of!(StreamValue, base_seq) == 64);
     assert!(size_of::<StreamSlot>() == 192 && offset_of!(StreamSlot, value) == 0);
     assert!(size_of::<Tend>() == 64 && align_of::<Tend>() == 4);
+    assert!(size_of::<PortKey>() == 32 && align_of::<PortKey>() == 8);
+    assert!(size_of::<OwnedSocket>() == 40);
+    assert!(size_of::<Bind>() == 72);
+    assert!(size_of::<Own>() == 80 && offset_of!(Own, socket) == 40);
 };

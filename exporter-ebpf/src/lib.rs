@@ -8,6 +8,7 @@
 pub mod abi;
 pub mod jitter;
 pub mod packet;
+pub mod ports;
 #[cfg(test)]
 mod random;
 pub mod rtp;

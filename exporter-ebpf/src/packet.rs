@@ -1,13 +1,14 @@
 //! Bytes of a frame in, one UDP or TCP payload with its two ends out.
 //!
 //! Every read is bounds-checked in the form that the kernel's verifier follows (`start + offset +
-//! size > end`), and the counted port range is tested before anything that only a counted packet
-//! needs. Nothing here knows tables, classes or RTP.
+//! size > end`), and the local port is tested before anything that only a counted packet needs.
+//! Nothing here knows tables, classes or RTP.
 
 use core::marker::PhantomData;
 use core::mem::size_of;
 
 use crate::abi::{Event, FlowKeyV4, FlowKeyV6, RECEIVE, TCP, UDP, ends};
+use crate::ports::PortSet;
 
 /// IPv6 extension headers that are looked through.
 pub const MAX_EXTENSIONS: usize = 6;
@@ -26,15 +27,13 @@ pub enum Link {
 
 /// How to look at a frame.
 #[derive(Clone, Copy, Debug)]
-pub struct View {
+pub struct View<P> {
     /// What the frame begins with.
     pub link: Link,
     /// [`RECEIVE`]: the destination is the local end. [`crate::abi::SEND`]: the source is.
     pub direction: u8,
-    /// First counted local port.
-    pub port_min: u16,
-    /// Last counted local port.
-    pub port_max: u16,
+    /// Local ports that are looked at.
+    pub ports: P,
     /// Length of the whole frame, of which the readable bytes may be only the beginning.
     pub frame: u32,
 }
@@ -71,7 +70,7 @@ pub struct Skip {
 /// The reason of a [`Skip`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// Not IP, neither UDP nor TCP, or a port outside the range: no concern of ours.
+    /// Not IP, neither UDP nor TCP, or a port that is not looked at: no concern of ours.
     Elsewhere,
     /// The readable bytes end before the headers do. The frame itself may have more.
     Short,
@@ -103,7 +102,7 @@ pub enum Parsed {
 
 /// Both steps at once: the link's header, then IP and what it carries.
 #[inline(always)]
-pub fn parse(bytes: Bytes<'_>, view: &View) -> Result<Parsed, Skip> {
+pub fn parse<P: PortSet>(bytes: Bytes<'_>, view: &View<P>) -> Result<Parsed, Skip> {
     Ok(match network(bytes, view)? {
         Network::V4(offset) => Parsed::V4(ipv4(bytes, offset, view)?),
         Network::V6(offset) => Parsed::V6(ipv6(bytes, offset, view)?),
@@ -184,7 +183,7 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
 /// Looks through the link's header.
 #[inline(always)]
-pub fn network(bytes: Bytes<'_>, view: &View) -> Result<Network, Skip> {
+pub fn network<P: PortSet>(bytes: Bytes<'_>, view: &View<P>) -> Result<Network, Skip> {
     match view.link {
         Link::Ethernet => ethernet(bytes),
         // Never a single byte: the verifier learns nothing from `address >= end`, which is what the
@@ -247,7 +246,11 @@ unsafe impl Plain for Ipv4 {}
 
 /// Looks through an IPv4 header and what follows it.
 #[inline(always)]
-pub fn ipv4(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Packet<1>, Skip> {
+pub fn ipv4<P: PortSet>(
+    bytes: Bytes<'_>,
+    offset: usize,
+    view: &View<P>,
+) -> Result<Packet<1>, Skip> {
     let header: Ipv4 = bytes.read(offset).ok_or(Skip::SHORT)?;
     let malformed = Skip::event(Event::Malformed, view.frame);
     let words = (header.version_and_words & 0x0f) as usize;
@@ -265,7 +268,7 @@ pub fn ipv4(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Packet<1>, S
         return Err(Skip::event(Event::LaterFragment, bytes));
     }
     let transport = offset + words * 4;
-    let ports = ports(bytes, transport, view)?;
+    let ports = ports(bytes, transport, header.proto, view)?;
     // A TCP aggregate of more than 64 KiB has no room for its length (BIG TCP, Linux 6.3).
     let total = if total == 0 && header.proto == TCP { room } else { total };
     if total > room {
@@ -299,7 +302,7 @@ unsafe impl Plain for Ipv4AndPorts {}
 /// Tells [`Why::Elsewhere`] of the commonest frame, IPv4 without tags and options, by four tests. On a
 /// host with other traffic this is all that most packets cost. False: look closer.
 #[inline(always)]
-pub fn is_plainly_elsewhere(bytes: Bytes<'_>, view: &View) -> bool {
+pub fn is_plainly_elsewhere<P: PortSet>(bytes: Bytes<'_>, view: &View<P>) -> bool {
     let offset = match view.link {
         Link::Ethernet if bytes.read::<u16>(12) != Some(0x0800u16.to_be()) => return false,
         Link::Ethernet => 14,
@@ -311,8 +314,8 @@ pub fn is_plainly_elsewhere(bytes: Bytes<'_>, view: &View) -> bool {
     }
     // Of another protocol these are no ports, but then it is elsewhere anyway.
     let [source, destination] = header.ports;
-    let local = u16::from_be(if view.direction == RECEIVE { destination } else { source });
-    local < view.port_min || local > view.port_max
+    let local = if view.direction == RECEIVE { destination } else { source };
+    !view.ports.contains(header.ip.proto, local)
 }
 
 /// RFC 8200 §3.
@@ -332,7 +335,11 @@ unsafe impl Plain for Ipv6 {}
 
 /// Looks through an IPv6 header, its extensions, and what follows them.
 #[inline(always)]
-pub fn ipv6(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Packet<4>, Skip> {
+pub fn ipv6<P: PortSet>(
+    bytes: Bytes<'_>,
+    offset: usize,
+    view: &View<P>,
+) -> Result<Packet<4>, Skip> {
     let header: Ipv6 = bytes.read(offset).ok_or(Skip::SHORT)?;
     if u32::from_be(header.version_class_flow) >> 28 != 6 {
         return Err(Skip::event(Event::Malformed, view.frame));
@@ -354,7 +361,7 @@ pub fn ipv6(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Packet<4>, S
         let bytes = total.saturating_sub(extensions);
         return Err(Skip::event(Event::LaterFragment, bytes));
     }
-    let ports = ports(bytes, chain.offset, view)?;
+    let ports = ports(bytes, chain.offset, chain.next, view)?;
     // A jumbogram (RFC 2675 §3), or an aggregate of more than 64 KiB (Linux 5.19).
     let is_jumbo = total == 0;
     let total = if is_jumbo { room } else { total };
@@ -386,7 +393,7 @@ struct Chain {
 impl Chain {
     /// Goes to the UDP or TCP header, or to where a later fragment's bytes begin.
     #[inline(always)]
-    fn follow(&mut self, bytes: Bytes<'_>, view: &View) -> Result<(), Skip> {
+    fn follow<P>(&mut self, bytes: Bytes<'_>, view: &View<P>) -> Result<(), Skip> {
         for _ in 0..MAX_EXTENSIONS {
             // Hop-by-hop options, routing, destination options; fragment; authentication.
             let [next, units] = match self.next {
@@ -448,7 +455,7 @@ pub fn forget(known: [u8; 4]) -> [u8; 4] {
     forgotten.to_ne_bytes()
 }
 
-/// The two ports that UDP and TCP both begin with, the local one within the range.
+/// The two ports that UDP and TCP both begin with, the local one among those that are looked at.
 #[derive(Clone, Copy)]
 struct Ports {
     remote: u16,
@@ -456,27 +463,31 @@ struct Ports {
 }
 
 #[inline(always)]
-fn ports(bytes: Bytes<'_>, offset: usize, view: &View) -> Result<Ports, Skip> {
+fn ports<P: PortSet>(
+    bytes: Bytes<'_>,
+    offset: usize,
+    proto: u8,
+    view: &View<P>,
+) -> Result<Ports, Skip> {
     let [source, destination]: [u16; 2] = bytes.read(offset).ok_or(Skip::SHORT)?;
     let (remote, local) =
         if view.direction == RECEIVE { (source, destination) } else { (destination, source) };
-    let local = u16::from_be(local);
-    if local < view.port_min || local > view.port_max {
+    if !view.ports.contains(proto, local) {
         return Err(Skip::ELSEWHERE);
     }
-    Ok(Ports { remote: u16::from_be(remote), local })
+    Ok(Ports { remote: u16::from_be(remote), local: u16::from_be(local) })
 }
 
 impl Ports {
     #[inline(always)]
-    fn with_ends<const W: usize>(
+    fn with_ends<const W: usize, P>(
         self,
         source: [u32; W],
         destination: [u32; W],
         proto: u8,
         payload: usize,
         length: u32,
-        view: &View,
+        view: &View<P>,
     ) -> Packet<W> {
         let (remote, local) =
             if view.direction == RECEIVE { (source, destination) } else { (destination, source) };
@@ -504,7 +515,7 @@ struct Segment {
 impl Segment {
     /// Offset and length of the payload.
     #[inline(always)]
-    fn payload(&self, bytes: Bytes<'_>, view: &View) -> Result<(usize, u32), Skip> {
+    fn payload<P>(&self, bytes: Bytes<'_>, view: &View<P>) -> Result<(usize, u32), Skip> {
         let (header, end) = if self.proto == UDP {
             let told = u16::from_be(bytes.read(self.offset + 4).ok_or(Skip::SHORT)?) as u32;
             // A first fragment has the length of the whole datagram, a jumbogram has none.

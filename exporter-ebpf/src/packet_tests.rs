@@ -8,8 +8,18 @@ use std::vec::Vec;
 use super::*;
 use crate::abi::SEND;
 
-const VIEW: View =
-    View { link: Link::Ethernet, direction: RECEIVE, port_min: 40_000, port_max: 49_999, frame: 0 };
+/// From this port on, of either protocol.
+#[derive(Clone, Copy)]
+struct From(u16);
+
+impl PortSet for From {
+    fn contains(self, _: u8, port: u16) -> bool {
+        u16::from_be(port) >= self.0
+    }
+}
+
+const VIEW: View<From> =
+    View { link: Link::Ethernet, direction: RECEIVE, ports: From(40_000), frame: 0 };
 
 fn udp_frame(payload: usize) -> Vec<u8> {
     let mut frame = [0u8; 12].to_vec();
@@ -24,7 +34,7 @@ fn udp_frame(payload: usize) -> Vec<u8> {
     frame
 }
 
-fn look(frame: &[u8], view: View) -> Result<Parsed, Skip> {
+fn look(frame: &[u8], view: View<From>) -> Result<Parsed, Skip> {
     parse(Bytes::new(frame), &View { frame: frame.len() as u32, ..view })
 }
 
@@ -37,7 +47,7 @@ fn ends_ports_and_length() {
     assert_eq!((key.remote, key.remote_port), ([203, 0, 113, 7], 5000));
     assert_eq!((key.local, key.local_port), ([192, 0, 2, 1], 40_000));
     assert_eq!(look(&frame, View { direction: SEND, ..VIEW }), Err(Skip::ELSEWHERE));
-    assert_eq!(look(&frame, View { port_min: 40_001, ..VIEW }), Err(Skip::ELSEWHERE));
+    assert_eq!(look(&frame, View { ports: From(40_001), ..VIEW }), Err(Skip::ELSEWHERE));
     let raw = look(&frame[14..], View { link: Link::Raw, ..VIEW });
     assert_eq!(raw, Ok(Parsed::V4(Packet { payload: 28, ..packet })));
 }

@@ -124,7 +124,7 @@ pub fn classify(payload: &impl Payload, length: u32) -> Content {
     };
     let first = u32::from_be(first);
     if !is_rtp_or_rtcp(first >> 24) {
-        return classify_other(first, u32::from_be(timestamp), length).alone();
+        return classify_other(payload, first, u32::from_be(timestamp), length).alone();
     }
     let second = (first >> 16) & 0xff;
     if is_rtcp(second) {
@@ -169,17 +169,63 @@ fn is_rtcp(second_byte: u32) -> bool {
     second_byte & 0xe0 == 0xc0
 }
 
-/// Neither RTP nor RTCP; the first two words decide.
+/// Neither RTP nor RTCP, and at least as long as RTP's header.
 #[inline(always)]
-fn classify_other(first: u32, cookie: u32, length: u32) -> Kind {
+fn classify_other(payload: &impl Payload, first: u32, second: u32, length: u32) -> Kind {
     match first >> 24 {
-        0..=3 if length >= 20 && cookie == 0x2112_a442 => {
-            // Class bits 0b10 (RFC 8489 §5).
-            if (first >> 16) & 0x0110 == 0x0100 { Kind::StunSuccess } else { Kind::Stun }
-        }
-        20..=63 => Kind::Dtls,
+        0..=3 => stun(first, second, length),
+        // Change of ciphers, alert, handshake, data, heartbeat (RFC 6520 §2); acknowledgement (RFC 9147
+        // §7). A record with a connection ID (25) is none of WebRTC's.
+        20..=24 | 26 => dtls(payload, first, length),
+        32..=63 => dtls_unified(first, second, length),
         _ => Kind::Other,
     }
+}
+
+/// A STUN message (RFC 8489 §5) by its cookie, and a length that is in whole words and fits.
+#[inline(always)]
+fn stun(first: u32, cookie: u32, length: u32) -> Kind {
+    const HEADER: u32 = 20;
+    let told = first & 0xffff;
+    if cookie != 0x2112_a442 || told & 3 != 0 || HEADER + told > length {
+        return Kind::Other;
+    }
+    // Class bits 0b10 (RFC 8489 §5).
+    if (first >> 16) & 0x0110 == 0x0100 { Kind::StunSuccess } else { Kind::Stun }
+}
+
+/// A DTLS record (RFC 6347 §4.1) by its version, and a length that fits. Versions 1.0 and 1.2 (1.3
+/// says 1.2 here, RFC 9147 §4), and what OpenSSL called 1.0 before the RFC.
+#[inline(always)]
+fn dtls(payload: &impl Payload, first: u32, length: u32) -> Kind {
+    const HEADER: u32 = 13;
+    if !matches!((first >> 8) & 0xffff, 0xfefd | 0xfeff | 0x0100) || length < HEADER {
+        return Kind::Other;
+    }
+    // The header's last four bytes, of which two are the length.
+    let Some([end]) = payload.words(HEADER as usize - 4) else { return Kind::Unreadable };
+    let told = u32::from_be(end) & 0xffff;
+    if told == 0 || HEADER + told > length { Kind::Other } else { Kind::Dtls }
+}
+
+/// A DTLS 1.3 record under its unified header (RFC 9147 §4), which has no version. Only with the length
+/// that may be left out, and without the connection ID that WebRTC does not use, does it say enough of
+/// itself.
+#[inline(always)]
+fn dtls_unified(first: u32, second: u32, length: u32) -> Kind {
+    const CONNECTION_ID: u32 = 0x1000_0000;
+    const LONG_SEQUENCE: u32 = 0x0800_0000;
+    const LENGTH: u32 = 0x0400_0000;
+    /// What the encryption of sequence numbers takes (RFC 9147 §4.2.3).
+    const SHORTEST: u32 = 16;
+    if first & (CONNECTION_ID | LENGTH) != LENGTH {
+        return Kind::Other;
+    }
+    let (header, told) = match first & LONG_SEQUENCE {
+        0 => (4, first & 0xffff),
+        _ => (5, (first & 0xff) << 8 | second >> 24),
+    };
+    if told < SHORTEST || header + told > length { Kind::Other } else { Kind::Dtls }
 }
 
 /// Whether a TCP segment begins with a frame (RFC 4571 §2) that holds a STUN success response. Nothing
@@ -194,14 +240,13 @@ pub fn is_framed_stun_success(payload: &impl Payload, length: u32) -> bool {
     }
     match payload.words(FRAME as usize) {
         Some([first, cookie]) => {
-            let kind = classify_other(u32::from_be(first), u32::from_be(cookie), length - FRAME);
-            kind == Kind::StunSuccess
+            stun(u32::from_be(first), u32::from_be(cookie), length - FRAME) == Kind::StunSuccess
         }
         None => false,
     }
 }
 
-/// Too short for RTP: only RTCP's shortest packets and DTLS's first byte say something.
+/// Too short for RTP, and for all but RTCP's shortest packets.
 #[inline(always)]
 fn classify_short(payload: &impl Payload, length: u32) -> Kind {
     if length < 2 {
@@ -209,7 +254,6 @@ fn classify_short(payload: &impl Payload, length: u32) -> Kind {
     }
     match payload.lead() {
         None => Kind::Unreadable,
-        Some([20..=63, _]) => Kind::Dtls,
         Some([lead, _]) if !is_rtp_or_rtcp(lead as u32) => Kind::Other,
         Some([_, second]) if length >= 4 && is_rtcp(second as u32) => Kind::Rtcp,
         Some(_) => Kind::BadRtp,

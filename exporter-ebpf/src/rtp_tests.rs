@@ -27,6 +27,7 @@ fn classes() {
     }
     let cookie = [0x21, 0x12, 0xa4, 0x42];
     let stun = |kind: [u8; 2]| [&kind[..], &[0, 0], &cookie].concat();
+    let stun_of = |length: u8| [&[0x01, 0x01, 0, length][..], &cookie].concat();
     check(&stun([0x00, 0x01]), 20, Kind::Stun);
     check(&stun([0x01, 0x01]), 20, Kind::StunSuccess);
     check(&stun([0x01, 0x11]), 20, Kind::Stun);
@@ -34,8 +35,11 @@ fn classes() {
     check(&stun([0x01, 0x01]), 19, Kind::Other);
     check(&[0x00, 0x01, 0, 0, 1, 2, 3, 4], 20, Kind::Other);
     check(&[16], 30, Kind::Other);
-    check(&[20], 30, Kind::Dtls);
-    check(&[63], 2, Kind::Dtls);
+    check(&stun_of(8), 28, Kind::StunSuccess);
+    check(&stun_of(12), 28, Kind::Other);
+    check(&stun_of(7), 28, Kind::Other);
+    check(&[20], 30, Kind::Other);
+    check(&[63], 2, Kind::Other);
     check(&[64, 0], 30, Kind::Other);
     check(&[79], 30, Kind::Other);
     check(&[], 0, Kind::Other);
@@ -48,6 +52,55 @@ fn classes() {
     check(&[0x8f, 96], 12 + 59, Kind::BadRtp);
     check(&[0x90, 96], 15, Kind::BadRtp);
     check(&[0xc0, 96], 40, Kind::Other);
+}
+
+#[test]
+fn dtls_is_what_has_its_version_and_length() {
+    #[track_caller]
+    fn check(lead: [u8; 3], told: u16, length: usize, expected: Kind) {
+        let record = [&lead[..], &[0; 8], &told.to_be_bytes()].concat();
+        assert_eq!(content_of(&padded(&record, length)), expected.alone(), "{lead:?} {told}");
+    }
+    for kind in [20, 21, 22, 23, 24, 26] {
+        check([kind, 0xfe, 0xfd], 17, 30, Kind::Dtls);
+    }
+    for version in [[0xfe, 0xff], [0x01, 0x00]] {
+        check([22, version[0], version[1]], 17, 30, Kind::Dtls);
+    }
+    // A datagram may hold several records.
+    check([22, 0xfe, 0xfd], 4, 30, Kind::Dtls);
+    // An alert is the shortest.
+    check([21, 0xfe, 0xfd], 2, 15, Kind::Dtls);
+    for (lead, told) in [
+        ([19, 0xfe, 0xfd], 17),
+        ([25, 0xfe, 0xfd], 17),
+        ([27, 0xfe, 0xfd], 17),
+        ([31, 0xfe, 0xfd], 17),
+        // TLS 1.2, and a version that there is not.
+        ([22, 3, 3], 17),
+        ([22, 0xfe, 0xfe], 17),
+        ([22, 0xfe, 0xfd], 18),
+        ([22, 0xfe, 0xfd], 0),
+    ] {
+        check(lead, told, 30, Kind::Other);
+    }
+    check([22, 0xfe, 0xfd], 0, 12, Kind::Other);
+}
+
+#[test]
+fn dtls_1_3_is_what_has_its_length() {
+    let check = |header: &[u8], length, expected: Kind| {
+        assert_eq!(content_of(&padded(header, length)), expected.alone(), "{header:?}");
+    };
+    check(&[0x24, 9, 0, 16], 20, Kind::Dtls);
+    check(&[0x2f, 9, 9, 0, 16], 21, Kind::Dtls);
+    check(&[0x2f, 9, 9, 0, 16], 60, Kind::Dtls);
+    check(&[0x24, 9, 0, 17], 20, Kind::Other);
+    check(&[0x2f, 9, 9, 0, 17], 21, Kind::Other);
+    check(&[0x24, 9, 0, 15], 60, Kind::Other);
+    // Without a length; with a connection ID.
+    check(&[0x28, 9, 9, 0, 16], 21, Kind::Other);
+    check(&[0x34, 9, 0, 16], 20, Kind::Other);
 }
 
 #[test]

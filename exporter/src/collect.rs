@@ -7,6 +7,7 @@
 //! a reading, and those that want the same share the text.
 
 mod books;
+mod host;
 mod site;
 
 use std::collections::HashSet;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use books::{Ledgers, Parts};
+pub use host::Host;
 pub use site::{Board, Site};
 
 use crate::exposition::Selection;

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
-use mediasoup_exporter::collect::{self, Board, Connections, Ledgers, Orders, Pace, Parts, Site};
+use mediasoup_exporter::collect::{
+    self, Board, Connections, Host, Ledgers, Orders, Pace, Parts, Site,
+};
 use mediasoup_exporter::config::{Command, Config};
 use mediasoup_exporter::exposition::{Scrape, reference};
 use mediasoup_exporter::host::capabilities::{self, Needs};
@@ -95,6 +97,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
 struct Exporter {
     counting: Arc<Counting>,
     observer: Arc<Observer>,
+    host: Arc<Host>,
     books: Ledgers,
     names: Option<Work>,
     listener: TcpListener,
@@ -120,17 +123,20 @@ impl Exporter {
             max_series: ledger.max_series,
             scrape: Scrape::new(ledger, policy, geo),
             questions,
-            workers: options.workers,
+            workers: options.workers.clone(),
             ports,
             telemetry: telemetry.clone(),
             board: board.clone(),
         });
-        Ok(Self { counting, observer, books, names, listener, access, telemetry, board })
+        let (ports, workers) = (counting.ownership().clone(), options.workers);
+        let host = Arc::new(Host { ports, workers, observer: observer.clone() });
+        Ok(Self { counting, observer, host, books, names, listener, access, telemetry, board })
     }
 
     /// Until a signal asks to end.
     async fn serve(self) -> anyhow::Result<()> {
-        let Self { counting, observer, books, names, listener, access, telemetry, board } = self;
+        let Self { counting, observer, host, books, names, listener, access, telemetry, board } =
+            self;
         let mut signals = Signals::new()?;
         let listener = tokio::net::TcpListener::from_std(listener).context("listen")?;
         let address = listener.local_addr().context("listen")?;
@@ -142,7 +148,8 @@ impl Exporter {
         tasks.spawn(counting.clone().follow(stop_of(&stopped)));
         let changed = Arc::new(Notify::new());
         tasks.spawn(observer.clone().run(sink(orders.clone(), changed.clone()), stopped.clone()));
-        tasks.spawn(tell(counting.clone(), orders.clone(), changed, stop_of(&stopped)));
+        orders.observe(host.clone());
+        tasks.spawn(tell(counting.clone(), orders.clone(), host, changed, stop_of(&stopped)));
         if let Some(work) = names {
             tasks.spawn(resolve(work, orders.clone(), stop_of(&stopped)));
         }
@@ -234,27 +241,40 @@ fn concerns_connections(event: &Event) -> bool {
     )
 }
 
+/// First and longest pause before connections that are not believed are looked at again: the host may
+/// say only then whose their ports are.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
 /// Tells the kernel which connections the servers know, soon after that changed.
 async fn tell(
     counting: Arc<Counting>,
     orders: Orders,
+    host: Arc<Host>,
     changed: Arc<Notify>,
     stop: impl Future<Output = ()>,
 ) {
     let mut stop = std::pin::pin!(stop);
     let mut failing = false;
+    let mut again = None;
     loop {
         tokio::select! {
             () = &mut stop => return,
-            () = changed.notified() => {}
+            () = changed.notified() => {
+                again = None;
+                counting.look_soon();
+            }
+            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {
+                orders.observe(host.clone());
+            }
         }
-        counting.look_soon();
         tokio::time::sleep(DEBOUNCE).await;
         let told = tokio::select! {
             () = &mut stop => return,
             told = orders.connections() => told,
         };
-        let Some(Connections { told, refused: _ }) = told else { return };
+        let Some(Connections { told, refused }) = told else { return };
+        let longer = again.map_or(AGAIN.0, |pause: Duration| (pause * 2).min(AGAIN.1));
+        again = (refused > 0).then_some(longer);
         let counting = counting.clone();
         let told = tokio::task::spawn_blocking(move || counting.tell(&told));
         match told.await {

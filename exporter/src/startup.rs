@@ -18,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{self, Config, Deidentify, Log, Privacy};
-use crate::host::workers::{self, Workers};
+use crate::host::workers::Workers;
 use crate::labels::address::KEY_BYTES;
 use crate::labels::{AddressPolicy, Geo, Policy};
 use crate::web::Access;
@@ -47,7 +47,7 @@ pub struct Prepared {
     pub ledger: ledger::Settings,
 }
 
-/// Reads the files that the configuration names, and finds the SFU's ports where it names none.
+/// Reads the files that the configuration names.
 pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
     // Whoever wants to know of workers asks the same one.
     let workers = Arc::new(Workers::new(&config.sfu).context("--sfu")?);
@@ -133,7 +133,7 @@ fn counting(config: &Config, workers: Arc<Workers>) -> kernel::Options {
         config.tables;
     kernel::Options {
         interfaces: config.interfaces.clone(),
-        ports: ports(config, &workers),
+        ports: config.ports.clone(),
         workers,
         method: match config.source {
             config::Source::Auto => kernel::MethodChoice::Auto,
@@ -146,11 +146,6 @@ fn counting(config: &Config, workers: Arc<Workers>) -> kernel::Options {
         pin: config.pin.clone(),
         ..kernel::Options::default()
     }
-}
-
-fn ports(config: &Config, workers: &Workers) -> RangeInclusive<u16> {
-    let configured = config.ports.clone();
-    configured.or_else(|| workers::ports(&workers.look())).unwrap_or(workers::DEFAULT_PORTS)
 }
 
 fn observer(config: &Config, workers: Arc<Workers>) -> observer::Options {
@@ -187,11 +182,15 @@ pub fn describe(config: &Config, prepared: &Prepared) -> String {
         }
         None => "never".to_owned(),
     };
+    let ports = match &counting.ports {
+        Some(range) => format!("{}-{}", range.start(), range.end()),
+        None => "those that the SFU's sockets have".to_owned(),
+    };
     let names = if prepared.policy.names { "looked up" } else { "not looked up" };
     let lines = [
         ("serve on", format!("{} ({:?})", config.listen, prepared.access)),
         ("count by", config.source.as_str().to_owned()),
-        ("ports", format!("{}-{}", counting.ports.start(), counting.ports.end())),
+        ("ports", ports),
         ("interfaces", list(config.interfaces.clone(), "all that are up")),
         ("the SFU", list(config.sfu.clone(), "mediasoup's workers")),
         ("tables", format!("{:?}", config.tables)),

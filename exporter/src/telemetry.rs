@@ -31,6 +31,8 @@ pub struct Telemetry {
     source_last_success: GaugeVec,
     source_duration: GaugeVec,
     counting: IntGaugeVec,
+    ownership: IntGaugeVec,
+    owned_sockets: IntGauge,
     interface_up: IntGaugeVec,
     interface_behind: IntGaugeVec,
     table_entries: IntGaugeVec,
@@ -65,9 +67,17 @@ pub struct SourceReport {
 /// What counts packets, as the label of `mediasoup_exporter_counting_source`.
 pub const COUNTING_SOURCES: [&str; 3] = ["ebpf", "capture", "none"];
 
+/// How the SFU's sockets are known, as the label of `mediasoup_exporter_ownership`.
+const OWNERSHIP: [&str; 3] = ["cgroup", "scan", "flag"];
+
 /// Things that are counted elsewhere in the exporter, by name; each has its meaning.
-const COUNTED: [(&str, &str); 17] = [
+const COUNTED: [(&str, &str); 19] = [
     ("host_looks", "looks at this host's interfaces, addresses and workers"),
+    (
+        "sockets_refused",
+        "sockets of the SFU's without room: packets to their ports are not counted",
+    ),
+    ("binds_lost", "sockets bound or closed in too quick a row to be told; all are looked at then"),
     ("attach_failures", "failed attempts to count on an interface"),
     ("capture_lost", "packets that packet capture was too slow for"),
     ("observer_attempts", "attempts to reach observed servers"),
@@ -124,6 +134,20 @@ impl Telemetry {
                 "What counts packets: 1 for the source that does.",
                 &["source"],
             ),
+            ownership: ints(
+                &registry,
+                "ownership",
+                "How it is known which ports are the SFU's: 1 for cgroup (the kernel tells when a socket is \
+                 bound), scan (looked for each second) or flag (--ports).",
+                &["by"],
+            ),
+            owned_sockets: {
+                let help = "Sockets of the SFU's that take what anybody sends to their ports.";
+                let gauge = IntGauge::with_opts(opts("owned_sockets", help));
+                let gauge = gauge.expect("a constant's name is valid");
+                register(&registry, gauge.clone());
+                gauge
+            },
             interface_up: ints(
                 &registry,
                 "interface_up",
@@ -271,6 +295,15 @@ impl Telemetry {
         }
     }
 
+    /// How the SFU's sockets are known, as the label of `mediasoup_exporter_ownership`, and how many there
+    /// are.
+    pub fn owned(&self, by: &str, sockets: u64) {
+        for name in OWNERSHIP {
+            self.ownership.with_label_values(&[name]).set((name == by).into());
+        }
+        self.owned_sockets.set(signed(sockets));
+    }
+
     /// Table fill and causes from a reading.
     pub fn reading(&self, reading: &Reading) {
         for table in &reading.tables {
@@ -360,6 +393,7 @@ impl Default for Telemetry {
 pub fn reference() -> String {
     let telemetry = Telemetry::new();
     telemetry.counting("none");
+    telemetry.owned("flag", 0);
     let (took, last_success) = (Some(Duration::ZERO), Some(UNIX_EPOCH));
     telemetry.sources(&[SourceReport { name: "ebpf".into(), up: true, took, last_success }]);
     telemetry.interfaces(&["eth0".into()], std::iter::empty::<&str>(), ["eth0"].iter());
@@ -434,6 +468,10 @@ fn described(event: Event) -> (&'static str, &'static str) {
             "its stream was being written by another processor for too long; packets and bytes are \
              counted, its sequence number is not",
         ),
+        Event::NotOwned => (
+            "not_owned",
+            "another program's: in its network namespace no socket of the SFU has the port at this address",
+        ),
         Event::BadRtp => ("bad_rtp", "an RTP header that does not fit; counted as class other"),
     }
 }
@@ -499,6 +537,7 @@ mod tests {
     fn sample() -> Telemetry {
         let telemetry = Telemetry::new();
         telemetry.counting("ebpf");
+        telemetry.owned("cgroup", 3);
         let report = |name: &str, up| SourceReport {
             name: name.into(),
             up,
@@ -527,6 +566,9 @@ mod tests {
         for line in [
             "mediasoup_exporter_counting_source{source=\"ebpf\"} 1\n",
             "mediasoup_exporter_counting_source{source=\"none\"} 0\n",
+            "mediasoup_exporter_ownership{by=\"cgroup\"} 1\n",
+            "mediasoup_exporter_ownership{by=\"scan\"} 0\n",
+            "mediasoup_exporter_owned_sockets 3\n",
             "mediasoup_exporter_source_up{source=\"observer:/tmp/a.sock\"} 0\n",
             "mediasoup_exporter_source_scrape_duration_seconds{source=\"observer:/tmp/a.sock\"} 0.005\n",
             "mediasoup_exporter_interface_up{interface=\"wg0\"} 0\n",

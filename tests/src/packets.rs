@@ -185,6 +185,21 @@ pub fn rtp(
     packet
 }
 
+/// A DTLS record of some bytes, under a header that says so many.
+pub fn dtls(kind: u8, version: u16, told: u16, bytes: usize) -> Vec<u8> {
+    let mut record = vec![kind];
+    record.extend(version.to_be_bytes());
+    record.extend([0, 1, 0, 0, 0, 0, 0, 7]);
+    record.extend(told.to_be_bytes());
+    record.resize(13 + bytes, 0x55);
+    record
+}
+
+/// DTLS 1.2, and the number of a record with a handshake.
+pub const DTLS_1_2: u16 = 0xfefd;
+/// As [`DTLS_1_2`].
+pub const DTLS_HANDSHAKE: u8 = 22;
+
 /// A STUN message of 20 bytes and some attributes.
 pub fn stun(kind: u16, attributes: usize) -> Vec<u8> {
     let mut message = kind.to_be_bytes().to_vec();
@@ -192,6 +207,12 @@ pub fn stun(kind: u16, attributes: usize) -> Vec<u8> {
     message.extend(0x2112_a442_u32.to_be_bytes());
     message.extend(vec![9; 12 + attributes]);
     message
+}
+
+/// Without its last bytes.
+fn cut(mut bytes: Vec<u8>, last: usize) -> Vec<u8> {
+    bytes.truncate(bytes.len() - last);
+    bytes
 }
 
 /// STUN binding request, success response and error response.
@@ -398,7 +419,24 @@ impl Corpus {
             ("STUN success", stun(STUN_SUCCESS, 24), Class::Stun),
             ("STUN error", stun(STUN_ERROR, 12), Class::Stun),
             ("STUN without its cookie", beginning(&[0, 1], 28), Class::Other),
-            ("DTLS", beginning(&[22, 0xfe, 0xfd], 100), Class::Dtls),
+            ("STUN longer than its datagram", cut(stun(STUN_REQUEST, 24), 4), Class::Other),
+            ("STUN in broken words", cut(stun(STUN_REQUEST, 23), 0), Class::Other),
+            ("DTLS 1.2", dtls(DTLS_HANDSHAKE, DTLS_1_2, 100, 100), Class::Dtls),
+            ("DTLS 1.0", dtls(21, 0xfeff, 2, 2), Class::Dtls),
+            ("DTLS of old OpenSSL", dtls(20, 0x0100, 1, 1), Class::Dtls),
+            ("two DTLS records", dtls(23, DTLS_1_2, 40, 93), Class::Dtls),
+            ("DTLS longer than its datagram", dtls(22, DTLS_1_2, 101, 100), Class::Other),
+            ("DTLS without content", dtls(22, DTLS_1_2, 0, 0), Class::Other),
+            ("TLS 1.2 in a datagram", dtls(22, 0x0303, 100, 100), Class::Other),
+            ("DTLS 1.3", beginning(&[0x2f, 1, 2, 0, 40], 45), Class::Dtls),
+            ("DTLS 1.3 with a short number", beginning(&[0x24, 1, 0, 40], 45), Class::Dtls),
+            (
+                "DTLS 1.3 longer than its datagram",
+                beginning(&[0x2f, 1, 2, 0, 41], 45),
+                Class::Other,
+            ),
+            ("DTLS 1.3 without a length", beginning(&[0x2b, 1, 2, 0, 40], 45), Class::Other),
+            ("first byte of DTLS", beginning(&[30, 0xfe, 0xfd], 100), Class::Other),
             ("TURN channel", beginning(&[0x40, 0, 0, 20], 24), Class::Other),
             ("ZRTP", beginning(&[0x10, 0, 0, 1], 40), Class::Other),
             ("one byte", vec![0x80], Class::Other),

@@ -54,7 +54,7 @@ pub fn start_with(host: &Netns, options: Options) -> Result<Counting> {
 
 /// The ports of these tests, and the defaults.
 pub fn options() -> Options {
-    Options { ports: PORTS, ..Options::default() }
+    Options { ports: Some(PORTS), ..Options::default() }
 }
 
 /// An SFU's socket and a peer's.

@@ -6,13 +6,16 @@ use std::mem::{MaybeUninit, size_of};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use aya::programs::SchedClassifier;
+use aya::programs::{Program as Loaded, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
 use exporter_ebpf::abi::{
-    Counter, DIRECTIONS, Event, FlowKeyV4, FlowKeyV6, FlowValue, KEY_WORDS, OCCUPANCIES, Occupancy,
-    StreamKeyV4, StreamKeyV6, StreamSlot, StreamValue, Tend,
+    Counter, DIRECTIONS, Event, FlowKeyV4, FlowKeyV6, FlowValue, KEY_WORDS, OCCUPANCIES,
+    OWNERSHIPS, Occupancy, Order, Own, OwnedSocket, PortKey, SfuProcess, Sharers, StreamKeyV4,
+    StreamKeyV6, StreamSlot, StreamValue, Tend,
 };
+use exporter_ebpf::ports;
 use exporter_ebpf::table::{self, Bucket, Key as _, SEEDS, WAYS};
 
 /// The object that the exporter embeds.
@@ -24,10 +27,14 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(
 /// The constants that userspace sets before it loads the program.
 #[derive(Clone, Copy, Debug)]
 pub struct Constants {
-    /// Counted local ports.
+    /// Local ports that are looked at, of both protocols.
     pub ports: (u16, u16),
     /// Only the addresses told by [`Program::set_local_v4`] are local.
     pub check_local: bool,
+    /// Only ports that a worker's socket has, as told by [`Program::order`], are counted.
+    pub check_owned: bool,
+    /// Owned sockets of verified workers, and of those who only claim to be some.
+    pub owned: [u64; 2],
     /// Known flows.
     pub flows: u64,
     /// Known flows' streams.
@@ -51,6 +58,8 @@ impl Default for Constants {
         Self {
             ports: (40_000, 49_999),
             check_local: false,
+            check_owned: false,
+            owned: [100, 10],
             flows: 1_000,
             streams: 4_000,
             strangers: 100,
@@ -79,6 +88,9 @@ impl<'a> From<&'a [u8]> for Frame<'a> {
         Self { bytes, ..Self::default() }
     }
 }
+
+/// Cookie of the network namespace that has all local addresses.
+pub const NAMESPACE: u64 = 77;
 
 /// A seed for the table of streams: any large number will do.
 pub const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -124,13 +136,15 @@ impl Program {
 
     /// Loads another object of the same make.
     pub fn load_object(object: &[u8], constants: &Constants) -> Result<Self> {
-        let [check_local, skip_seen, jitter] =
-            [constants.check_local, constants.skip_seen, constants.jitter].map(u32::from);
+        let [check_local, check_owned, skip_seen, jitter] =
+            [constants.check_local, constants.check_owned, constants.skip_seen, constants.jitter]
+                .map(u32::from);
         let mut loader = EbpfLoader::new();
         loader
-            .override_global("PORT_MIN", &constants.ports.0, true)
-            .override_global("PORT_MAX", &constants.ports.1, true)
             .override_global("CHECK_LOCAL", &check_local, true)
+            .override_global("CHECK_OWNED", &check_owned, true)
+            .override_global("MAX_VERIFIED", &constants.owned[0], true)
+            .override_global("MAX_CLAIMED", &constants.owned[1], true)
             .override_global("SKIP_SEEN", &skip_seen, true)
             .override_global("JITTER", &jitter, true)
             .override_global("MAX_FLOWS", &constants.flows, true)
@@ -147,10 +161,61 @@ impl Program {
         streams.tell(&mut loader);
         let mut ebpf = loader.load(object).context("load the kernel program")?;
         for (name, program) in ebpf.programs_mut() {
-            let program: &mut SchedClassifier = program.try_into()?;
-            program.load().with_context(|| format!("load the program `{name}`"))?;
+            match program {
+                Loaded::CgroupSock(program) => program.load(),
+                program => <&mut SchedClassifier>::try_from(program)?.load(),
+            }
+            .with_context(|| format!("load the program `{name}`"))?;
         }
-        Ok(Self { ebpf })
+        let program = Self { ebpf };
+        let (first, last) = constants.ports;
+        for (word, bits) in (0..).zip(ports::of_range(first, last)).filter(|(_, bits)| *bits != 0) {
+            program.order(&Own { order: Order::Open as u32, word, bits, ..Own::default() })?;
+        }
+        Ok(program)
+    }
+
+    /// Has the kernel change what is owned, as userspace does; tells whether it was done.
+    pub fn order(&self, order: &Own) -> Result<bool> {
+        // SAFETY: no padding, and any value is bytes.
+        let bytes: [u8; size_of::<Own>()] = unsafe { std::mem::transmute(*order) };
+        Ok(self.repeat("own", Frame::from(&bytes[..]), 1)?.0 == 1)
+    }
+
+    /// Makes a process a worker that may own so many sockets.
+    pub fn admit(&self, process: u32, quota: u32) -> Result<bool> {
+        let socket = OwnedSocket { process, ..OwnedSocket::default() };
+        self.order(&Own { order: Order::Admit as u32, bits: quota, socket, ..Own::default() })
+    }
+
+    /// Sockets that a worker owns.
+    pub fn sockets_of(&self, process: u32) -> Result<u32> {
+        let map: HashMap<_, u32, [u32; 2]> = HashMap::try_from(self.map("SFU_PROCESSES")?)?;
+        let [_, sockets] = map.get(&process, 0)?;
+        const { assert!(size_of::<SfuProcess>() == 8) };
+        Ok(sockets)
+    }
+
+    /// All owned sockets, by cookie.
+    pub fn owned(&self) -> Result<BTreeMap<u64, OwnedSocket>> {
+        let entries = self.entries::<u64, OwnedSocket, 8, 40>("OWNED_SOCKETS")?;
+        Ok(entries.into_values().collect())
+    }
+
+    /// All ends that sockets have or had, each with who has it.
+    pub fn ends(&self) -> Result<Vec<(PortKey, Sharers)>> {
+        let entries = self.entries::<PortKey, Sharers, 32, 64>("OWNED_PORTS")?;
+        Ok(entries.into_values().collect())
+    }
+
+    /// The sums over owned sockets, by [`exporter_ebpf::abi::Ownership`].
+    pub fn ownership(&self) -> Result<[u64; OWNERSHIPS]> {
+        let map: Array<_, u64> = Array::try_from(self.map("OWNERSHIP")?)?;
+        let mut cells = [0; OWNERSHIPS];
+        for (number, cell) in (0..).zip(&mut cells) {
+            *cell = map.get(&number, 0)?;
+        }
+        Ok(cells)
     }
 
     /// Instructions that the verifier went through, by program; `None` below Linux 5.16.
@@ -209,14 +274,20 @@ impl Program {
         self.insert("TOLD_V6", to_bytes::<_, 40>(&key))
     }
 
-    /// Makes an address local.
-    pub fn set_local_v4(&mut self, address: [u8; 4]) -> Result<()> {
-        self.insert("LOCAL_V4", address)
+    /// Makes the addresses that begin with so many bits of this one local, in [`NAMESPACE`].
+    pub fn set_local_v4(&mut self, address: [u8; 4], bits: u32) -> Result<()> {
+        self.set_local("LOCAL_V4", address, bits)
     }
 
-    /// Makes an address local.
-    pub fn set_local_v6(&mut self, address: [u8; 16]) -> Result<()> {
-        self.insert("LOCAL_V6", address)
+    /// As [`Program::set_local_v4`].
+    pub fn set_local_v6(&mut self, address: [u8; 16], bits: u32) -> Result<()> {
+        self.set_local("LOCAL_V6", address, bits)
+    }
+
+    fn set_local<K: aya::Pod>(&mut self, table: &str, address: K, bits: u32) -> Result<()> {
+        let map = self.ebpf.map_mut(table).with_context(|| format!("no map `{table}`"))?;
+        let mut map: LpmTrie<&mut MapData, K, u64> = LpmTrie::try_from(map)?;
+        Ok(map.insert(&Prefix::new(bits, address), NAMESPACE, 0)?)
     }
 
     /// Takes every lock of the table of streams, or frees it.
@@ -345,6 +416,10 @@ impl Plain for FlowValue {}
 impl Plain for StreamSlot {}
 impl Plain for [u32; KEY_WORDS] {}
 impl Plain for Counter {}
+impl Plain for u64 {}
+impl Plain for OwnedSocket {}
+impl Plain for PortKey {}
+impl Plain for Sharers {}
 
 fn from_bytes<T: Plain>(bytes: &(impl AsRef<[u8]> + ?Sized)) -> T {
     let bytes = bytes.as_ref();

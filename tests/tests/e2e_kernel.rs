@@ -55,7 +55,7 @@ fn set(interfaces: &[&str]) -> Result<Option<(Scene, Counting)>> {
     Nft::start(&scene.host)?;
     let options = Options {
         interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
-        ports: 40_000..=49_999,
+        ports: Some(40_000..=49_999),
         method: MethodChoice::Ebpf,
         ..Options::default()
     };

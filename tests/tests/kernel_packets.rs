@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use exporter_ebpf::abi::{CLASSES, Class, Counter, DIRECTIONS, Event, RECEIVE, SEND, StreamValue};
 use exporter_ebpf::packet::{self, Bytes, Link, Parsed, Skip, View, Why};
+use exporter_ebpf::ports::{self, Fixed};
 use exporter_ebpf::rtp::{self, Kind, Within};
 use exporter_tests::packets::{Counted, Shape, corpus};
 use exporter_tests::prog::{Constants, Frame, Program};
@@ -214,8 +215,7 @@ fn host(shape: &Shape, bytes: &[u8], length: usize) -> Vec<Counted> {
     let view = View {
         link: if shape.is_raw { Link::Raw } else { Link::Ethernet },
         direction: shape.ends.direction,
-        port_min: 40_000,
-        port_max: 49_999,
+        ports: Fixed(&ports::of_range(40_000, 49_999)),
         frame: length as u32,
     };
     let frame = Bytes::new(bytes);

@@ -184,7 +184,7 @@ fn both_sides_speaking_makes_a_flow_known() {
     let proofs: [(&str, Vec<u8>); 4] = [
         ("RTP", packets::rtp(1, 1, 0, None, 10)),
         ("RTCP", packets::beginning(&[0x81, 200], 28)),
-        ("DTLS", packets::beginning(&[22], 60)),
+        ("DTLS", packets::dtls(packets::DTLS_HANDSHAKE, packets::DTLS_1_2, 60, 60)),
         ("STUN success", stun(STUN_SUCCESS, 12)),
     ];
     for (index, (name, proof)) in proofs.iter().enumerate() {
@@ -216,6 +216,10 @@ fn errors_and_empty_segments_prove_nothing() {
         talk.datagram(SEND, &stun(STUN_ERROR, 12));
         talk.datagram(SEND, &stun(STUN_REQUEST, 12));
         talk.datagram(SEND, b"whatever");
+        // DTLS and STUN by their first byte only.
+        talk.datagram(SEND, &packets::beginning(&[22], 60));
+        talk.datagram(SEND, &packets::dtls(packets::DTLS_HANDSHAKE, packets::DTLS_1_2, 61, 60));
+        talk.datagram(SEND, &stun(STUN_SUCCESS, 12)[..28]);
     }
     assert!(!talk.is_known());
     let tcp = Talk::v4(&program, PORT + 1);
@@ -391,7 +395,7 @@ fn what_is_not_local_is_passed_over() {
     assert!(talk.flow().is_none());
     let one = Counter { packets: 1, bytes: 112 };
     assert_eq!(program.event(Event::NotLocal, RECEIVE).expect("read"), one);
-    program.set_local_v4(LOCAL_V4).expect("set");
+    program.set_local_v4(LOCAL_V4, 32).expect("set");
     let talk = Talk::v4(&program, PORT);
     talk.rtp(RECEIVE, SSRC, 2);
     assert_eq!(talk.stream(RECEIVE, SSRC).expect("a stream").total, one);

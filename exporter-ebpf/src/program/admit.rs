@@ -10,10 +10,18 @@ use exporter_ebpf::packet::{Packet, forget};
 use exporter_ebpf::rtp::Kind;
 
 use super::atomic::{add, fetch_add_u32, fetch_or};
-use super::count::{record, unpack};
+use super::maps::{CHECK_LOCAL, CHECK_OWNED, MAX_SSRCS};
+use super::record::{record, unpack};
 use super::streams::{self, Entrances as _, IS_NEW};
 use super::tables::{Family, Quota, event, promote};
-use super::{CHECK_LOCAL, MAX_SSRCS};
+
+/// What counts a packet that is not the RTP of a known stream.
+pub trait Admit: Family {
+    /// Counts one RTP packet. False: perhaps this host has no part in it.
+    fn admit_rtp(key: &Self::Stream, packed: u64, bytes: u32) -> bool;
+    /// Counts other packets in their flow. False: as above.
+    fn admit_plain(key: &Self::Stream, packets: u32, bytes: u32, sort: u32) -> bool;
+}
 
 /// A packet's class, whether it is of those by which a flow becomes known, and whether its RTP
 /// header does not fit: in one word of which the verifier knows nothing, so that it goes through
@@ -80,6 +88,18 @@ macro_rules! entrances {
             // SAFETY: as above.
             let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
             plain::<Packet<$words>>(key, packets, bytes, sort) as u32
+        }
+
+        impl Admit for Packet<$words> {
+            #[inline(always)]
+            fn admit_rtp(key: &$key, packed: u64, bytes: u32) -> bool {
+                $rtp(key, packed, bytes) != 0
+            }
+
+            #[inline(always)]
+            fn admit_plain(key: &$key, packets: u32, bytes: u32, sort: u32) -> bool {
+                $plain(key, packets, bytes, sort) != 0
+            }
         }
     };
 }
@@ -197,7 +217,7 @@ fn flow<F: Family>(key: &F::Stream, arrival: &Arrival, speaks: bool) -> Found {
                 Err(refusal) => {
                     arrival.event(refusal);
                     return match refusal {
-                        Event::NotLocal | Event::StrangersFull => Found::NotOurs,
+                        Event::NotLocal | Event::NotOwned | Event::StrangersFull => Found::NotOurs,
                         _ => Found::NoRoom,
                     };
                 }
@@ -239,8 +259,13 @@ fn admit_flow<F: Family>(
         return Err(Event::StrangersFull);
     }
     let quota = Quota::flows(is_known);
-    if CHECK_LOCAL.load() != 0 && !F::is_local(stream) {
-        return Err(Event::NotLocal);
+    if CHECK_LOCAL.load() != 0 {
+        let namespace = F::namespace(stream).ok_or(Event::NotLocal)?;
+        // What was told is a worker's port, though perhaps behind an address of this host that is
+        // translated.
+        if CHECK_OWNED.load() != 0 && !is_told && !F::is_owned(stream, namespace) {
+            return Err(Event::NotOwned);
+        }
     }
     if !quota.take() {
         return Err(if is_known { Event::FlowsFull } else { Event::StrangersFull });

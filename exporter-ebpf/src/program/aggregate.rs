@@ -9,16 +9,15 @@ use exporter_ebpf::abi::RECEIVE;
 use exporter_ebpf::packet::Plain;
 use exporter_ebpf::rtp::{self, Kind, Payload};
 
-use super::admit::sort;
-use super::count::pack;
-use super::tables::Family;
+use super::admit::{Admit, sort};
+use super::record::pack;
 
 /// Datagrams of one aggregate that are looked at. Linux makes at most 128 (UDP_MAX_SEGMENTS).
 const MAX_DATAGRAMS: u32 = 128;
 
 /// What stays the same while an aggregate is walked, but for the key's SSRC and the outcome.
 #[repr(C)]
-struct Walk<F: Family> {
+struct Walk<F: Admit> {
     skb: *mut __sk_buff,
     key: *mut F::Stream,
     payload: u32,
@@ -30,7 +29,7 @@ struct Walk<F: Family> {
 /// Counts an aggregate of datagrams of `size` bytes, the last one perhaps shorter, that begin at
 /// `payload`. False: perhaps this host has no part in it.
 #[inline(never)]
-pub fn datagrams<F: Family>(
+pub fn datagrams<F: Admit>(
     skb: *mut __sk_buff,
     key: &mut F::Stream,
     payload: u32,
@@ -54,7 +53,7 @@ pub fn datagrams<F: Family>(
 }
 
 /// Called by the kernel for each datagram. 0 goes on.
-unsafe extern "C" fn datagram<F: Family>(index: u32, walk: *mut Walk<F>) -> i64 {
+unsafe extern "C" fn datagram<F: Admit>(index: u32, walk: *mut Walk<F>) -> i64 {
     // SAFETY: the caller's frame, and the key in its caller's.
     let (walk, key) = unsafe { (&mut *walk, &mut *(*walk).key) };
     let begin = index * walk.size;

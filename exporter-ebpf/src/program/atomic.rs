@@ -1,6 +1,8 @@
 //! Atomic operations on map values: the instructions of the kernel's ISA v3 (Linux 5.12).
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd, atomic_xchg};
+use core::intrinsics::{
+    AtomicOrdering, atomic_and, atomic_cxchg, atomic_or, atomic_xadd, atomic_xchg,
+};
 
 use exporter_ebpf::table::{FREE, TAKEN};
 
@@ -44,6 +46,52 @@ pub unsafe fn fetch_or(cell: *mut u32, bits: u32) -> u32 {
     unsafe { atomic_or::<u32, u32, { AtomicOrdering::AcqRel }>(cell, bits) }
 }
 
+/// Leaves only these bits.
+///
+/// # Safety
+/// As [`fetch_or`].
+#[inline(always)]
+pub unsafe fn fetch_and(cell: *mut u32, bits: u32) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { atomic_and::<u32, u32, { AtomicOrdering::AcqRel }>(cell, bits) }
+}
+
+/// Puts `new` where `old` is; false if something else is there.
+///
+/// # Safety
+/// `cell` points to a word in a map's value.
+#[inline(always)]
+pub unsafe fn replace(cell: *mut u64, old: u64, new: u64) -> bool {
+    // SAFETY: the caller's.
+    unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(cell, old, new)
+            .1
+    }
+}
+
+/// As [`replace`].
+///
+/// # Safety
+/// As [`replace`].
+#[inline(always)]
+pub unsafe fn replace_u32(cell: *mut u32, old: u32, new: u32) -> bool {
+    // SAFETY: the caller's.
+    unsafe {
+        atomic_cxchg::<u32, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(cell, old, new)
+            .1
+    }
+}
+
+/// Puts `new` there, and tells what was.
+///
+/// # Safety
+/// As [`replace`].
+#[inline(always)]
+pub unsafe fn exchange(cell: *mut u32, new: u32) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { atomic_xchg::<u32, { AtomicOrdering::AcqRel }>(cell, new) }
+}
+
 /// Takes a lock if it is free.
 ///
 /// # Safety
@@ -72,12 +120,7 @@ pub unsafe fn unlock(lock: *mut u32) {
 #[inline(always)]
 pub unsafe fn claim(tag: *mut u32) -> bool {
     // SAFETY: the caller's.
-    unsafe {
-        atomic_cxchg::<u32, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
-            tag, FREE, TAKEN,
-        )
-        .1
-    }
+    unsafe { replace_u32(tag, FREE, TAKEN) }
 }
 
 /// Writes a tag after everything that was written before it: an exchange, see [`unlock`].

@@ -2,18 +2,18 @@
 //! [`super::admit`], what is an aggregate of datagrams to [`super::aggregate`].
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_skb_pull_data};
-use exporter_ebpf::abi::{Event, KNOWN, RECEIVE, SEND, StreamValue, UDP};
-use exporter_ebpf::jitter;
+use aya_ebpf::helpers::generated::bpf_skb_pull_data;
+use exporter_ebpf::abi::{Event, KNOWN, RECEIVE, SEND, UDP};
 use exporter_ebpf::packet::{self, Bytes, Link, Network, Packet, Skip, View, Why};
-use exporter_ebpf::rtp::{self, Kind, Rtp, Within};
+use exporter_ebpf::rtp::{self, Kind, Within};
 
-use super::admit::sort;
+use super::admit::{Admit, sort};
 use super::aggregate::{self, Loaded};
-use super::atomic::{add, try_lock, unlock};
+use super::maps::SKIP_SEEN;
+use super::owned::OpenPorts;
+use super::record::{pack, record};
 use super::streams;
-use super::tables::{Family, event, tell_if_full};
-use super::{JITTER, PORT_MAX, PORT_MIN, SKIP_SEEN};
+use super::tables::{Family as _, event, tell_if_full};
 
 /// [`Link::Ethernet`], as a generic argument.
 pub const ETHERNET: bool = true;
@@ -64,8 +64,7 @@ fn linear<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) -> Skip {
     let view = View {
         link: if LINK == ETHERNET { Link::Ethernet } else { Link::Raw },
         direction: DIRECTION,
-        port_min: PORT_MIN.load(),
-        port_max: PORT_MAX.load(),
+        ports: OpenPorts,
         frame,
     };
     if packet::is_plainly_elsewhere(bytes, &view) {
@@ -91,7 +90,7 @@ fn packet<const W: usize, const DIRECTION: u8>(
     packet: Packet<W>,
 ) -> Skip
 where
-    Packet<W>: Family,
+    Packet<W>: Admit,
 {
     if is_seen::<DIRECTION>(skb) {
         return Skip::event(Event::SeenBefore, packet.length);
@@ -144,23 +143,6 @@ where
     finish::<DIRECTION>(skb, is_counted)
 }
 
-/// An RTP header in one register, to hand it to a function: the SSRC is in the key.
-#[inline(always)]
-pub fn pack(rtp: &Rtp) -> u64 {
-    (rtp.timestamp as u64) << 32 | (rtp.payload_type as u64) << 16 | rtp.sequence as u64
-}
-
-/// The inverse of [`pack`].
-#[inline(always)]
-pub fn unpack(packed: u64) -> Rtp {
-    Rtp {
-        ssrc: 0,
-        sequence: packed as u16,
-        timestamp: (packed >> 32) as u32,
-        payload_type: (packed >> 16) as u8,
-    }
-}
-
 /// Ends what is not the RTP of a known stream.
 #[inline(always)]
 fn finish<const DIRECTION: u8>(skb: *mut __sk_buff, is_counted: bool) -> Skip {
@@ -198,55 +180,4 @@ fn mark<const DIRECTION: u8>(skb: *mut __sk_buff) {
     let bit = if DIRECTION == RECEIVE { COUNTED_RECEIVE } else { COUNTED_SEND };
     // SAFETY: the kernel's context.
     unsafe { (*skb).tc_index |= bit };
-}
-
-/// Adds one packet to its stream, and to `contended` if the lock stays taken.
-#[inline(always)]
-pub fn record(stream: *mut StreamValue, rtp: &Rtp, bytes: u32, direction: u8) {
-    // SAFETY: the table's value; the lock makes this processor its only writer, but for the lock
-    // itself and `contended`, which `rtp::count` leaves alone.
-    unsafe {
-        let lock = &raw mut (*stream).lock;
-        if !try_lock(lock) && !spin(stream) {
-            contended(stream, bytes, direction as u32);
-            return;
-        }
-        rtp::count(&mut *stream, rtp, bytes, bpf_jiffies64());
-        if jitter::is_due(&*stream) && JITTER.load() != 0 {
-            sample(stream, rtp.timestamp);
-        }
-        unlock(lock);
-    }
-}
-
-/// Two packets in 17.5 come here, because a clock of nanoseconds costs as much as all else.
-#[inline(never)]
-fn sample(stream: *mut StreamValue, timestamp: u32) {
-    // SAFETY: the table's value, locked by the caller; and a helper without arguments.
-    unsafe { jitter::take(&mut *stream, timestamp, bpf_ktime_get_ns()) };
-}
-
-/// Tries before a packet gives up: the lock is held for some ten nanoseconds, a sample's for twice
-/// as long.
-const TRIES: u32 = 16;
-
-#[inline(never)]
-fn spin(stream: *mut StreamValue) -> bool {
-    for _ in 0..TRIES {
-        // SAFETY: the table's value.
-        if unsafe { try_lock(&raw mut (*stream).lock) } {
-            return true;
-        }
-    }
-    false
-}
-
-#[inline(never)]
-fn contended(stream: *mut StreamValue, bytes: u32, direction: u32) {
-    // SAFETY: the table's value.
-    unsafe {
-        add(&raw mut (*stream).contended.packets, 1);
-        add(&raw mut (*stream).contended.bytes, bytes as u64);
-    }
-    event(Event::Contended as u32, direction, 1, bytes);
 }

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_map_update_elem;
 use aya_ebpf::maps::HashMap;
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_log_ebpf::warn;
 use exporter_ebpf::abi::{
     DIRECTIONS, Event, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, Occupancy, StreamKeyV4, StreamKeyV6,
@@ -10,8 +11,9 @@ use exporter_ebpf::abi::{
 use exporter_ebpf::packet::Packet;
 
 use super::atomic::{add, fetch_add, fetch_or};
+use super::maps::*;
+use super::owned;
 use super::streams::Entrances;
-use super::*;
 
 /// Keys and tables of one address family. A flow's key is made once and lent to whatever needs it:
 /// in a walk along an aggregate the stack is almost used up.
@@ -37,13 +39,10 @@ pub trait Family: Copy {
     fn insert_flow(key: &Self::Flow, value: &'static FlowValue) -> bool;
     /// The observer told the flow of this stream, whose key is made over for a moment.
     fn is_told(stream: &Self::Stream, flow: &mut Self::Flow) -> bool;
-    /// The stream's local address is this host's.
-    fn is_local(stream: &Self::Stream) -> bool;
-
-    /// [`admit::rtp`] of this family.
-    fn admit_rtp(key: &Self::Stream, packed: u64, bytes: u32) -> bool;
-    /// [`admit::plain`] of this family.
-    fn admit_plain(key: &Self::Stream, packets: u32, bytes: u32, sort: u32) -> bool;
+    /// Cookie of the network namespace that has the stream's local address, if it is this host's.
+    fn namespace(stream: &Self::Stream) -> Option<u64>;
+    /// A worker's socket has the stream's local end, in this namespace.
+    fn is_owned(stream: &Self::Stream, namespace: u64) -> bool;
 }
 
 #[inline(always)]
@@ -55,8 +54,8 @@ fn insert<K, V>(map: &HashMap<K, V>, key: &K, value: &'static V) -> bool {
 }
 
 macro_rules! family {
-    ($words:literal, $flow:ident, $stream:ident, $flows:ident, $told:ident, $locals:ident, $rtp:ident,
-     $plain:ident) => {
+    ($words:literal, $flow:ident, $stream:ident, $flows:ident, $told:ident, $locals:ident,
+     $address:ident, $owned:ident) => {
         impl Family for Packet<$words> {
             type Flow = $flow;
             type Stream = $stream;
@@ -105,27 +104,35 @@ macro_rules! family {
             }
 
             #[inline(always)]
-            fn is_local(stream: &$stream) -> bool {
+            fn namespace(stream: &$stream) -> Option<u64> {
                 // Of its own: older kernels take no key from memory that a function was lent.
-                let local = stream.flow.local;
-                $locals.get_ptr(&local).is_some()
+                let key = Key::new(32 * $words, $address(stream.flow.words()));
+                $locals.get(key).copied()
             }
 
             #[inline(always)]
-            fn admit_rtp(key: &$stream, packed: u64, bytes: u32) -> bool {
-                admit::$rtp(key, packed, bytes) != 0
-            }
-
-            #[inline(always)]
-            fn admit_plain(key: &$stream, packets: u32, bytes: u32, sort: u32) -> bool {
-                admit::$plain(key, packets, bytes, sort) != 0
+            fn is_owned(stream: &$stream, namespace: u64) -> bool {
+                let flow = &stream.flow;
+                owned::$owned(namespace, &$address(flow.words()), flow.proto, flow.local_port)
             }
         }
     };
 }
 
-family!(1, FlowKeyV4, StreamKeyV4, FLOWS_V4, TOLD_V4, LOCAL_V4, admit_rtp_v4, admit_plain_v4);
-family!(4, FlowKeyV6, StreamKeyV6, FLOWS_V6, TOLD_V6, LOCAL_V6, admit_rtp_v6, admit_plain_v6);
+family!(1, FlowKeyV4, StreamKeyV4, FLOWS_V4, TOLD_V4, LOCAL_V4, local_v4, is_owned_v4);
+family!(4, FlowKeyV6, StreamKeyV6, FLOWS_V6, TOLD_V6, LOCAL_V6, local_v6, is_owned_v6);
+
+/// A flow's local address, in network order.
+#[inline(always)]
+fn local_v4([_, local, ..]: [u32; 4]) -> u32 {
+    local
+}
+
+/// As [`local_v4`].
+#[inline(always)]
+fn local_v6([_, _, _, _, a, b, c, d, ..]: [u32; 10]) -> [u32; 4] {
+    [a, b, c, d]
+}
 
 /// What has a bound.
 #[derive(Clone, Copy)]

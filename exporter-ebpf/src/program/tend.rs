@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use exporter_ebpf::abi::{FlowKeyV4, FlowKeyV6, FlowValue, Tend};
 
 use super::atomic::fetch_add_u32;
-use super::{FLOWS_V4, FLOWS_V6};
+use super::maps::{FLOWS_V4, FLOWS_V6};
 
 /// Does what the data asks for, and tells the time.
 #[inline(always)]

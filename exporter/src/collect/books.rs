@@ -158,6 +158,9 @@ impl Ledgers {
             telemetry.interfaces(&status.interfaces, status.failing.keys(), status.behind.keys());
             telemetry.table("interfaces", status.wanted as u64, MOST_INTERFACES as u64);
             telemetry.total("host_looks", status.looks);
+            telemetry.owned(status.owned.by.as_str(), status.owned.sockets);
+            telemetry.total("sockets_refused", status.owned.refused);
+            telemetry.total("binds_lost", status.owned.lost);
             telemetry.total("attach_failures", status.failures);
             telemetry.total("capture_lost", status.capture_lost.unwrap_or_default());
         }

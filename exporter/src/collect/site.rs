@@ -120,6 +120,9 @@ impl Site {
         for (interface, whose) in &status.behind {
             detail = format!("{detail}; on {interface} behind {whose}");
         }
+        if let Some(why) = &status.owned.why {
+            detail = format!("{detail}; ports looked for each second: {why}");
+        }
         let mut sources = vec![SourceStatus {
             name: format!("Counting: {}", self.counting.method()),
             up: !status.interfaces.is_empty(),

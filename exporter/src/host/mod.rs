@@ -7,10 +7,12 @@
 pub mod addresses;
 pub mod capabilities;
 pub mod claim;
+pub mod cookies;
 pub mod interfaces;
 pub mod listeners;
 pub mod namespaces;
 pub mod netlink;
+pub mod ownership;
 pub mod pace;
 pub mod procfs;
 pub mod recognise;

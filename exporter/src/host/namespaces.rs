@@ -41,16 +41,20 @@ impl NamespaceCookie {
     /// The namespace of another process' socket, by its number there. Needs the right to trace the
     /// process (`CAP_SYS_PTRACE`), but none to enter its namespace; Linux 5.6.
     pub fn of_socket_in(pid: u32, descriptor: RawFd) -> io::Result<Self> {
-        let process = descriptor_of(
-            // SAFETY: pidfd_open takes two numbers.
-            unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) },
-        )?;
-        let socket = descriptor_of(
-            // SAFETY: pidfd_getfd takes a descriptor that is open, and two numbers.
-            unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) },
-        )?;
-        Self::of_socket(socket.as_fd())
+        Self::of_socket(borrow_socket(pid, descriptor)?.as_fd())
     }
+}
+
+/// Another process' socket, by its number there.
+pub(super) fn borrow_socket(pid: u32, descriptor: RawFd) -> io::Result<OwnedFd> {
+    let process = descriptor_of(
+        // SAFETY: pidfd_open takes two numbers.
+        unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) },
+    )?;
+    descriptor_of(
+        // SAFETY: pidfd_getfd takes a descriptor that is open, and two numbers.
+        unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) },
+    )
 }
 
 fn descriptor_of(result: libc::c_long) -> io::Result<OwnedFd> {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,6 +21,7 @@ use super::addresses::Foreign;
 use super::namespaces::NamespaceCookie;
 use super::procfs::{self, Identity, SocketLine, Stat};
 use super::recognise::{Evidence, Named, Process};
+use crate::model::Proto;
 
 /// The range of a worker that was given none.
 pub const DEFAULT_PORTS: RangeInclusive<u16> = 10_000..=59_999;
@@ -61,6 +62,8 @@ pub struct WorkerProcess {
     pub ports: Option<RangeInclusive<u16>>,
     /// Numbers of the sockets that it has open; `None` where the right to see them is missing.
     pub sockets: Option<Arc<HashSet<u64>>>,
+    /// Of these, those that take what anybody sends to their port.
+    pub open: Vec<OpenSocket>,
     /// Ports that it has bound.
     pub bound: BTreeSet<u16>,
     /// Addresses that it listens on, each once; may hold unspecified addresses.
@@ -74,6 +77,19 @@ pub struct WorkerProcess {
     pub cookie: NamespaceCookie,
     /// What is local in its network namespace, if that is not this process'.
     pub foreign: Option<Foreign>,
+}
+
+/// A socket of a worker that takes what anybody sends to its port: UDP without a far end, or a TCP listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenSocket {
+    /// Its number.
+    pub number: u64,
+    /// A descriptor that the worker has for it.
+    pub descriptor: RawFd,
+    /// Its protocol.
+    pub proto: Proto,
+    /// Where it is bound.
+    pub local: SocketAddr,
 }
 
 /// The range of ports that holds all workers' ports; `None` without a worker.
@@ -94,6 +110,12 @@ pub fn find() -> Vec<WorkerProcess> {
 pub fn open_sockets(pid: u32) -> Option<HashSet<u64>> {
     let descriptors = descriptors(Path::new(&format!("/proc/{pid}/fd")))?;
     Some(descriptors.into_keys().collect())
+}
+
+/// When a process started, in clock ticks since the host did; `None`: there is none with this number.
+pub fn started(pid: u32) -> Option<u64> {
+    let stat = procfs::read_at_most(Path::new(&format!("/proc/{pid}/stat")), 4096).ok()?;
+    Stat::parse(&stat).map(|stat| stat.started)
 }
 
 /// Looks for workers again and again; shared by all who want to know.
@@ -139,6 +161,12 @@ impl Workers {
         let found: Arc<[WorkerProcess]> = found.into();
         memory.found = Some((Instant::now(), found.clone()));
         found
+    }
+
+    /// One process, now, if it is a worker.
+    pub fn look_at(&self, pid: u32) -> Option<WorkerProcess> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        Look::new(Path::new("/proc"), &self.named, &mut memory).at(pid)
     }
 
     /// As they were found at most so long ago.
@@ -216,6 +244,20 @@ impl<'a> Look<'a> {
         self.memory.cookies.retain(|process, _| alive.contains(process));
         workers.sort_by_key(|worker| worker.pid);
         workers
+    }
+
+    fn at(mut self, pid: u32) -> Option<WorkerProcess> {
+        let stat = self.stat(pid)?;
+        let evidence = match self.by_file().contains(&pid) {
+            true => Evidence::Operator,
+            false => self.evidence(pid, &stat)?,
+        };
+        let ancestors = std::iter::successors(Some(stat.parent).filter(|&it| it != 0), |&pid| {
+            self.stat(pid).map(|stat| stat.parent).filter(|&it| it != 0)
+        });
+        let ancestors = ancestors.take(MOST_ANCESTORS).collect();
+        let identity = self.identity(pid)?;
+        self.worker(pid, &stat, identity, evidence, ancestors)
     }
 
     fn processes(&self) -> BTreeMap<u32, Stat> {
@@ -297,12 +339,15 @@ impl<'a> Look<'a> {
         let descriptors = descriptors(&directory.join("fd"));
         let lines = self.sockets_of(&directory, namespace);
         let (mut bound, mut listening) = (BTreeSet::new(), BTreeSet::new());
+        let mut open = Vec::new();
         let mut own_socket = None;
         if let Some(descriptors) = &descriptors {
             for line in lines.iter() {
                 let Some(&descriptor) = descriptors.get(&line.inode) else { continue };
                 own_socket = Some(descriptor);
                 if line.listens {
+                    let SocketLine { inode: number, proto, local, .. } = *line;
+                    open.push(OpenSocket { number, descriptor, proto, local });
                     bound.insert(line.local.port());
                     listening.insert(line.local.ip());
                 }
@@ -334,6 +379,7 @@ impl<'a> Look<'a> {
             inner_pid: identity.inner_pid,
             ports: port_range(&command_line),
             sockets: descriptors.map(|it| Arc::new(it.into_keys().collect())),
+            open,
             bound,
             listening: listening.into_iter().collect(),
             namespace,

@@ -10,13 +10,16 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::capture::CaptureEngine;
 use super::engine::EbpfEngine;
 use super::options::{MethodChoice, Options};
-use super::status::Status;
+use super::status::{Knowledge, Status};
 use crate::host::claim::Claim;
+use crate::host::ownership::Ownership;
 use crate::host::pace::Pace;
 use crate::host::rtnetlink::Changes;
 use crate::model::{JoinKey, Reading};
@@ -63,11 +66,14 @@ pub struct StepDown {
 /// Counting as it runs. Dropping it detaches everything.
 pub struct Counting {
     engine: Engine,
+    ownership: Arc<Ownership>,
     step_downs: Vec<StepDown>,
     /// Taken by [`Counting::follow`].
     changes: Mutex<Option<Changes>>,
     /// Asks [`Counting::follow`] to look before its time.
     soon: Notify,
+    /// The same for sockets only.
+    sockets_soon: Notify,
 }
 
 enum Engine {
@@ -80,13 +86,19 @@ enum Engine {
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Between two looks that [`Counting::look_soon`] asks for: each reads the workers' `/proc` folders.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks at sockets only.
+const CALM: Duration = Duration::from_millis(20);
 
 impl Counting {
     /// Starts the method that is asked for, or the best there is. Must run before privileges are
     /// dropped; needs no runtime.
     pub fn start(options: &Options) -> anyhow::Result<Self> {
         let mut step_downs = Vec::new();
-        let engine = start_engine(options, &mut step_downs)?;
+        let ownership = match options.ports {
+            Some(_) => Arc::new(Ownership::unknown()),
+            None => Arc::default(),
+        };
+        let engine = start_engine(options, &ownership, &mut step_downs)?;
         let changes = match Changes::new() {
             Ok(changes) => Some(changes),
             Err(error) => {
@@ -94,7 +106,8 @@ impl Counting {
                 None
             }
         };
-        Ok(Self { engine, step_downs, changes: Mutex::new(changes), soon: Notify::new() })
+        let (changes, soon, sockets_soon) = (Mutex::new(changes), Notify::new(), Notify::new());
+        Ok(Self { engine, ownership, step_downs, changes, soon, sockets_soon })
     }
 
     /// What counts.
@@ -104,6 +117,11 @@ impl Counting {
             Engine::Capture(_) => Method::Capture,
             Engine::None => Method::None,
         }
+    }
+
+    /// Who has which local port.
+    pub fn ownership(&self) -> &Arc<Ownership> {
+        &self.ownership
     }
 
     /// Better methods that could not be used.
@@ -151,14 +169,40 @@ impl Counting {
         }
     }
 
+    /// Takes in which sockets were bound and closed since.
+    pub fn hear(&self) -> anyhow::Result<()> {
+        match &self.engine {
+            Engine::Ebpf(engine) => engine.hear(),
+            Engine::Capture(_) | Engine::None => Ok(()),
+        }
+    }
+
+    /// Looks for the SFU's sockets, where nobody sees them being bound.
+    fn look_for_sockets(&self) -> anyhow::Result<()> {
+        match &self.engine {
+            Engine::Ebpf(engine) => engine.look_for_sockets(),
+            Engine::Capture(engine) => engine.look_for_sockets(),
+            Engine::None => Ok(()),
+        }
+    }
+
     /// Asks [`Counting::follow`] to look for interfaces and workers again soon: a server has new
     /// connections, perhaps on an interface that nobody listened on before.
     pub fn look_soon(&self) {
         self.soon.notify_one();
+        self.sockets_soon.notify_one();
     }
 
-    /// Follows interfaces and addresses as they come and go, until `shutdown`.
+    /// Follows interfaces, addresses and the SFU's sockets as they come and go, until `shutdown`.
     pub async fn follow(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
+        tokio::select! {
+            () = shutdown => {}
+            () = self.clone().follow_host() => {}
+            () = self.clone().follow_sockets() => {}
+        }
+    }
+
+    async fn follow_host(self: Arc<Self>) {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut listening = changes.and_then(|changes| match changes.listen() {
             Ok(listening) => Some(listening),
@@ -167,7 +211,6 @@ impl Counting {
                 None
             }
         });
-        tokio::pin!(shutdown);
         let mut pause_ends = tokio::time::Instant::now();
         let mut pace = Pace::new();
         loop {
@@ -178,7 +221,6 @@ impl Counting {
                 }
             };
             tokio::select! {
-                () = &mut shutdown => return,
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
                 () = async {
                     tokio::time::sleep_until(pause_ends).await;
@@ -196,24 +238,69 @@ impl Counting {
                 }
             }
             pause_ends = tokio::time::Instant::now() + PAUSE;
-            let this = Arc::clone(&self);
-            let refreshed = tokio::task::spawn_blocking(move || this.refresh()).await;
+            self.blocking("follow interfaces", Self::refresh).await;
             pace.looked(Instant::now());
-            match refreshed {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!("follow interfaces: {error:#}"),
-                Err(error) => tracing::error!("follow interfaces: {error}"),
+        }
+    }
+
+    async fn follow_sockets(self: Arc<Self>) {
+        if self.method() == Method::None || self.status().owned.by == Knowledge::Flag {
+            return std::future::pending().await;
+        }
+        let binds = match &self.engine {
+            Engine::Ebpf(engine) => engine.binds(),
+            Engine::Capture(_) | Engine::None => Ok(None),
+        };
+        let registered = |binds| {
+            // SAFETY: an owned descriptor, which stays the same open ring until it is dropped.
+            unsafe { AsyncFd::register_with_interest(binds, Interest::READABLE) }
+                .map_err(io::Error::from)
+        };
+        let binds = binds.and_then(|binds| binds.map(registered).transpose());
+        let binds = binds.unwrap_or_else(|error| {
+            tracing::warn!("listen for sockets being bound: {error}; looking each second instead");
+            None
+        });
+        loop {
+            match &binds {
+                Some(binds) => {
+                    // What was too much to be looked into at once is looked at when a second has passed.
+                    if let Ok(Ok(mut guard)) = tokio::time::timeout(PAUSE, binds.readable()).await {
+                        guard.clear_ready();
+                    }
+                    self.blocking("follow sockets", Self::hear).await;
+                }
+                None => {
+                    let _ = tokio::time::timeout(PAUSE, self.sockets_soon.notified()).await;
+                    self.blocking("follow sockets", Self::look_for_sockets).await;
+                }
             }
+            tokio::time::sleep(CALM).await;
+        }
+    }
+
+    async fn blocking(self: &Arc<Self>, what: &str, work: fn(&Self) -> anyhow::Result<()>) {
+        let this = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || work(&this)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("{what}: {error:#}"),
+            Err(error) => tracing::error!("{what}: {error}"),
         }
     }
 }
 
-fn start_engine(options: &Options, step_downs: &mut Vec<StepDown>) -> anyhow::Result<Engine> {
+fn start_engine(
+    options: &Options,
+    ownership: &Arc<Ownership>,
+    step_downs: &mut Vec<StepDown>,
+) -> anyhow::Result<Engine> {
     // Each way of counting claims the ports anew: what could not be used has let go of them.
-    let claim = || Claim::new(Some(&options.ports));
-    let ebpf = |claim| EbpfEngine::start(options, claim).map(|it| Engine::Ebpf(Box::new(it)));
-    let capture =
-        |claim| CaptureEngine::start(options, claim).map(|it| Engine::Capture(Box::new(it)));
+    let claim = || Claim::new(options.ports.as_ref());
+    let ebpf =
+        |claim| EbpfEngine::start(options, ownership, claim).map(|it| Engine::Ebpf(Box::new(it)));
+    let capture = |claim| {
+        CaptureEngine::start(options, ownership, claim).map(|it| Engine::Capture(Box::new(it)))
+    };
     match options.method {
         MethodChoice::None => Ok(Engine::None),
         MethodChoice::Ebpf => ebpf(claim()?).map_err(|error| explained(Method::Ebpf, error)),

@@ -1,25 +1,37 @@
 //! Counting by eBPF: the loaded programs, where they are attached, and their tables.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use aya::Ebpf;
 use aya_log::EbpfLogger;
+use exporter_ebpf::abi::Ownership as Sum;
+use exporter_ebpf::ports;
 
 use super::attach::Attacher;
+use super::attach::cgroup::Watch;
 use super::ebpf::load::{self, TracingLog};
+use super::ebpf::owned::Owned;
 use super::ebpf::pin::Pins;
 use super::ebpf::tables::Tables;
-use super::options::Options;
-use super::status::{Failures, Status};
+use super::keeper::Keeper;
+use super::options::{Options, Sockets};
+use super::status::{self, Failures, Knowledge, Status};
 use crate::host::claim::Claim;
+use crate::host::cookies::{self, Cookies};
+use crate::host::ownership::{Ownership, SocketId};
 use crate::host::survey::Surveyor;
 use crate::model::{JoinKey, Reading};
 
-/// Both halves have a lock of their own, so that reading never waits for an attach, which may take
-/// milliseconds. Whoever takes both takes `placement` first.
+/// Each part has a lock of its own, so that reading never waits for an attach, which may take
+/// milliseconds. Whoever takes several takes them in this order.
 pub(super) struct EbpfEngine {
     placement: Mutex<Placement>,
+    owners: Mutex<Owners>,
     tables: Mutex<Tables>,
     _pins: Option<Pins>,
 }
@@ -31,17 +43,34 @@ struct Placement {
     log: Option<EbpfLogger<TracingLog>>,
 }
 
+/// How it is known which ports are the SFU's.
+enum Owners {
+    /// By the operator.
+    Named,
+    /// By programs that see sockets being bound and closed.
+    Watched { keeper: Keeper<Owned>, _watch: Watch },
+    /// By looking for sockets, and why.
+    Looked(Keeper<Owned>, String),
+}
+
 impl EbpfEngine {
     /// Loads and attaches. Fails when nothing at all could be attached.
-    pub(super) fn start(options: &Options, claim: Claim) -> anyhow::Result<Self> {
-        let loaded = load::load(options)?;
+    pub(super) fn start(
+        options: &Options,
+        ownership: &Arc<Ownership>,
+        claim: Claim,
+    ) -> anyhow::Result<Self> {
+        let mut loaded = load::load(options)?;
         let tables = Tables::new(loaded.tables, options.limits, options.lifetimes)?;
+        let owned = Owned::new(loaded.owned)?;
+        let owners = Owners::start(options, ownership, owned, &mut loaded.ebpf)?;
         let attacher = Attacher::new(loaded.ebpf, options.mechanism, claim)?;
         let surveyor = Surveyor::new(&options.interfaces, &options.local, options.workers.clone())?;
         let placement =
             Placement { attacher, surveyor, failures: Failures::default(), log: loaded.log };
         let engine = Self {
             placement: Mutex::new(placement),
+            owners: Mutex::new(owners),
             tables: Mutex::new(tables),
             _pins: loaded.pins,
         };
@@ -64,10 +93,28 @@ impl EbpfEngine {
         self.place().map(drop)
     }
 
+    /// Looks for sockets only.
+    pub(super) fn look_for_sockets(&self) -> anyhow::Result<()> {
+        lock(&self.owners).look().context("look for the SFU's sockets")
+    }
+
+    /// Takes in which sockets were bound and closed.
+    pub(super) fn hear(&self) -> anyhow::Result<()> {
+        lock(&self.owners).hear().context("hear of the SFU's sockets")
+    }
+
+    /// Readable when sockets were bound or closed; `None`: that is only seen by looking.
+    pub(super) fn binds(&self) -> io::Result<Option<OwnedFd>> {
+        match &*lock(&self.owners) {
+            Owners::Watched { keeper, .. } => keeper.tables().ring().try_clone_to_owned().map(Some),
+            Owners::Named | Owners::Looked(..) => Ok(None),
+        }
+    }
+
     pub(super) fn status(&self) -> Status {
         let placement = lock(&self.placement);
         let interfaces = placement.attacher.interfaces().map(str::to_owned).collect();
-        placement.failures.status(interfaces)
+        placement.failures.status(interfaces, lock(&self.owners).status())
     }
 
     /// Attaches where programs should be and detaches elsewhere; the first failure comes back.
@@ -77,12 +124,99 @@ impl EbpfEngine {
         if let Some(log) = log {
             log.flush();
         }
+        self.look_for_sockets()?;
         let survey = surveyor.look()?;
-        lock(&self.tables).set_local(&survey.hosts()).context("write the tables of addresses")?;
+        let local = &survey.local.prefixes;
+        lock(&self.tables).set_local(local).context("write the tables of addresses")?;
         let outcome = attacher.attach_to(&survey.choice.attach);
         failures.note(&survey.choice, &outcome.failed, outcome.behind);
         Ok(outcome.failed.into_iter().next().map(|(_, error)| error))
     }
+}
+
+impl Owners {
+    fn start(
+        options: &Options,
+        ownership: &Arc<Ownership>,
+        owned: Owned,
+        ebpf: &mut Ebpf,
+    ) -> anyhow::Result<Self> {
+        if let Some(range) = &options.ports {
+            owned.open(&ports::of_range(*range.start(), *range.end())).context("open ports")?;
+            return Ok(Self::Named);
+        }
+        let workers = options.workers.clone();
+        let cookies = match Cookies::new() {
+            Ok(cookies) => cookies,
+            Err(error) => return Err(error).context("open a netlink socket"),
+        };
+        let mut keeper = Keeper::new(owned, ownership.clone(), workers, Some(cookies));
+        match watch(options, &mut keeper, ebpf) {
+            Ok(watch) => Ok(Self::Watched { keeper, _watch: watch }),
+            Err(error) => {
+                let why = format!("{error:#}");
+                tracing::warn!(
+                    "cannot see sockets being bound ({why}); looking for the SFU's ports every second \
+                     instead: the first packets to a new port are missed"
+                );
+                keeper.forget_cookies();
+                Ok(Self::Looked(keeper, why))
+            }
+        }
+    }
+
+    fn look(&mut self) -> io::Result<()> {
+        match self {
+            Self::Named => Ok(()),
+            Self::Watched { keeper, .. } | Self::Looked(keeper, _) => keeper.look(),
+        }
+    }
+
+    fn hear(&mut self) -> io::Result<()> {
+        match self {
+            Self::Watched { keeper, .. } => keeper.hear(),
+            Self::Named | Self::Looked(..) => Ok(()),
+        }
+    }
+
+    fn status(&self) -> status::Owned {
+        let (keeper, by, why) = match self {
+            Self::Named => {
+                return status::Owned { by: Knowledge::Flag, ..status::Owned::default() };
+            }
+            Self::Watched { keeper, .. } => (keeper, Knowledge::Cgroup, None),
+            Self::Looked(keeper, why) => (keeper, Knowledge::Scan, Some(why.clone())),
+        };
+        let sum = |which| keeper.tables().sum(which);
+        status::Owned {
+            by,
+            why,
+            sockets: sum(Sum::Verified) + sum(Sum::Claimed),
+            refused: sum(Sum::Refused) + keeper.refused(),
+            lost: sum(Sum::Lost),
+        }
+    }
+}
+
+/// Attaches the programs that see sockets being bound, and makes sure that they do.
+fn watch(options: &Options, keeper: &mut Keeper<Owned>, ebpf: &mut Ebpf) -> anyhow::Result<Watch> {
+    if options.sockets == Sockets::Looks {
+        bail!("it was not asked for");
+    }
+    let watch = Watch::start(ebpf)?;
+    let probe = UdpSocket::bind("0.0.0.0:0").context("bind a socket")?;
+    let cookie = cookies::of_socket(&probe).context("ask for a socket's cookie")?;
+    let Some(seen) = keeper.has_seen(SocketId::cookie(cookie)) else {
+        bail!("the programs did not see this process' own socket");
+    };
+    let (here, there) = (std::process::id(), seen.socket.pid);
+    if here != there {
+        bail!(
+            "this process is number {there} of the host, and sees itself as {here}: run it with the \
+             host's process numbers (`--pid host`)"
+        );
+    }
+    Ok(watch)
 }
 
 /// A panic while the lock was held leaves tables and links as they are: both can still be used.

@@ -11,9 +11,11 @@ mod counting;
 mod ebpf;
 mod engine;
 mod evict;
+mod keeper;
 mod options;
+mod owners;
 mod status;
 
 pub use counting::{Counting, Method, StepDown};
-pub use options::{Lifetimes, Limits, Mechanism, MethodChoice, Options};
-pub use status::Status;
+pub use options::{Lifetimes, Limits, Mechanism, MethodChoice, Options, Sockets};
+pub use status::{Knowledge, Owned, Status};

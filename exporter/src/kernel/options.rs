@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::host::workers::{self, Workers};
+use crate::host::workers::Workers;
 
 /// What to count, where, and how much to hold.
 #[derive(Clone, Debug)]
@@ -15,8 +15,10 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// Finds the SFU's processes.
     pub workers: Arc<Workers>,
-    /// Local ports.
-    pub ports: RangeInclusive<u16>,
+    /// Local ports of which all count, whoever owns them; `None`: those that the SFU's sockets have.
+    pub ports: Option<RangeInclusive<u16>>,
+    /// How it is known which ports those are.
+    pub sockets: Sockets,
     /// Where counts come from.
     pub method: MethodChoice,
     /// Table sizes.
@@ -40,7 +42,8 @@ impl Default for Options {
         Self {
             interfaces: Vec::new(),
             workers: Arc::default(),
-            ports: workers::DEFAULT_PORTS,
+            ports: None,
+            sockets: Sockets::Auto,
             method: MethodChoice::Auto,
             limits: Limits::default(),
             lifetimes: Lifetimes::default(),
@@ -65,6 +68,16 @@ pub enum MethodChoice {
     Capture,
     /// No counting.
     None,
+}
+
+/// How the SFU's sockets are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sockets {
+    /// By programs that see them being bound and closed, where they can be attached, else by looking.
+    #[default]
+    Auto,
+    /// By looking always.
+    Looks,
 }
 
 /// How programs are attached.

@@ -20,8 +20,51 @@ pub struct Status {
     pub failures: u64,
     /// Looks at interfaces, addresses and workers since the start.
     pub looks: u64,
+    /// What is known of the SFU's sockets.
+    pub owned: Owned,
     /// Packet capture only: packets that were lost because this process was too slow.
     pub capture_lost: Option<u64>,
+}
+
+/// What is known of the SFU's sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owned {
+    /// How.
+    pub by: Knowledge,
+    /// Why not better, if it could be.
+    pub why: Option<String>,
+    /// Sockets that are owned.
+    pub sockets: u64,
+    /// Sockets of the SFU's that there was no room for, since the start.
+    pub refused: u64,
+    /// Sockets that were bound or closed and could not be told of, since the start.
+    pub lost: u64,
+}
+
+/// How the SFU's sockets are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Knowledge {
+    /// Programs on the cgroups' root see them being bound and closed.
+    Cgroup,
+    /// They are looked for again and again.
+    #[default]
+    Scan,
+    /// The operator named the ports (`--ports`).
+    Flag,
+}
+
+impl Knowledge {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cgroup, Self::Scan, Self::Flag];
+
+    /// `cgroup`, `scan` or `flag`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cgroup => "cgroup",
+            Self::Scan => "scan",
+            Self::Flag => "flag",
+        }
+    }
 }
 
 /// What came of looks.
@@ -80,7 +123,7 @@ impl Failures {
     }
 
     /// The status of whoever counts on these interfaces.
-    pub(super) fn status(&self, interfaces: Vec<String>) -> Status {
+    pub(super) fn status(&self, interfaces: Vec<String>, owned: Owned) -> Status {
         Status {
             interfaces,
             failing: self.failing.clone(),
@@ -88,6 +131,7 @@ impl Failures {
             wanted: self.wanted,
             failures: self.total,
             looks: self.looks,
+            owned,
             capture_lost: None,
         }
     }

@@ -4,6 +4,7 @@
 //! Which interfaces is decided elsewhere; this only carries it out, and says where it could not or no
 //! longer holds. Whatever was attached goes when this is dropped.
 
+pub(super) mod cgroup;
 mod clsact;
 mod tcx;
 

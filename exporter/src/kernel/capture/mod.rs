@@ -6,6 +6,7 @@
 //! and what this process is too slow for is lost, and counted as lost.
 
 mod filter;
+mod ports;
 mod socket;
 mod table;
 
@@ -21,12 +22,15 @@ use exporter_ebpf::abi::{RECEIVE, SEND};
 use exporter_ebpf::packet::{Link, View};
 
 use self::filter::Filter;
+use self::ports::{NONE, Open, Owned};
 use self::socket::{Heard, Socket};
-use self::table::Table;
+use self::table::{Local, Table};
+use super::keeper::Keeper;
 use super::options::Options;
-use super::status::{Failures, Status};
+use super::status::{self, Failures, Knowledge, Status};
 use crate::host::claim::Claim;
 use crate::host::interfaces::{Attach, Layer, Situation};
+use crate::host::ownership::Ownership;
 use crate::host::survey::Surveyor;
 use crate::model::{Direction, JoinKey, Reading};
 
@@ -44,13 +48,22 @@ struct Placement {
     surveyor: Surveyor,
     failures: Failures,
     running: BTreeMap<u32, Running>,
-    ports: RangeInclusive<u16>,
+    owners: Owners,
+}
+
+/// How it is known which ports are the SFU's.
+enum Owners {
+    /// By the operator.
+    Named(RangeInclusive<u16>),
+    /// By looking for sockets.
+    Looked(Keeper<Owned>),
 }
 
 /// What the threads write. The lock is held for one packet; a reading holds it for longer, and
 /// packets wait in the sockets' buffers meanwhile.
 struct Counted {
     table: Mutex<Table>,
+    ports: Arc<Open>,
     start: Instant,
     /// Packets that the sockets had no room for, or that could not be read.
     lost: AtomicU64,
@@ -58,10 +71,13 @@ struct Counted {
 
 struct Running {
     what: Capture,
+    /// What its filters let through.
+    ports: RangeInclusive<u16>,
     ears: Vec<Ear>,
 }
 
 struct Ear {
+    direction: Direction,
     socket: Arc<Socket>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -77,16 +93,29 @@ struct Capture {
 
 impl CaptureEngine {
     /// Opens the sockets. Fails when nothing at all could be opened.
-    pub(super) fn start(options: &Options, claim: Claim) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        options: &Options,
+        ownership: &Arc<Ownership>,
+        claim: Claim,
+    ) -> anyhow::Result<Self> {
         Socket::probe().context("open a packet socket")?;
         let Options { limits, lifetimes, jitter, .. } = *options;
-        let table = Table::new(limits, lifetimes, !options.every_address, jitter);
+        let local = (!options.every_address).then(Local::default);
+        let owned = options.ports.is_none().then(|| ownership.clone());
+        let table = Table::new(limits, lifetimes, local, owned, jitter);
         let (start, lost) = (Instant::now(), AtomicU64::new(0));
-        let counted = Arc::new(Counted { table: Mutex::new(table), start, lost });
+        let ports = Arc::new(Open::range(options.ports.as_ref().unwrap_or(&NONE)));
+        let owners = match &options.ports {
+            Some(range) => Owners::Named(range.clone()),
+            None => {
+                let (owned, workers) = (Owned::new(ports.clone()), options.workers.clone());
+                Owners::Looked(Keeper::new(owned, ownership.clone(), workers, None))
+            }
+        };
+        let counted = Arc::new(Counted { table: Mutex::new(table), ports, start, lost });
         let surveyor = Surveyor::new(&options.interfaces, &options.local, options.workers.clone())?;
-        let ports = options.ports.clone();
-        let placement =
-            Placement { surveyor, failures: Failures::default(), running: BTreeMap::new(), ports };
+        let (failures, running) = (Failures::default(), BTreeMap::new());
+        let placement = Placement { surveyor, failures, running, owners };
         let engine = Self { placement: Mutex::new(placement), counted, _claim: claim };
         match engine.place()? {
             Some(error) if engine.status().interfaces.is_empty() => Err(error),
@@ -115,14 +144,29 @@ impl CaptureEngine {
         let running = placement.running.values();
         let interfaces = running.map(|running| running.what.attach.name.clone()).collect();
         let lost = self.counted.lost.load(Ordering::Relaxed);
-        Status { capture_lost: Some(lost), ..placement.failures.status(interfaces) }
+        let owned = placement.owners.status();
+        Status { capture_lost: Some(lost), ..placement.failures.status(interfaces, owned) }
+    }
+
+    /// Looks for sockets only.
+    pub(super) fn look_for_sockets(&self) -> anyhow::Result<()> {
+        let mut placement = lock(&self.placement);
+        let Placement { running, owners, .. } = &mut *placement;
+        owners.look().context("look for the SFU's sockets")?;
+        let ports = owners.range();
+        for running in running.values_mut().filter(|running| running.ports != ports) {
+            running.refilter(&ports)?;
+        }
+        Ok(())
     }
 
     fn place(&self) -> anyhow::Result<Option<anyhow::Error>> {
+        self.look_for_sockets()?;
         let mut placement = lock(&self.placement);
-        let Placement { surveyor, failures, running, ports } = &mut *placement;
+        let Placement { surveyor, failures, running, owners } = &mut *placement;
+        let ports = &owners.range();
         let survey = surveyor.look()?;
-        lock(&self.counted.table).set_local(&survey.hosts());
+        lock(&self.counted.table).set_local(&survey.local.prefixes);
         let wanted = on_top(&survey.choice.attach, &survey.situation);
         running.retain(|_, running| {
             let stays = wanted.contains(&running.what) && running.ears.iter().all(Ear::lives);
@@ -147,13 +191,62 @@ impl CaptureEngine {
             match open(&what, ports, &self.counted) {
                 Ok(ears) => {
                     tracing::info!("capturing on {}", what.attach.name);
-                    running.insert(what.attach.index, Running { what, ears });
+                    let ports = ports.clone();
+                    running.insert(what.attach.index, Running { what, ports, ears });
                 }
                 Err(error) => failed.push((what.attach, error)),
             }
         }
         failures.note(&survey.choice, &failed, BTreeMap::new());
         Ok(failed.into_iter().next().map(|(_, error)| error))
+    }
+}
+
+impl Owners {
+    fn look(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Named(_) => Ok(()),
+            Self::Looked(keeper) => keeper.look(),
+        }
+    }
+
+    fn range(&self) -> RangeInclusive<u16> {
+        match self {
+            Self::Named(range) => range.clone(),
+            Self::Looked(keeper) => keeper.tables().range(),
+        }
+    }
+
+    fn status(&self) -> status::Owned {
+        match self {
+            Self::Named(_) => status::Owned { by: Knowledge::Flag, ..status::Owned::default() },
+            Self::Looked(keeper) => status::Owned {
+                by: Knowledge::Scan,
+                why: Some("packet capture sees no sockets being bound".to_owned()),
+                sockets: keeper.tables().len() as u64,
+                refused: keeper.refused(),
+                lost: 0,
+            },
+        }
+    }
+}
+
+impl Running {
+    fn refilter(&mut self, ports: &RangeInclusive<u16>) -> anyhow::Result<()> {
+        for ear in &self.ears {
+            let filter = self.what.filter(ear.direction, ports);
+            let filtered = ear.socket.refilter(&filter);
+            filtered.with_context(|| format!("filter on {}", self.what.attach.name))?;
+        }
+        self.ports = ports.clone();
+        Ok(())
+    }
+}
+
+impl Capture {
+    fn filter(&self, direction: Direction, ports: &RangeInclusive<u16>) -> Filter {
+        let (layer, ports, skip_tagged) = (self.attach.layer, ports.clone(), self.skip_tagged);
+        Filter { layer, direction, ports, skip_tagged }
     }
 }
 
@@ -184,25 +277,14 @@ fn open(
 ) -> anyhow::Result<Vec<Ear>> {
     let mut ears = Vec::new();
     for direction in [Direction::Receive, Direction::Send] {
-        let filter = Filter {
-            layer: what.attach.layer,
-            direction,
-            ports: ports.clone(),
-            skip_tagged: what.skip_tagged,
-        };
+        let filter = what.filter(direction, ports);
         let (socket, receiver) = Socket::open(&what.attach, &filter)
             .with_context(|| format!("capture on {}", what.attach.name))?;
         let socket = Arc::new(socket);
         let stop = Arc::new(AtomicBool::new(false));
-        let view = View {
-            link: match what.attach.layer {
-                Layer::Ethernet => Link::Ethernet,
-                Layer::Raw => Link::Raw,
-            },
-            direction: if direction == Direction::Receive { RECEIVE } else { SEND },
-            port_min: *ports.start(),
-            port_max: *ports.end(),
-            frame: 0,
+        let link = match what.attach.layer {
+            Layer::Ethernet => Link::Ethernet,
+            Layer::Raw => Link::Raw,
         };
         let (counted, ended) = (Arc::clone(counted), Arc::clone(&stop));
         let its_socket = Arc::clone(&socket);
@@ -210,21 +292,22 @@ fn open(
             // Only reading is left to do here.
             let _ = caps::clear(None, caps::CapSet::Effective);
             let _ = caps::clear(None, caps::CapSet::Permitted);
-            let hear = |heard: Heard<'_>| counted.hear(&heard, view);
+            let hear = |heard: Heard<'_>| counted.hear(&heard, link, direction);
             if let Err(error) = its_socket.listen(receiver, &ended, &counted.lost, hear) {
                 tracing::debug!("a packet socket ended: {error}");
             }
         };
         let thread = std::thread::Builder::new().name("capture".into()).spawn(listen)?;
-        ears.push(Ear { socket, stop, thread: Some(thread) });
+        ears.push(Ear { direction, socket, stop, thread: Some(thread) });
     }
     Ok(ears)
 }
 
 impl Counted {
-    fn hear(&self, heard: &Heard<'_>, view: View) {
+    fn hear(&self, heard: &Heard<'_>, link: Link, direction: Direction) {
         let now = self.start.elapsed();
-        let view = View { frame: heard.length, ..view };
+        let direction = if direction == Direction::Receive { RECEIVE } else { SEND };
+        let view = View { link, direction, ports: &*self.ports, frame: heard.length };
         lock(&self.table).frame(heard.bytes, &view, heard.segment, now);
     }
 }

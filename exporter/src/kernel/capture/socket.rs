@@ -56,9 +56,7 @@ impl Socket {
     ) -> io::Result<(Self, Box<dyn DataLinkReceiver>)> {
         // Hears nothing before it is bound, so nothing unfiltered ever waits in it.
         let fd = packet_socket()?;
-        let mut code = filter.compile();
-        let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
-        set(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+        attach_filter(&fd, filter)?;
         if set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &BUFFER).is_err() {
             set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &BUFFER)?;
         }
@@ -86,6 +84,11 @@ impl Socket {
             Channel::Ethernet(_, receiver) => Ok((Self { fd: kept, has_prefix }, receiver)),
             _ => Err(io::Error::other("pnet opened a channel of an unknown kind")),
         }
+    }
+
+    /// Lets through what another filter does, from the next packet on.
+    pub(super) fn refilter(&self, filter: &Filter) -> io::Result<()> {
+        attach_filter(&self.fd, filter)
     }
 
     /// Reads until told to stop, or until the interface is gone.
@@ -160,6 +163,12 @@ fn split(bytes: &[u8], has_prefix: bool) -> Option<Heard<'_>> {
     let length = u32::try_from(frame.len()).ok()?;
     let length = if length == SHORT { LONGEST_SINGLE } else { length };
     Some(Heard { bytes: frame, length, segment })
+}
+
+fn attach_filter(socket: &OwnedFd, filter: &Filter) -> io::Result<()> {
+    let mut code = filter.compile();
+    let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
 fn packet_socket() -> io::Result<OwnedFd> {

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use exporter_ebpf::abi::{
@@ -14,9 +15,13 @@ use exporter_ebpf::abi::{
 };
 use exporter_ebpf::jitter;
 use exporter_ebpf::packet::{self, Bytes, Parsed, View, Why};
+use exporter_ebpf::ports::PortSet;
 use exporter_ebpf::rtp::{self, Content, Kind, NO_SEQUENCE, Rtp, Within};
 use foldhash::{HashMap, HashMapExt};
+use ipnet::IpNet;
 
+use crate::host::namespaces::NamespaceCookie;
+use crate::host::ownership::{End, Ownership};
 use crate::kernel::ebpf::keys;
 use crate::kernel::evict;
 use crate::kernel::options::Lifetimes;
@@ -42,8 +47,36 @@ pub(super) struct Table {
     events: [[Counter; 2]; EVENTS],
     told: HashSet<JoinKey>,
     /// `None`: every address counts as local.
-    local: Option<HashSet<IpAddr>>,
+    local: Option<Local>,
+    /// `None`: of the ports that are looked at, all count.
+    owned: Option<Arc<Ownership>>,
     jitter: bool,
+}
+
+/// Addresses that count as local, and whose they are.
+#[derive(Debug, Default)]
+pub(super) struct Local {
+    hosts: HashMap<IpAddr, NamespaceCookie>,
+    /// The longest first.
+    networks: Vec<(IpNet, NamespaceCookie)>,
+}
+
+impl Local {
+    fn new(prefixes: &[(IpNet, NamespaceCookie)]) -> Self {
+        let is_host = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+        let (hosts, mut networks): (Vec<_>, Vec<_>) =
+            prefixes.iter().copied().partition(|(net, _)| is_host(net));
+        networks.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+        Self { hosts: hosts.into_iter().map(|(net, it)| (net.addr(), it)).collect(), networks }
+    }
+
+    fn namespace(&self, address: IpAddr) -> Option<NamespaceCookie> {
+        let of_network = || {
+            let mut networks = self.networks.iter();
+            networks.find(|(net, _)| net.contains(&address)).map(|(_, it)| *it)
+        };
+        self.hosts.get(&address).copied().or_else(of_network)
+    }
 }
 
 /// A packet's part of the tables, and how much it adds.
@@ -60,7 +93,8 @@ impl Table {
     pub(super) fn new(
         limits: Limits,
         lifetimes: Lifetimes,
-        check_local: bool,
+        local: Option<Local>,
+        owned: Option<Arc<Ownership>>,
         jitter: bool,
     ) -> Self {
         Self {
@@ -71,14 +105,21 @@ impl Table {
             occupied: [0; 4],
             events: [[Counter::default(); 2]; EVENTS],
             told: HashSet::new(),
-            local: check_local.then(HashSet::new),
+            local,
+            owned,
             jitter,
         }
     }
 
     /// Counts one frame that came at `now`. `segment`: payload bytes of each packet of an aggregate,
     /// 0 for none.
-    pub(super) fn frame(&mut self, bytes: &[u8], view: &View, segment: u32, now: Duration) {
+    pub(super) fn frame<P: PortSet>(
+        &mut self,
+        bytes: &[u8],
+        view: &View<P>,
+        segment: u32,
+        now: Duration,
+    ) {
         let frame = Bytes::new(bytes);
         let direction =
             if view.direction == RECEIVE { Direction::Receive } else { Direction::Send };
@@ -159,9 +200,10 @@ impl Table {
         self.told.extend(told.iter().take(self.limits.flows as usize).copied());
     }
 
-    pub(super) fn set_local(&mut self, local: &HashSet<IpAddr>) {
+    /// Replaces the addresses that count as local, each with the network namespace that has it.
+    pub(super) fn set_local(&mut self, local: &[(IpNet, NamespaceCookie)]) {
         if let Some(mine) = &mut self.local {
-            mine.clone_from(local);
+            *mine = Local::new(local);
         }
     }
 
@@ -209,8 +251,8 @@ impl Table {
     fn flow(&mut self, arrival: &Arrival, speaks: bool) -> Option<bool> {
         let told = self.told.contains(&arrival.tuple.join_key());
         if !self.flows.contains_key(&arrival.tuple) {
-            if self.local.as_ref().is_some_and(|own| !own.contains(&arrival.tuple.local.ip())) {
-                self.event_of(Event::NotLocal, arrival);
+            if let Some(refusal) = self.refusal(&arrival.tuple, told) {
+                self.event_of(refusal, arrival);
                 return None;
             }
             let vouched = speaks && arrival.direction == Direction::Send;
@@ -245,6 +287,18 @@ impl Table {
             return Some(true);
         }
         Some(false)
+    }
+
+    /// Why no flow is made, if this host or the SFU has no part in it. As in the kernel, what was told is a
+    /// worker's port, though perhaps behind an address of this host that is translated.
+    fn refusal(&self, tuple: &Tuple, told: bool) -> Option<Event> {
+        let local = self.local.as_ref()?;
+        let Some(namespace) = local.namespace(tuple.local.ip()) else {
+            return Some(Event::NotLocal);
+        };
+        let end = End::new(namespace, tuple.proto, tuple.local);
+        let is_owned = told || self.owned.as_ref().is_none_or(|owned| owned.has(&end));
+        (!is_owned).then_some(Event::NotOwned)
     }
 
     fn stream(

@@ -1,15 +1,24 @@
 use exporter_ebpf::abi::{Class, SEND};
 use exporter_ebpf::packet::Link;
+use exporter_ebpf::ports::{self, Fixed};
 
 use super::*;
+use crate::host::ownership::{Socket, SocketId};
 use crate::model::Clock;
+
+const HERE: NamespaceCookie = NamespaceCookie(1);
 
 const LIMITS: Limits =
     Limits { flows: 4, streams: 4, stranger_flows: 2, stranger_streams: 2, ssrcs_per_flow: 3 };
 
 fn table() -> Table {
-    let mut table = Table::new(LIMITS, Lifetimes::default(), true, true);
-    table.set_local(&HashSet::from([IpAddr::from([10, 0, 0, 1])]));
+    table_of(None)
+}
+
+fn table_of(owned: Option<Arc<Ownership>>) -> Table {
+    let local = Some(Local::default());
+    let mut table = Table::new(LIMITS, Lifetimes::default(), local, owned, true);
+    table.set_local(&[("10.0.0.1/32".parse().unwrap(), HERE)]);
     table
 }
 
@@ -41,7 +50,8 @@ fn rtp(ssrc: u32, sequence: u16) -> Vec<u8> {
 fn count(table: &mut Table, direction: u8, port: u16, payload: &[u8], segment: u32, now: u64) {
     let bytes = packet(direction, port, payload);
     let frame = bytes.len() as u32;
-    let view = View { link: Link::Raw, direction, port_min: 40_000, port_max: 40_000, frame };
+    let ports = ports::of_range(40_000, 40_000);
+    let view = View { link: Link::Raw, direction, ports: Fixed(&ports), frame };
     table.frame(&bytes, &view, segment, Duration::from_secs(now));
 }
 
@@ -112,7 +122,7 @@ fn an_aggregates_datagrams_are_told_apart() {
 #[test]
 fn jitter_is_kept_unless_it_is_off() {
     let check = |jitter, expected: std::ops::RangeInclusive<u32>| {
-        let mut table = Table::new(LIMITS, Lifetimes::default(), false, jitter);
+        let mut table = Table::new(LIMITS, Lifetimes::default(), None, None, jitter);
         for number in 0..64_u16 {
             let mut payload = rtp(1, number);
             // Half a second at 90 kHz, and no time between them.
@@ -129,7 +139,7 @@ fn jitter_is_kept_unless_it_is_off() {
 #[test]
 fn foreign_addresses_are_not_counted() {
     let mut table = table();
-    table.set_local(&HashSet::new());
+    table.set_local(&[]);
     count(&mut table, RECEIVE, 9, &rtp(1, 1), 0, 0);
     assert!(table.read(0).flows.is_empty());
     assert_eq!(event(&mut table, Event::NotLocal), 1);
@@ -148,4 +158,43 @@ fn what_rests_goes_once_with_its_last_values() {
     assert!(last.flows[0].ended && last.streams.is_empty());
     assert!(last.tables.iter().all(|table| table.entries == 0));
     assert!(table.read(31).flows.is_empty());
+}
+
+#[test]
+fn the_longest_prefix_says_whose_an_address_is() {
+    let prefixes = [("10.0.0.0/8", 1), ("10.1.0.0/16", 2), ("10.1.2.3/32", 3), ("fd00::/64", 4)];
+    let prefixes = prefixes.map(|(net, it)| (net.parse().unwrap(), NamespaceCookie(it)));
+    let local = Local::new(&prefixes);
+    let check = |address: &str, expected: Option<u64>| {
+        let found = local.namespace(address.parse().unwrap());
+        assert_eq!(found, expected.map(NamespaceCookie), "{address}");
+    };
+    check("10.2.0.1", Some(1));
+    check("10.1.0.1", Some(2));
+    check("10.1.2.3", Some(3));
+    check("11.0.0.1", None);
+    check("fd00::7", Some(4));
+    check("fd01::7", None);
+}
+
+#[test]
+fn only_what_a_worker_owns_is_counted() {
+    let owned = Arc::new(Ownership::default());
+    let mut table = table_of(Some(owned.clone()));
+    count(&mut table, RECEIVE, 9, &rtp(1, 1), 0, 0);
+    assert_eq!((event(&mut table, Event::NotOwned), table.read(0).flows.len()), (1, 0));
+    let end = End::new(HERE, Proto::Udp, "0.0.0.0:40000".parse().unwrap());
+    owned.insert(SocketId::made_up(1), Socket { pid: 1, end });
+    count(&mut table, RECEIVE, 9, &rtp(1, 2), 0, 0);
+    assert_eq!((event(&mut table, Event::NotOwned), table.read(0).flows.len()), (1, 1));
+    // What trails after it is its own, what is new is not, but for what was told.
+    owned.remove(SocketId::made_up(1));
+    count(&mut table, RECEIVE, 9, &rtp(1, 3), 0, 0);
+    count(&mut table, RECEIVE, 8, &rtp(1, 1), 0, 0);
+    assert_eq!((event(&mut table, Event::NotOwned), table.read(0).flows.len()), (2, 1));
+    let remote = "10.0.0.2:8".parse().unwrap();
+    let told = JoinKey { proto: Proto::Udp, local_port: 40_000, remote };
+    table.tell(&HashSet::from([told]));
+    count(&mut table, RECEIVE, 8, &rtp(1, 1), 0, 0);
+    assert_eq!(table.read(0).flows.len(), 2);
 }

@@ -7,6 +7,7 @@ use exporter_ebpf::abi::{
     CLOCKS, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, SEND, StreamValue, TCP, Tend, UDP,
 };
 use exporter_ebpf::rtp;
+use ipnet::IpNet;
 
 use super::sys::{self, Plain};
 use crate::model::{Counter, Direction, Flow, JoinKey, Proto, Stream, Tuple};
@@ -21,6 +22,28 @@ unsafe impl Plain for FlowValue {}
 unsafe impl Plain for Counter {}
 // SAFETY: as above.
 unsafe impl Plain for Tend {}
+
+/// Key of a table of prefixes: their length in bits, and the address (`struct bpf_lpm_trie_key`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::kernel) struct Prefix<T> {
+    bits: u32,
+    address: T,
+}
+
+// SAFETY: four bytes, and an array of bytes.
+unsafe impl Plain for Prefix<[u8; 4]> {}
+// SAFETY: as above.
+unsafe impl Plain for Prefix<[u8; 16]> {}
+
+/// The key of a prefix.
+pub(in crate::kernel) fn prefix(prefix: &IpNet) -> Family<Prefix<[u8; 4]>, Prefix<[u8; 16]>> {
+    let bits = prefix.prefix_len().into();
+    match prefix.network() {
+        IpAddr::V4(address) => Family::V4(Prefix { bits, address: address.octets() }),
+        IpAddr::V6(address) => Family::V6(Prefix { bits, address: address.octets() }),
+    }
+}
 
 /// Something of IPv4's or of IPv6's tables.
 #[derive(Clone, Copy, Debug)]

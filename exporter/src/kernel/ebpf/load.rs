@@ -2,16 +2,17 @@
 //!
 //! Attaching the programs and reading the tables is done elsewhere.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, anyhow};
-use aya::maps::Array;
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::maps::{Array, RingBuf};
+use aya::programs::{CgroupSock, Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use exporter_ebpf::abi::StreamSlot;
 use exporter_ebpf::table::{self, Bucket, WAYS};
 
+use super::owned::{MOST_CLAIMED, MOST_ENDS, MOST_SOCKETS, OwnedFds};
 use super::pin::{Pins, Seeds};
 use super::tables::TableFds;
 use crate::host::addresses::MAX_LOCAL;
@@ -30,6 +31,8 @@ pub(in crate::kernel) struct Loaded {
     pub(in crate::kernel) ebpf: Ebpf,
     /// The tables, and the program that tends them.
     pub(in crate::kernel) tables: TableFds,
+    /// What is owned.
+    pub(in crate::kernel) owned: OwnedFds,
     /// The kernel program's own log, if it has one.
     pub(in crate::kernel) log: Option<EbpfLogger<TracingLog>>,
     /// Where the tables are pinned, if they are.
@@ -37,16 +40,17 @@ pub(in crate::kernel) struct Loaded {
 }
 
 /// Makes the tables. Needs CAP_BPF and CAP_NET_ADMIN. Programs are verified when they are first
-/// attached: an interface needs two of the four.
+/// attached: an interface needs two of the four, and where no cgroup can be watched its are not needed.
 pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
     let limits = &options.limits;
-    let (port_min, port_max) = (*options.ports.start(), *options.ports.end());
     let flows = limits.flows.saturating_add(limits.stranger_flows);
     let streams = limits.streams.saturating_add(limits.stranger_streams);
     let buckets = table::buckets(streams);
     let maxima = [limits.flows, limits.streams, limits.stranger_flows, limits.stranger_streams]
         .map(u64::from);
-    let [check_local, jitter] = [!options.every_address, options.jitter].map(u32::from);
+    let [check_local, check_owned, jitter] =
+        [!options.every_address, options.ports.is_none(), options.jitter].map(u32::from);
+    let most_owned = [MOST_SOCKETS, MOST_CLAIMED].map(u64::from);
 
     let pins = options.pin.as_deref().map(|path| Pins::prepare(path, flows.max(1), buckets));
     let pins = pins.transpose().context("--pin")?;
@@ -57,9 +61,10 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
         pins.tell(&mut loader);
     }
     loader
-        .override_global("PORT_MIN", &port_min, true)
-        .override_global("PORT_MAX", &port_max, true)
         .override_global("CHECK_LOCAL", &check_local, true)
+        .override_global("CHECK_OWNED", &check_owned, true)
+        .override_global("MAX_VERIFIED", &most_owned[0], true)
+        .override_global("MAX_CLAIMED", &most_owned[1], true)
         .override_global("JITTER", &jitter, true)
         .override_global("BUCKETS", &buckets, true)
         .override_global("SEEDS", &seeds, true)
@@ -77,6 +82,8 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
         ("TOLD_V6", limits.flows),
         ("LOCAL_V4", MAX_LOCAL),
         ("LOCAL_V6", MAX_LOCAL),
+        ("OWNED_SOCKETS", MOST_SOCKETS + MOST_CLAIMED),
+        ("OWNED_PORTS", MOST_ENDS),
     ] {
         loader.map_max_entries(table, entries.max(1));
     }
@@ -87,6 +94,7 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
     keep_seeds(&mut ebpf, seeds).context("write the table KEPT_SEEDS")?;
     verified(&mut ebpf, "tend")?;
     let tables = table_fds(&mut ebpf)?;
+    let owned = owned_fds(&mut ebpf)?;
     let log = match EbpfLogger::init_with_logger(&mut ebpf, TracingLog) {
         Ok(log) => Some(log),
         Err(error) => {
@@ -94,7 +102,7 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
             None
         }
     };
-    Ok(Loaded { ebpf, tables, log, pins })
+    Ok(Loaded { ebpf, tables, owned, log, pins })
 }
 
 /// Numbers that nobody can guess, so that nobody can choose keys which meet in the table.
@@ -116,7 +124,7 @@ pub(in crate::kernel) fn verified<'a>(
     ebpf: &'a mut Ebpf,
     name: &str,
 ) -> anyhow::Result<&'a mut SchedClassifier> {
-    let program = program(ebpf, name)?;
+    let program: &mut SchedClassifier = program(ebpf, name)?;
     if program.fd().is_err() {
         let loaded = program.load().map_err(without_log);
         loaded.with_context(|| format!("load the program {name}"))?;
@@ -124,7 +132,23 @@ pub(in crate::kernel) fn verified<'a>(
     Ok(program)
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+/// A program for cgroups by name, loaded into the kernel.
+pub(in crate::kernel) fn cgroup_program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> anyhow::Result<&'a mut CgroupSock> {
+    let program: &mut CgroupSock = program(ebpf, name)?;
+    if program.fd().is_err() {
+        let loaded = program.load().map_err(without_log);
+        loaded.with_context(|| format!("load the program {name}"))?;
+    }
+    Ok(program)
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
     let program = ebpf.program_mut(name);
     let program = program.ok_or_else(|| anyhow!("the kernel object has no program {name}"))?;
     program.try_into().with_context(|| format!("the program {name}"))
@@ -142,15 +166,8 @@ fn without_log(error: ProgramError) -> anyhow::Error {
 }
 
 fn table_fds(ebpf: &mut Ebpf) -> anyhow::Result<TableFds> {
-    let tend = verified(ebpf, "tend")?.fd()?.try_clone()?;
-    let tend = std::os::fd::AsFd::as_fd(&tend).try_clone_to_owned()?;
-    let table = |name: &'static str| {
-        let (_, map) = ebpf
-            .maps()
-            .find(|(found, _)| *found == name)
-            .ok_or_else(|| anyhow!("the kernel object has no table {name}"))?;
-        duplicate(map).with_context(|| format!("the table {name}"))
-    };
+    let tend = program_fd(ebpf, "tend")?;
+    let table = |name| table_fd(ebpf, name);
     Ok(TableFds {
         flows: [table("FLOWS_V4")?, table("FLOWS_V6")?],
         tags: table("TAGS")?,
@@ -163,10 +180,37 @@ fn table_fds(ebpf: &mut Ebpf) -> anyhow::Result<TableFds> {
     })
 }
 
+fn owned_fds(ebpf: &mut Ebpf) -> anyhow::Result<OwnedFds> {
+    let ring = ebpf.take_map("BINDS").context("the kernel object has no table BINDS")?;
+    Ok(OwnedFds {
+        processes: table_fd(ebpf, "SFU_PROCESSES")?,
+        nobodies: table_fd(ebpf, "NOBODIES")?,
+        sums: table_fd(ebpf, "OWNERSHIP")?,
+        own: program_fd(ebpf, "own")?,
+        ring: RingBuf::try_from(ring).context("the table BINDS")?,
+    })
+}
+
+fn program_fd(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
+    let program = verified(ebpf, name)?.fd()?.try_clone()?;
+    Ok(program.as_fd().try_clone_to_owned()?)
+}
+
+fn table_fd(ebpf: &Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
+    let mut maps = ebpf.maps();
+    let found = maps.find(|(found, _)| *found == name);
+    let (_, map) = found.ok_or_else(|| anyhow!("the kernel object has no table {name}"))?;
+    duplicate(map).with_context(|| format!("the table {name}"))
+}
+
 fn duplicate(map: &aya::maps::Map) -> anyhow::Result<OwnedFd> {
     use aya::maps::Map;
-    use std::os::fd::AsFd;
-    let (Map::HashMap(data) | Map::Array(data) | Map::PerCpuArray(data)) = map else {
+    let (Map::HashMap(data)
+    | Map::LruHashMap(data)
+    | Map::Array(data)
+    | Map::PerCpuArray(data)
+    | Map::LpmTrie(data)) = map
+    else {
         return Err(anyhow!("is of another type than expected"));
     };
     Ok(data.fd().as_fd().try_clone_to_owned()?)

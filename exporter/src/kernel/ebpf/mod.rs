@@ -10,6 +10,7 @@ pub(super) mod keys;
 pub(super) mod load;
 mod mapping;
 mod occupancy;
+pub(super) mod owned;
 pub(super) mod pin;
 mod streams;
 pub(super) mod sys;

@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
@@ -16,6 +15,8 @@ use exporter_ebpf::abi::{
     self, EVENTS, FlowKeyV4, FlowKeyV6, FlowValue, OCCUPANCIES, Occupancy, StreamValue, Tend,
 };
 
+use ipnet::IpNet;
+
 use super::batch::Reader;
 use super::clock::Clock;
 use super::grace::Grace;
@@ -24,6 +25,7 @@ use super::occupancy::{Occupied, Surplus};
 use super::streams::{self, Streams};
 use super::sys;
 use crate::host::addresses::MAX_LOCAL;
+use crate::host::namespaces::NamespaceCookie;
 use crate::kernel::evict;
 use crate::kernel::options::Lifetimes;
 use crate::kernel::options::Limits;
@@ -65,7 +67,7 @@ pub(in crate::kernel) struct Tables {
     cpus: usize,
     told: HashSet<JoinKey>,
     untold_for_room: u64,
-    local: HashSet<IpAddr>,
+    local: HashMap<IpNet, NamespaceCookie>,
     orphans: bool,
     last_flows: usize,
 }
@@ -100,7 +102,7 @@ impl Tables {
             cpus,
             told: HashSet::new(),
             untold_for_room: 0,
-            local: HashSet::new(),
+            local: HashMap::new(),
             orphans: true,
             last_flows: 0,
         })
@@ -162,16 +164,42 @@ impl Tables {
         Ok(())
     }
 
-    /// Replaces the addresses that count as local.
-    pub(in crate::kernel) fn set_local(&mut self, local: &HashSet<IpAddr>) -> io::Result<()> {
-        for address in self.local.difference(local) {
-            self.local_key(address, |map, key| key.remove(map))?;
+    /// Replaces the addresses that count as local, each with the network namespace that has it.
+    pub(in crate::kernel) fn set_local(
+        &mut self,
+        local: &[(IpNet, NamespaceCookie)],
+    ) -> io::Result<()> {
+        let wanted: HashMap<IpNet, NamespaceCookie> = local.iter().copied().collect();
+        for prefix in self.local.keys().filter(|prefix| !wanted.contains_key(*prefix)) {
+            match keys::prefix(prefix) {
+                Family::V4(key) => sys::remove(self.fds.local[0].as_fd(), &key),
+                Family::V6(key) => sys::remove(self.fds.local[1].as_fd(), &key),
+            }?;
         }
-        for address in local.difference(&self.local) {
-            self.local_key(address, |map, key| key.put(map))?;
+        // In the order that they were given in, in case the table becomes full.
+        for (prefix, cookie) in local {
+            if self.local.get(prefix) != Some(cookie) {
+                self.put_local(prefix, *cookie)?;
+            }
         }
-        self.local.clone_from(local);
+        self.local = wanted;
         Ok(())
+    }
+
+    fn put_local(
+        &self,
+        prefix: &IpNet,
+        NamespaceCookie(cookie): NamespaceCookie,
+    ) -> io::Result<()> {
+        let put = match keys::prefix(prefix) {
+            Family::V4(key) => sys::put(self.fds.local[0].as_fd(), &key, &cookie),
+            Family::V6(key) => sys::put(self.fds.local[1].as_fd(), &key, &cookie),
+        };
+        match put {
+            // The table is full, which its fill shows.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => Ok(()),
+            result => result,
+        }
     }
 
     fn read_flows(&mut self, reading: &mut Reading) -> io::Result<()> {
@@ -317,18 +345,6 @@ impl Tables {
     fn with_told(&self, key: &JoinKey, act: Act<FlowKeyV4, FlowKeyV6>) -> io::Result<()> {
         let key = keys::told(key);
         act(self.fds.told[key.number()].as_fd(), key)
-    }
-
-    fn local_key(&self, address: &IpAddr, act: Act<[u8; 4], [u8; 16]>) -> io::Result<()> {
-        let key = match address.to_canonical() {
-            IpAddr::V4(address) => Family::V4(address.octets()),
-            IpAddr::V6(address) => Family::V6(address.octets()),
-        };
-        match act(self.fds.local[key.number()].as_fd(), key) {
-            // The table is full, which its fill shows.
-            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => Ok(()),
-            result => result,
-        }
     }
 }
 

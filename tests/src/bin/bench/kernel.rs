@@ -33,7 +33,7 @@ pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
     let full = Program::load(&Constants { strangers: 0, ..constants })?;
     let strict = Constants { strangers: 0, check_local: true, ..constants };
     let mut full_local = Program::load(&strict)?;
-    full_local.set_local_v4([192, 0, 2, 1])?;
+    full_local.set_local_v4([192, 0, 2, 1], 32)?;
     let (v4, v6) = (udp_v4(0, 40_000), udp_v6(40_000));
     let (vlan, outside) = (udp_v4(1, 40_000), udp_v4(0, 30_000));
     let mut stun = v4.clone();

@@ -1,0 +1,245 @@
+//! Who has which local port: the one place in the house that knows.
+//!
+//! Sockets of the SFU's processes come in as they are found, bound and closed; whoever asks is told who
+//! owns a port, by network namespace. No I/O here: sockets are found by `workers`, and their binding
+//! and closing is seen by the kernel's programs, where there are some.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::namespaces::NamespaceCookie;
+use crate::model::{Proto, canonical};
+
+/// A local end that a socket is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct End {
+    /// Its network namespace.
+    pub namespace: NamespaceCookie,
+    /// Its protocol.
+    pub proto: Proto,
+    /// Its address, never IPv4-mapped; `0.0.0.0` stands for all of IPv4, `::` for all of both.
+    pub local: SocketAddr,
+}
+
+/// A socket of one of the SFU's processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Socket {
+    /// The process.
+    pub pid: u32,
+    /// Where it is bound.
+    pub end: End,
+}
+
+/// What a socket is known by: the kernel's cookie for it, or where that cannot be known, its number,
+/// which is marked as such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(u64);
+
+impl SocketId {
+    /// Cookies count up from one.
+    const MADE_UP: u64 = 1 << 63;
+
+    /// By the kernel's cookie (SO_COOKIE).
+    pub const fn cookie(cookie: u64) -> Self {
+        Self(cookie & !Self::MADE_UP)
+    }
+
+    /// By the number that /proc shows.
+    pub const fn made_up(number: u64) -> Self {
+        Self(number | Self::MADE_UP)
+    }
+
+    /// The kernel does not know it by this.
+    pub const fn is_made_up(self) -> bool {
+        self.0 & Self::MADE_UP != 0
+    }
+
+    /// As a number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// All sockets that are owned; shared by all who ask and the one who knows.
+#[derive(Debug, Default)]
+pub struct Ownership {
+    is_unknown: bool,
+    registry: RwLock<Registry>,
+}
+
+impl Ownership {
+    /// Of a host where nobody can know whose a port is, so that all questions stay open (`--ports`).
+    pub fn unknown() -> Self {
+        Self { is_unknown: true, registry: RwLock::default() }
+    }
+
+    /// The process that owns a port in a network namespace, at whatever address; of several the first.
+    pub fn owner(&self, namespace: NamespaceCookie, proto: Proto, port: u16) -> Option<u32> {
+        let registry = self.registry();
+        let mut at_port = registry.at(proto, port);
+        at_port.find(|socket| socket.end.namespace == namespace).map(|socket| socket.pid)
+    }
+
+    /// Whether a process owns a port. `None`: nobody can know.
+    pub fn owns(&self, pid: u32, proto: Proto, port: u16) -> Option<bool> {
+        match self.is_unknown {
+            true => None,
+            false => Some(self.registry().at(proto, port).any(|socket| socket.pid == pid)),
+        }
+    }
+
+    /// Whether somebody owns a local end.
+    pub fn has(&self, end: &End) -> bool {
+        self.registry().at(end.proto, end.local.port()).any(|socket| socket.end.takes(end))
+    }
+
+    /// All sockets, by whatever is wanted of them.
+    pub fn sockets<T>(&self, mut each: impl FnMut(SocketId, &Socket) -> Option<T>) -> Vec<T> {
+        let registry = self.registry();
+        registry.sockets.iter().filter_map(|(&id, socket)| each(id, socket)).collect()
+    }
+
+    /// A socket is owned. False: it was already.
+    pub fn insert(&self, id: SocketId, socket: Socket) -> bool {
+        self.change().insert(id, socket)
+    }
+
+    /// A socket is no longer owned.
+    pub fn remove(&self, id: SocketId) -> Option<Socket> {
+        self.change().remove(id)
+    }
+
+    fn registry(&self) -> RwLockReadGuard<'_, Registry> {
+        // Nothing panics between two changes that belong together.
+        self.registry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Registry> {
+        self.registry.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl End {
+    /// What is sent to `end` comes to a socket here.
+    fn takes(&self, end: &Self) -> bool {
+        let takes_address = match self.local.ip() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => end.local.is_ipv4(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
+            address => address == end.local.ip(),
+        };
+        let port = |end: &Self| (end.namespace, end.proto, end.local.port());
+        takes_address && port(self) == port(end)
+    }
+
+    /// With an address that is never IPv4-mapped.
+    pub fn new(namespace: NamespaceCookie, proto: Proto, local: SocketAddr) -> Self {
+        Self { namespace, proto, local: canonical(local) }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    sockets: HashMap<SocketId, Socket>,
+    ports: HashMap<(Proto, u16), Vec<SocketId>>,
+}
+
+impl Registry {
+    fn at(&self, proto: Proto, port: u16) -> impl Iterator<Item = &Socket> {
+        let ids = self.ports.get(&(proto, port)).map(Vec::as_slice).unwrap_or_default();
+        ids.iter().filter_map(|id| self.sockets.get(id))
+    }
+
+    fn insert(&mut self, id: SocketId, socket: Socket) -> bool {
+        if self.sockets.contains_key(&id) {
+            return false;
+        }
+        self.sockets.insert(id, socket);
+        self.ports.entry((socket.end.proto, socket.end.local.port())).or_default().push(id);
+        true
+    }
+
+    fn remove(&mut self, id: SocketId) -> Option<Socket> {
+        let socket = self.sockets.remove(&id)?;
+        let port = (socket.end.proto, socket.end.local.port());
+        if let Some(ids) = self.ports.get_mut(&port) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.ports.remove(&port);
+            }
+        }
+        Some(socket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: NamespaceCookie = NamespaceCookie(1);
+    const THERE: NamespaceCookie = NamespaceCookie(2);
+
+    fn end(namespace: NamespaceCookie, local: &str) -> End {
+        End::new(namespace, Proto::Udp, local.parse().unwrap())
+    }
+
+    fn owned(sockets: &[(u64, u32, End)]) -> Ownership {
+        let ownership = Ownership::default();
+        for &(cookie, pid, end) in sockets {
+            assert!(ownership.insert(SocketId::cookie(cookie), Socket { pid, end }));
+        }
+        ownership
+    }
+
+    #[test]
+    fn a_port_is_its_owners_in_its_namespace() {
+        let ownership = owned(&[
+            (1, 10, end(HERE, "192.0.2.1:443")),
+            (2, 11, end(THERE, "0.0.0.0:443")),
+            (3, 11, end(THERE, "0.0.0.0:444")),
+        ]);
+        assert_eq!(ownership.owner(HERE, Proto::Udp, 443), Some(10));
+        assert_eq!(ownership.owner(THERE, Proto::Udp, 443), Some(11));
+        assert_eq!(ownership.owner(HERE, Proto::Udp, 444), None);
+        assert_eq!(ownership.owner(HERE, Proto::Tcp, 443), None);
+        assert_eq!(ownership.owns(10, Proto::Udp, 443), Some(true));
+        assert_eq!(ownership.owns(10, Proto::Udp, 444), Some(false));
+        assert_eq!(Ownership::unknown().owns(10, Proto::Udp, 443), None);
+    }
+
+    #[test]
+    fn a_port_is_owned_until_the_last_socket_goes() {
+        let both = [(1, 10, end(HERE, "0.0.0.0:443")), (2, 10, end(HERE, "0.0.0.0:443"))];
+        let ownership = owned(&both);
+        assert!(!ownership.insert(SocketId::cookie(2), Socket { pid: 3, end: both[0].2 }));
+        for (cookie, is_left) in [(2, true), (1, false)] {
+            assert!(ownership.remove(SocketId::cookie(cookie)).is_some());
+            assert!(ownership.remove(SocketId::cookie(cookie)).is_none());
+            assert_eq!(ownership.owner(HERE, Proto::Udp, 443).is_some(), is_left);
+        }
+        assert!(ownership.sockets(|id, _| Some(id)).is_empty());
+    }
+
+    #[test]
+    fn an_address_may_stand_for_many() {
+        let check = |bound: &str, taken: [bool; 3]| {
+            let ownership = owned(&[(1, 10, end(HERE, bound))]);
+            let ends = ["192.0.2.1:443", "192.0.2.2:443", "[2001:db8::1]:443"];
+            let found = ends.map(|local| ownership.has(&end(HERE, local)));
+            assert_eq!(found, taken, "{bound}");
+            assert!(!ownership.has(&end(THERE, "192.0.2.1:443")));
+            assert!(!ownership.has(&end(HERE, "192.0.2.1:444")));
+        };
+        check("192.0.2.1:443", [true, false, false]);
+        check("[::ffff:192.0.2.1]:443", [true, false, false]);
+        check("0.0.0.0:443", [true, true, false]);
+        check("[::]:443", [true, true, true]);
+        check("[2001:db8::1]:443", [false, false, true]);
+    }
+
+    #[test]
+    fn made_up_ids_meet_no_cookies() {
+        assert_ne!(SocketId::cookie(7), SocketId::made_up(7));
+        assert!(SocketId::made_up(7).is_made_up() && !SocketId::cookie(7).is_made_up());
+    }
+}

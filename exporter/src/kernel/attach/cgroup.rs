@@ -1,0 +1,86 @@
+//! Has the kernel run the programs that see sockets being bound and closed, for every process of the host.
+//!
+//! They hang on the root of the cgroup hierarchy (version 2), by links that are held by descriptor, so that
+//! they go with a crashed process, too. Others' programs there go on running.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use aya::Ebpf;
+use aya::programs::cgroup_sock::CgroupSockLink;
+use aya::programs::{CgroupAttachMode, CgroupSock};
+
+use crate::kernel::ebpf::load;
+
+/// The programs; detached by being dropped.
+#[derive(Debug)]
+pub(in crate::kernel) struct Watch {
+    _links: Vec<CgroupSockLink>,
+}
+
+impl Watch {
+    /// Loads and attaches them.
+    pub(in crate::kernel) fn start(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let root = root(&fs::read_to_string("/proc/mounts").context("read /proc/mounts")?)?;
+        let shown = root.display();
+        let cgroup = File::open(&root).with_context(|| format!("open {shown}"))?;
+        // A socket that is closed before anybody sees it bound is no loss, the other way round it is.
+        let links = ["released", "bound_v4", "bound_v6"].map(|name| {
+            let program = load::cgroup_program(ebpf, name)?;
+            attach(program, &cgroup).with_context(|| format!("attach {name} to {shown}"))
+        });
+        let links: anyhow::Result<Vec<_>> = links.into_iter().collect();
+        Ok(Self { _links: links? })
+    }
+}
+
+fn attach(program: &mut CgroupSock, cgroup: &File) -> anyhow::Result<CgroupSockLink> {
+    let link = program.attach(cgroup, CgroupAttachMode::AllowMultiple)?;
+    Ok(program.take_link(link)?)
+}
+
+/// The root of the hierarchy, from /proc/mounts. Where old and new hierarchies stand side by side, it is not
+/// /sys/fs/cgroup; within a container it may be that of the container only, which is no root.
+fn root(mounts: &str) -> anyhow::Result<PathBuf> {
+    let mounted = mounts.lines().filter_map(mounted_at).map(PathBuf::from);
+    let (roots, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        mounted.partition(|path| is_root(path.as_path()));
+    roots.into_iter().next().ok_or_else(|| match others.first() {
+        Some(path) => anyhow!(
+            "{} shows a part of the host's cgroups only: give the container the host's (`--cgroupns \
+             host`)",
+            path.display()
+        ),
+        None => anyhow!("no cgroup hierarchy of version 2 is mounted"),
+    })
+}
+
+/// Only the root has no events (Documentation/admin-guide/cgroup-v2.rst, `cgroup.events`).
+fn is_root(path: &Path) -> bool {
+    path.join("cgroup.procs").exists() && !path.join("cgroup.events").exists()
+}
+
+/// `cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0`
+fn mounted_at(line: &str) -> Option<&str> {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let path = words.next()?;
+    (words.next()? == "cgroup2").then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hierarchy_is_found_wherever_it_is() {
+        let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+                      cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\nshort";
+        let found: Vec<&str> = mounts.lines().filter_map(mounted_at).collect();
+        assert_eq!(found, ["/sys/fs/cgroup/unified"]);
+        let refusal = root("cgroup2 /nowhere cgroup2 rw 0 0").unwrap_err().to_string();
+        assert!(refusal.contains("/nowhere") && refusal.contains("--cgroupns"), "{refusal}");
+        assert!(root("").is_err());
+    }
+}
