@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::host::ownership::Ownership as Ports;
 use crate::host::workers::{WorkerProcess, Workers};
 use crate::model::{Proto, SourceId};
-use crate::observer::{Ground, Observer};
+use crate::observer::Observer;
 use crate::state::Ownership;
 
 /// Workers may have been found so long ago; where one is missing, it may be younger, and all are looked

@@ -17,6 +17,7 @@ fn worker(pid: u32, ancestors: &[u32]) -> WorkerProcess {
         inner_pid: pid,
         ports: None,
         sockets: None,
+        open: Vec::new(),
         bound: BTreeSet::new(),
         listening: Vec::new(),
         namespace: None,
