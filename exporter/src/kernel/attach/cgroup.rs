@@ -36,7 +36,8 @@ impl Watch {
 }
 
 fn attach(program: &mut CgroupSock, cgroup: &File) -> anyhow::Result<CgroupSockLink> {
-    let link = program.attach(cgroup, CgroupAttachMode::AllowMultiple)?;
+    // A link is always one of several; the kernel takes no flag for it.
+    let link = program.attach(cgroup, CgroupAttachMode::Single)?;
     Ok(program.take_link(link)?)
 }
 
