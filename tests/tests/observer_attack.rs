@@ -35,22 +35,22 @@ const UNIT: [Capability; 6] = [
 ];
 
 #[test]
-fn a_known_name_that_is_swapped_gains_nothing_from_root() -> Result<()> {
+fn a_socket_that_is_swapped_gains_nothing_from_root() -> Result<()> {
     attack("name", false)
 }
 
 #[test]
-fn a_known_name_that_is_swapped_gains_nothing_from_the_unit() -> Result<()> {
+fn a_socket_that_is_swapped_gains_nothing_from_the_unit() -> Result<()> {
     attack("name", true)
 }
 
 #[test]
-fn a_given_path_whose_folders_are_swapped_gains_nothing_from_root() -> Result<()> {
+fn a_socket_whose_folder_is_swapped_gains_nothing_from_root() -> Result<()> {
     attack("folder", false)
 }
 
 #[test]
-fn a_given_path_whose_folders_are_swapped_gains_nothing_from_the_unit() -> Result<()> {
+fn a_socket_whose_folder_is_swapped_gains_nothing_from_the_unit() -> Result<()> {
     attack("folder", true)
 }
 
@@ -64,23 +64,23 @@ fn attack(how: &str, as_unit: bool) -> Result<()> {
     let before = vault.snapshot()?;
     let place = folder.path().join("place");
     DirBuilder::new().create(&place)?;
-    let given = match how {
+    // Named, because otherwise a stranger is not even connected to.
+    let socket = match how {
         // As /tmp is.
         "name" => {
             fs::set_permissions(&place, Permissions::from_mode(0o1777))?;
-            vec![]
+            place.join("edumeet-server.sock")
         }
         _ => {
             chown(&place, Some(STRANGER), Some(STRANGER))?;
-            vec![place.join("inner/console.sock")]
+            place.join("inner/console.sock")
         }
     };
     let Some(mut stranger) = start(how, &place, &vault.path)? else { return Ok(()) };
     let hasty = Options {
         look: Duration::from_millis(1),
         retry: (Duration::from_micros(1), Duration::from_micros(1)),
-        folder: place.clone(),
-        ..options(&given)
+        ..options(&[socket])
     };
     let watch = watch(hasty, as_unit)?;
     let mut links = false;
