@@ -73,7 +73,8 @@ fn programs_behind_ours_go_on_running() -> Result<()> {
         .map(|(ports, mechanism)| {
             let (ports, interfaces) = (ports.clone(), vec!["sfu0".to_owned()]);
             let method = MethodChoice::Ebpf;
-            let options = Options { ports, interfaces, mechanism, method, ..options() };
+            let options =
+                Options { ports: Some(ports), interfaces, mechanism, method, ..options() };
             start_with(&pair.sfu, options)
         })
         .collect::<Result<_>>()?;

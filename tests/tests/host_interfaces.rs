@@ -77,7 +77,8 @@ impl Host {
         netns.address("eth0", "10.84.0.1".parse()?, 24)?;
         peer.address("eth0", "10.84.0.2".parse()?, 24)?;
         netns.ip("route add default via 10.84.0.2")?;
-        let options = Options { method: MethodChoice::Ebpf, ports: Some(40_000..=49_999), ..options() };
+        let options =
+            Options { method: MethodChoice::Ebpf, ports: Some(40_000..=49_999), ..options() };
         // First the exporter: what comes later has to be found all the same.
         let counting = start_with(&netns, options)?;
         let dir = TempDir::new("host")?;

@@ -1,6 +1,7 @@
 //! Each kind of server, with each version of mediasoup that there is a worker of: what the observer
 //! finds is what the server holds, and stays so as objects come and go.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -108,57 +109,50 @@ fn edumeet_4_room_server_and_media_node() -> Result<()> {
     })?;
     {
         let state = watch.state();
-        let counts = state.peers_by_room();
-        let mut counts: Vec<_> = counts.iter().map(|(room, n)| (room.as_str(), *n)).collect();
-        counts.sort_unstable();
-        assert_eq!(counts, [("0/room-0", 2), ("0/room-1", 2)]);
-        // Only pipe transports, which are nobody's, and what the rooms' names cannot reach.
-        for producer in state.producers.values() {
-            let room = producer.room.as_ref().map(|room| room.as_str()).unwrap_or_default();
-            assert!(room.starts_with("0/room-"), "{producer:?}");
+        let mut counts: BTreeMap<&str, usize> =
+            state.rooms().into_iter().map(|room| (room.id.as_str(), 0)).collect();
+        for room in state.peers.values().filter_map(|peer| peer.room.as_ref()) {
+            *counts.entry(room.as_str()).or_default() += 1;
         }
+        assert_eq!(counts, BTreeMap::from([("0/room-0", 2), ("0/room-1", 2)]));
+    }
+    // Pipe transports, too, which are nobody's, and whose producers the rooms' names cannot reach.
+    for producer in watch.seen()["producers"].as_array().into_iter().flatten() {
+        assert!(text(&producer["room"]).starts_with("0/room-"), "{producer}");
     }
     // The room server forgets its rooms: what the media node knows remains.
     rooms.ask(&json!({ "do": "rooms", "rooms": [] }))?;
     wait::until("sessions stand in for rooms", wait::LONG, || {
-        let state = watch.state();
-        let mut rooms = state.transports.values().map(|transport| transport.room.as_ref());
-        let bare = rooms.all(|room| room.is_some_and(|room| room.as_str().starts_with("session-")));
-        Ok((bare && state.peers.is_empty()).then_some(()))
+        let seen = watch.seen();
+        let mut transports = seen["transports"].as_array().into_iter().flatten();
+        let bare = transports.all(|it| text(&it["room"]).starts_with("session-"));
+        Ok((bare && watch.state().peers.is_empty()).then_some(()))
     })
 }
 
 /// Stream id, room and peer of all that peers own.
 fn placed(watch: &Watch) -> Vec<(String, String, String)> {
-    let state = watch.state();
-    let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
-    let pipe = |transport| {
-        state.transports.get(transport).is_some_and(|transport| {
-            transport.kind == mediasoup_exporter::model::TransportKind::Pipe
-        })
-    };
-    let producers = state.producers.values().filter(|p| !pipe(&p.transport)).map(|p| {
-        (
-            p.id.as_str().to_owned(),
-            text(p.room.as_ref().map(|r| r.as_str())),
-            text(p.peer.as_ref().map(|p| p.as_str())),
-        )
-    });
-    let consumers = state.consumers.values().filter(|c| !pipe(&c.transport)).map(|c| {
-        (
-            c.id.as_str().to_owned(),
-            text(c.room.as_ref().map(|r| r.as_str())),
-            text(c.peer.as_ref().map(|p| p.as_str())),
-        )
-    });
-    let mut placed: Vec<_> = producers.chain(consumers).collect();
+    let seen = watch.seen();
+    let list = |what: &str| seen[what].as_array().cloned().unwrap_or_default();
+    let is_pipe = |it: &Value| it["kind"] == "pipe";
+    let pipes: BTreeSet<String> =
+        list("transports").iter().filter(|it| is_pipe(it)).map(|it| text(&it["id"])).collect();
+    let mut placed: Vec<_> = list("producers")
+        .iter()
+        .chain(&list("consumers"))
+        .filter(|it| !pipes.contains(&text(&it["transport"])))
+        .map(|it| (text(&it["id"]), text(&it["room"]), text(&it["peer"])))
+        .collect();
     placed.sort_unstable();
     placed
 }
 
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
 fn expected(view: &Value) -> Vec<(String, String, String)> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut expected = Vec::new();
     for room in list(view) {
         for peer in list(&room["peers"]) {

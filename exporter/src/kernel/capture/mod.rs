@@ -56,7 +56,7 @@ enum Owners {
     /// By the operator.
     Named(RangeInclusive<u16>),
     /// By looking for sockets.
-    Looked(Keeper<Owned>),
+    Looked(Box<Keeper<Owned>>),
 }
 
 /// What the threads write. The lock is held for one packet; a reading holds it for longer, and
@@ -109,7 +109,7 @@ impl CaptureEngine {
             Some(range) => Owners::Named(range.clone()),
             None => {
                 let (owned, workers) = (Owned::new(ports.clone()), options.workers.clone());
-                Owners::Looked(Keeper::new(owned, ownership.clone(), workers, None))
+                Owners::Looked(Box::new(Keeper::new(owned, ownership.clone(), workers, None)))
             }
         };
         let counted = Arc::new(Counted { table: Mutex::new(table), ports, start, lost });
