@@ -3,7 +3,8 @@
 //
 // One script, two ways in. Evaluated in a server's console it is an expression whose value is
 // `install`, which speaks on the console's socket, that the loader has taken over. Loaded with
-// `node --require` it listens on a Unix socket of its own and speaks to whoever connects.
+// `node --require` or `--import` it waits for mediasoup's first worker, then listens on a Unix
+// socket of its own and speaks to whoever connects.
 //
 // It reads getters and listens to `.observer` events. It asks a worker for something only to find
 // the parents of objects older than itself, and for statistics, at a bounded rate. It changes
@@ -29,9 +30,15 @@ const PENDING = 8 << 20;
 // Requests to workers under way at a time, and when one is given up.
 const OUTSTANDING = 4;
 const REQUEST_MS = 30000;
+// When a producer is asked again whose answer does not name the retransmissions' SSRCs yet.
+const AGAIN_MS = [0, 1000, 2000, 4000];
+// How long after its start a process is said to have no mediasoup, a worker no objects.
+const FOUND_MS = 10000;
 // Exporters that may listen to one server at a time.
 const INSTANCES = 4;
 const REGISTRY = Symbol.for('mediasoup-exporter');
+// What a server calls that has to say itself where its mediasoup is.
+const ATTACH = Symbol.for('mediasoup-exporter.attach');
 
 // Speaks on `socket` until it closes. `need` is the server's `require`. `roots` holds Maps of
 // what exists; without it the server's globals are the roots.
@@ -260,6 +267,7 @@ function install(socket, need, roots) {
       hooks.delete(hook);
     });
     records.delete(rec.key);
+    hurried.delete(rec);
     const line = { t: 'gone', what: rec.what, id: rec.id };
     if (rec.what === 'producer') line.transport = rec.parent;
     say(line);
@@ -276,7 +284,10 @@ function install(socket, need, roots) {
   function addWorker(worker) {
     const rec = record('worker', worker.pid, worker, null, () => ({}), () => ({}));
     if (!rec) return;
-    listen(rec, worker.observer, 'newrouter', (router) => addRouter(router, worker.pid));
+    listen(rec, worker.observer, 'newrouter', (router) => {
+      addRouter(router, worker.pid);
+      soonDirectory();
+    });
     announce(rec);
   }
 
@@ -316,6 +327,10 @@ function install(socket, need, roots) {
     if (!rec) return null;
     ['score', 'pause', 'resume'].forEach((event) =>
       listen(rec, producer.observer, event, rec.touch));
+    if (retransmitsUnnamed(producer)) {
+      listen(rec, producer.observer, 'score', () => hurry(rec));
+      hurry(rec);
+    }
     announce(rec);
     return rec;
   }
@@ -345,7 +360,11 @@ function install(socket, need, roots) {
 
   function transportKind(transport) {
     const name = transport.type || transport.constructor && transport.constructor.name || '';
-    return (/^(webrtc|plain|pipe|direct)/i.exec(name) || ['', 'unknown'])[1].toLowerCase();
+    const named = /^(webrtc|plain|pipe|direct)/i.exec(name);
+    if (named) return named[1].toLowerCase();
+    // A bundler may have shortened the class's name.
+    return 'iceState' in transport ? 'webrtc' : 'rtcpTuple' in transport ? 'plain'
+      : 'tuple' in transport ? 'pipe' : 'direct';
   }
 
   function transportState(rec) {
@@ -568,9 +587,11 @@ function install(socket, need, roots) {
   let round = 0;
   let directoryRuns = false;
   let directorySoon = false;
+  const reader = { 'edumeet3': readEdumeet3, 'edumeet4-room-server': readRoomServer,
+    'mediasoup-demo-ts': readDemo, 'mediasoup': readRouters }[kind];
 
   function soonDirectory() {
-    if (directorySoon || kind === 'edumeet4-media-node' || kind === 'mediasoup') return;
+    if (directorySoon || !reader) return;
     directorySoon = true;
     later(100, () => { directorySoon = false; return directory().catch(failed('directory')); });
   }
@@ -582,9 +603,7 @@ function install(socket, need, roots) {
       round++;
       const rooms = new Map();
       const peers = new Map();
-      const read = { 'edumeet3': readEdumeet3, 'edumeet4-room-server': readRoomServer,
-        'mediasoup-demo-ts': readDemo }[kind];
-      if (read) await read(rooms, peers);
+      if (reader) await reader(rooms, peers);
       if (stopped) return;
       tellChanges('room', rooms, toldRooms);
       tellChanges('peer', peers, toldPeers);
@@ -652,8 +671,9 @@ function install(socket, need, roots) {
       const id = name(entry[0]);
       const socket = peer._socket || {};
       const request = socket.client && socket.client.request || socket.handshake || {};
-      peers.set(id, { room: roomOf.get(entry[0]) || text(peer._roomId),
-        name: text(peer._displayName), agent: text((request.headers || {})['user-agent']) });
+      // Its own `_roomId` is set while it waits in the lobby, too.
+      peers.set(id, { room: roomOf.get(entry[0]), name: text(peer._displayName),
+        agent: text((request.headers || {})['user-agent']) });
       own(id, 'transport', keys(peer._transports));
       own(id, 'producer', keys(peer._producers));
       own(id, 'consumer', keys(peer._consumers));
@@ -666,11 +686,12 @@ function install(socket, need, roots) {
     const roomOf = new Map();
     for (const entry of entries(manager.rooms)) {
       const room = entry[1];
-      const inner = Array.from(values(room.breakoutRooms))
-        .concat(list(room.rooms && room.rooms.items));
-      const sessions = [room.sessionId].concat(inner.map((part) => part.sessionId));
-      sessions.forEach((session) => roomOf.set(session, name(entry[0])));
-      rooms.set(name(entry[0]), { sessions: list(sessions) });
+      const parts = [room].concat(Array.from(values(room.breakoutRooms)),
+        list(room.rooms && room.rooms.items));
+      // Who has joined. Who is in the lobby, or on the way in, has the room's session already.
+      parts.forEach((part) => list(part.peers && part.peers.items, OBJECTS)
+        .forEach((peer) => roomOf.set(peer, name(entry[0]))));
+      rooms.set(name(entry[0]), { sessions: list(parts.map((part) => part.sessionId)) });
       if (due()) await breathe();
     }
     for (const entry of entries(manager.peers)) {
@@ -678,12 +699,25 @@ function install(socket, need, roots) {
       const id = name(entry[0]);
       const connection = peer.connections && list(peer.connections.items)[0];
       const handshake = connection && connection.socket && connection.socket.handshake || {};
-      peers.set(id, { room: roomOf.get(peer.sessionId), name: text(peer.displayName),
+      peers.set(id, { room: roomOf.get(peer), name: text(peer.displayName),
         agent: text((handshake.headers || {})['user-agent']) });
       own(id, 'transport', [peer.producingTransport, peer.consumingTransport]
         .filter(Boolean).map((transport) => transport.id));
       own(id, 'producer', keys(peer.producers));
       own(id, 'consumer', keys(peer.consumers));
+      if (due()) await breathe();
+    }
+  }
+
+  // A server of no known kind names the rooms of its routers, if it does, in their `appData`.
+  async function readRouters(rooms) {
+    for (const router of values(root('routers'))) {
+      const id = appText(router, 'roomId');
+      if (id) {
+        if (!rooms.has(id)) rooms.set(id, { routers: [] });
+        const routers = rooms.get(id).routers;
+        if (routers.length < ENTRIES) routers.push(router.id);
+      }
       if (due()) await breathe();
     }
   }
@@ -726,7 +760,9 @@ function install(socket, need, roots) {
   const waiting = new Set();
   let order = [];
   let cursor = 0;
+  // Requests that may be made now: by the interval, and by the rate.
   let credit = 0;
+  let allowance = 0;
 
   function stats() {
     const seconds = Number(options.stats);
@@ -734,6 +770,8 @@ function install(socket, need, roots) {
     waiting.forEach((request) => {
       if (now() - request.at > REQUEST_MS) waiting.delete(request);
     });
+    allowance = Math.min(allowance + options.rate * TICK_MS / 1000, Math.max(1, options.rate));
+    askHurried();
     if (cursor >= order.length) {
       order = Array.from(records.values()).filter((rec) => rec.object.getStats
         && (rec.what === 'producer' || rec.what === 'consumer'));
@@ -741,23 +779,61 @@ function install(socket, need, roots) {
     }
     const rate = Math.min(order.length / seconds, options.rate);
     credit = Math.min(credit + rate * TICK_MS / 1000, Math.max(1, rate));
-    while (credit >= 1 && cursor < order.length && waiting.size < OUTSTANDING) {
+    while (credit >= 1 && cursor < order.length && mayAsk()) {
       const rec = order[cursor++];
       credit--;
       if (!rec.gone) statsOf(rec);
     }
   }
 
+  function mayAsk() {
+    return allowance >= 1 && waiting.size < OUTSTANDING;
+  }
+
+  // Simulcast by RID signals no SSRC. Scores tell those of the media, only statistics those of the
+  // retransmissions: who owns them must be known before the interval is over.
+  const hurried = new Map();
+
+  function retransmitsUnnamed(producer) {
+    const parameters = producer.rtpParameters || {};
+    return list(parameters.encodings).some((encoding) => encoding.rid && !encoding.ssrc)
+      && list(parameters.codecs).some((codec) => /\/rtx$/i.test(codec.mimeType));
+  }
+
+  // Asks soon, if there is an SSRC that was not asked for, and again while answers do not help.
+  function hurry(rec) {
+    const ssrcs = list(rec.object.score).map((score) => score.ssrc).join();
+    if (!ssrcs || rec.hurriedFor === ssrcs) return;
+    rec.hurriedFor = ssrcs;
+    hurried.set(rec, { turn: 0, at: now() });
+  }
+
+  function askHurried() {
+    for (const entry of hurried) {
+      const rec = entry[0];
+      const next = entry[1];
+      if (next.at > now()) continue;
+      if (!mayAsk()) return;
+      statsOf(rec);
+      next.turn++;
+      next.at = now() + AGAIN_MS[next.turn];
+      if (next.turn === AGAIN_MS.length) hurried.delete(rec);
+    }
+  }
+
   function statsOf(rec) {
     const request = { at: now() };
     waiting.add(request);
+    allowance--;
     requests++;
     rec.object.getStats().then((stats) => {
       waiting.delete(request);
       if (stopped || rec.gone) return;
       const type = rec.what === 'producer' ? 'inbound-rtp' : 'outbound-rtp';
+      const streams = list(stats).filter((stat) => stat.type === type);
+      if (streams.length && streams.every((stat) => stat.rtxSsrc)) hurried.delete(rec);
       say({ t: 'stats', what: rec.what, id: rec.id, transport: rec.parent,
-        of: list(stats).filter((stat) => stat.type === type).map((stat) => ({
+        of: streams.map((stat) => ({
           ssrc: stat.ssrc, rtx: stat.rtxSsrc, rid: text(stat.rid), bytes: stat.byteCount,
           lost: stat.packetsLost, fraction: stat.fractionLost, rtt: stat.roundTripTime })) });
     }).catch((error) => {
@@ -819,7 +895,7 @@ function install(socket, need, roots) {
   }
 
   function mediasoupVersion() {
-    return loadedMediasoups().map((one) => text(one.version))[0];
+    return loadedMediasoups().map((one) => text(one.version))[0] || roots && text(roots.version);
   }
 }
 
@@ -859,30 +935,104 @@ function* keys(map) {
 // ---- Agent mode ---------------------------------------------------------------------------------
 
 // Keeps what exists from the first worker on, and listens where the exporter connects.
+//
+// How mediasoup was loaded (as CommonJS, from an ECMAScript module, by a loader, or as a part of a
+// bundle, where no module system knows of it) does not matter: it starts its worker as a process
+// with MEDIASOUP_VERSION in the environment, and then its observer emits `newworker`. So starts of
+// processes are looked at, and for the moment between these two, all events.
 function agent(need) {
-  const Module = need('module');
-  const load = Module._load;
+  const { EventEmitter } = need('events');
   const roots = { observers: new Set(), workers: new Map(), routers: new Map(),
-    transports: new Map(), producers: new Map(), consumers: new Map(), parents: new WeakMap() };
+    transports: new Map(), producers: new Map(), consumers: new Map(), parents: new WeakMap(),
+    version: undefined };
+  // Workers that have started and not been told, by pid.
+  const started = new Map();
+  const complaints = new Set();
+  const path = process.env.MEDIASOUP_EXPORTER_SOCKET
+    || '/tmp/mediasoup-exporter-agent-' + process.pid + '.sock';
   let listening = false;
+  let unwatch = null;
 
-  Module._load = function (request) {
-    const exports = load.apply(this, arguments);
-    if (typeof request === 'string' && request.indexOf('mediasoup') >= 0) {
-      try { found(exports); } catch (error) { warn(error); }
-    }
-    return exports;
+  watchProcesses();
+  global[ATTACH] = (mediasoup) => {
+    const observer = mediasoup && (mediasoup.observer
+      || mediasoup.default && mediasoup.default.observer);
+    if (!observer) return complain('what it was given to attach to is no mediasoup');
+    return found(observer);
   };
+  after(FOUND_MS, () => {
+    const threads = need('worker_threads');
+    // Threads have an agent each, at one path.
+    if (roots.observers.size || started.size || !threads.isMainThread || isSocket(path)) return;
+    complain('no mediasoup worker has started in process ' + process.pid + ' (' + process.argv[1]
+      + ') within 10 s. One that starts later is found. If another process has the workers, load '
+      + 'the agent there: NODE_OPTIONS="--require /path/to/agent.cjs"');
+  });
 
-  function found(exports) {
-    const observer = exports && typeof exports.createWorker === 'function' && exports.observer;
-    if (!observer || roots.observers.has(observer)) return;
+  function watchProcesses() {
+    const { prototype } = need('child_process').ChildProcess;
+    const spawn = prototype.spawn;
+    prototype.spawn = function (options) {
+      const result = spawn.apply(this, arguments);
+      try { processStarted(this, options || {}); } catch (error) { warn(error); }
+      return result;
+    };
+  }
+
+  function processStarted(child, options) {
+    const mark = list(options.envPairs, OBJECTS).find((pair) => /^MEDIASOUP_VERSION=/.test(pair));
+    // Whoever starts other programs with mediasoup's environment does not give them its arguments.
+    const isWorker = mark && list(options.args).some((word) => /^--(log|rtc|dtls)/.test(word));
+    if (!isWorker || !child.pid) return;
+    roots.version = mark.slice(mark.indexOf('=') + 1);
+    const pid = child.pid;
+    started.set(pid, child);
+    watchEvents();
+    after(FOUND_MS, () => {
+      if (!started.delete(pid)) return;
+      if (!started.size) unwatch();
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      complain('mediasoup has started a worker here, but is not to be found. Let the server say '
+        + 'before that: const attach = globalThis[Symbol.for("mediasoup-exporter.attach")]; '
+        + 'if (attach) attach(mediasoup);');
+    });
+  }
+
+  function watchEvents() {
+    if (unwatch) return;
+    const { prototype } = EventEmitter;
+    const emit = prototype.emit;
+    let active = true;
+    const watching = function (event, worker) {
+      if (active && event === 'newworker') safe(() => appeared(this, worker))();
+      return emit.apply(this, arguments);
+    };
+    prototype.emit = watching;
+    unwatch = () => {
+      // Somebody else may have taken the place since, and calls this one.
+      if (prototype.emit === watching) prototype.emit = emit;
+      active = false;
+      unwatch = null;
+    };
+  }
+
+  function appeared(observer, worker) {
+    if (!worker || !started.delete(worker.pid)) return;
+    if (!started.size) unwatch();
+    // Its listener hears of this worker in the same call.
+    found(observer);
+  }
+
+  function found(observer) {
+    if (roots.observers.has(observer)) return;
     roots.observers.add(observer);
     observer.on('newworker', safe(worker));
     if (!listening) { listening = true; listenForExporters(); }
   }
 
   function worker(object) {
+    started.delete(object.pid);
+    if (!started.size && unwatch) unwatch();
     keep(roots.workers, object.pid, object, null);
     object.observer.on('newrouter', safe((router) => {
       keep(roots.routers, router.id, router, object.pid);
@@ -904,14 +1054,12 @@ function agent(need) {
 
   function listenForExporters() {
     const fs = need('fs');
-    const path = process.env.MEDIASOUP_EXPORTER_SOCKET
-      || '/tmp/mediasoup-exporter-agent-' + process.pid + '.sock';
     const server = need('net').createServer((socket) => {
       socket.on('error', () => {});
       try { install(socket, need, roots); } catch (error) { warn(error); socket.destroy(); }
     });
     server.on('error', warn);
-    try { if (fs.lstatSync(path).isSocket()) fs.unlinkSync(path); } catch (error) { /* free */ }
+    try { if (isSocket(path)) fs.unlinkSync(path); } catch (error) { warn(error); }
     // Only this user's processes and root may connect: bind() happens within listen().
     let mask = null;
     try { mask = process.umask(0o177); } catch (error) { /* a worker thread */ }
@@ -920,8 +1068,22 @@ function agent(need) {
     process.on('exit', () => { try { fs.unlinkSync(path); } catch (error) { /* gone */ } });
   }
 
+  function isSocket(file) {
+    try { return need('fs').lstatSync(file).isSocket(); } catch (error) { return false; }
+  }
+
+  function after(ms, f) {
+    setTimeout(safe(f), ms).unref();
+  }
+
   function safe(f) {
     return (object) => { try { f(object); } catch (error) { warn(error); } };
+  }
+
+  // Each once: the log of a server is its own.
+  function complain(what) {
+    if (!complaints.has(what)) warn(what);
+    complaints.add(what);
   }
 
   function warn(error) {
@@ -929,7 +1091,15 @@ function agent(need) {
   }
 }
 
-// `--require` wraps this file as a CommonJS module; a console does not.
-if (typeof __filename === 'string') agent(require);
+// `--require` wraps this file as a CommonJS module. As an ECMAScript module it has no `require` and
+// no `this`. A console wraps nothing.
+if (typeof __filename === 'string') {
+  agent(require);
+} else if (this === undefined) {
+  const builtin = process.getBuiltinModule;
+  if (builtin) agent(builtin('module').createRequire(process.execPath));
+  else process.emitWarning('mediasoup-exporter: this Node.js takes the agent as a CommonJS module '
+    + 'only: name the file agent.cjs and load it with --require');
+}
 return install;
-})()
+}).call(this)
