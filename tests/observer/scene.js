@@ -78,11 +78,13 @@ class Scene {
 
   async openRoom(name) {
     const session = `session-of-${name}`;
-    const room = { name, session, routers: [], peers: new Map() };
+    const room = { name, session, routers: [], peers: new Map(), lobby: new Map() };
     for (const worker of this.workers) {
-      const appData = this.kind === 'edumeet4-media-node'
-        ? { roomId: session, producers: new Map(), pipeProducers: new Map(),
-          webRtcTransports: new Map(), pipeTransports: new Map(), consumers: new Map() } : {};
+      const appData = {
+        'edumeet4-media-node': { roomId: session, producers: new Map(), pipeProducers: new Map(),
+          webRtcTransports: new Map(), pipeTransports: new Map(), consumers: new Map() },
+        'agent': { roomId: name }
+      }[this.kind] || {};
       const router = await worker.createRouter({ mediaCodecs: MEDIA_CODECS, appData });
       // Up to 3.8 a router has no appData option.
       room.routers.push({ router, pid: worker.pid });
@@ -137,7 +139,7 @@ class Scene {
   async produce(room, peer, transport, what) {
     const ssrcs = [0, 1, 2].map(() => (this.ssrc += 2));
     const cname = peer.id;
-    const appData = { peerId: peer.id, source: what };
+    const appData = this.appData(peer, what);
     const options = {
       'audio': { kind: 'audio', appData, rtpParameters: Object.assign({ rtcp: { cname },
         mid: `${this.ssrc}`, encodings: [{ ssrc: ssrcs[0] }] }, AUDIO) },
@@ -157,6 +159,11 @@ class Scene {
     if (app && app.producers) app.producers.set(object.id, object);
     if (producer.rids) producer.live = await this.speak(transport.object, producer);
     return producer;
+  }
+
+  // edumeet 4's room server keeps to itself whose a stream is.
+  appData(peer, source) {
+    return this.kind === 'edumeet4-media-node' ? {} : { peerId: peer.id, source };
   }
 
   // Simulcast by RID signals no SSRC: packets that carry the RID tell the worker.
@@ -182,7 +189,7 @@ class Scene {
     const { router } = room.routers[0];
     const object = await transport.object.consume({ producerId: producer.id,
       rtpCapabilities: router.rtpCapabilities, paused: true,
-      appData: { peerId: producer.peer.id, source: 'any' } });
+      appData: this.appData(producer.peer, 'any') });
     const consumer = { id: object.id, object, transport, peer, producer };
     peer.consumers.push(consumer);
     if (this.kind === 'edumeet3' && global.peers.has(peer.id)) {
@@ -214,6 +221,16 @@ class Scene {
       _consumers: byId(peer.consumers) }));
   }
 
+  // Somebody who waits to be let in: the server knows them and their room, the room does not.
+  waitInLobby(room, id) {
+    const peer = { id, name: `Guest ${id}`, agent: `Browser/1.0 (${id})`, transports: [],
+      producers: [], consumers: [] };
+    room.lobby.set(id, peer);
+    if (this.kind !== 'edumeet3') return;
+    this.addShape(room, peer);
+    delete global.rooms.get(room.name)._peers[id];
+  }
+
   closePeer(room, id) {
     const peer = room.peers.get(id);
     room.peers.delete(id);
@@ -232,37 +249,43 @@ class Scene {
   // What a room server knows of the same rooms, in its own shape.
   roomServerView() {
     const rooms = [];
+    const view = (peers) => Array.from(peers.values()).map((peer) => ({ id: peer.id,
+      name: wellFormed(peer.name), agent: peer.agent,
+      transports: peer.transports.map((entry) => entry.id),
+      producers: peer.producers.map((entry) => entry.id),
+      consumers: peer.consumers.map((entry) => entry.id) }));
     this.rooms.forEach((room) => rooms.push({ id: `0/${room.name}`, session: room.session,
-      peers: Array.from(room.peers.values()).map((peer) => ({ id: peer.id,
-        name: wellFormed(peer.name), agent: peer.agent,
-        transports: peer.transports.map((entry) => entry.id),
-        producers: peer.producers.map((entry) => entry.id),
-        consumers: peer.consumers.map((entry) => entry.id) })) }));
+      peers: view(room.peers), lobby: view(room.lobby) }));
     return rooms;
   }
 
   truth() {
     const kind = this.kind;
-    const knows = { edumeet3: 'all', 'mediasoup-demo-ts': 'senders', 'mediasoup-demo-js': 'senders' }[kind]
-      || 'senders';
+    const knows = { 'edumeet3': 'all', 'edumeet4-media-node': 'nobody' }[kind] || 'senders';
     const truth = { workers: this.workers.map((worker) => worker.pid), rooms: [], peers: [],
       transports: [], producers: [], consumers: [] };
     this.rooms.forEach((room) => {
       const name = { 'edumeet4-media-node': room.session, 'mediasoup-demo-js': null }[kind];
       const roomName = name === undefined ? room.name : name;
-      if (roomName) truth.rooms.push(roomName);
+      // A session stands in for a room's name. It is no room.
+      if (roomName === room.name) truth.rooms.push(roomName);
+      if (kind === 'edumeet3') {
+        room.lobby.forEach((peer) => truth.peers.push({ id: peer.id, room: null, name: peer.name,
+          agent: peer.agent }));
+      }
       room.peers.forEach((peer) => {
         if (kind === 'edumeet3' || kind === 'mediasoup-demo-ts') {
           truth.peers.push({ id: peer.id, room: roomName, name: wellFormed(peer.name),
             agent: kind === 'edumeet3' ? peer.agent : 'Chrome 120' });
         }
         const sends = (entry) => peer.producers.some((producer) => producer.transport === entry);
-        const owner = (entry) => (knows === 'all' || sends(entry) ? peer.id : null);
+        const owner = (entry) => (
+          knows === 'all' || knows === 'senders' && sends(entry) ? peer.id : null);
         peer.transports.forEach((entry) => truth.transports.push({ id: entry.id,
           kind: entry.kind, pid: entry.pid, room: roomName, peer: owner(entry),
           tuples: tuplesOf(entry.object) }));
         peer.producers.forEach((entry) => truth.producers.push({ id: entry.id,
-          transport: entry.transport.id, room: roomName, peer: peer.id,
+          transport: entry.transport.id, room: roomName, peer: owner(entry.transport),
           kind: entry.object.kind, codec: entry.object.kind === 'audio' ? 'opus' : 'VP8',
           paused: entry.object.paused,
           encodings: (entry.object.kind === 'audio' ? entry.ssrcs.slice(0, 1) : entry.ssrcs)
@@ -300,7 +323,8 @@ class Scene {
         } else {
           const producer = room.piped.producer;
           truth.producers.push({ id: producer.id, transport: transport.id, room: roomName,
-            peer: room.piped.original.peer.id, kind: producer.kind, codec: 'opus',
+            peer: this.kind === 'edumeet4-media-node' ? null : room.piped.original.peer.id,
+            kind: producer.kind, codec: 'opus',
             paused: producer.paused,
             encodings: producer.rtpParameters.encodings.map((encoding) => ({
               ssrc: encoding.ssrc, rid: null, rtx: encoding.rtx ? encoding.rtx.ssrc : null })) });
@@ -352,17 +376,23 @@ function ridPacket(ssrc, sequence, rid) {
 }
 
 // A room server holds no mediasoup objects: rooms, peers, and the ids of what they use elsewhere.
+// Who waits in the lobby has the room's session like everybody in it.
 function roomServer(view) {
   const byId = (ids) => new Map(ids.map((id) => [id, { id }]));
   const rooms = new Map();
   const peers = new Map();
   view.forEach((room) => {
-    rooms.set(room.id, { id: room.id, sessionId: room.session, breakoutRooms: new Map() });
-    room.peers.forEach((peer) => peers.set(peer.id, { id: peer.id, displayName: peer.name,
-      sessionId: room.session,
-      connections: { items: [{ socket: { handshake: { headers: { 'user-agent': peer.agent } } } }] },
-      producingTransport: { id: peer.transports[0] }, consumingTransport: { id: peer.transports[1] },
-      producers: byId(peer.producers), consumers: byId(peer.consumers) }));
+    const known = (list) => ({ items: list.map((peer) => {
+      const [producing, consuming] = peer.transports.map((id) => ({ id }));
+      peers.set(peer.id, { id: peer.id, displayName: peer.name, sessionId: room.session,
+        connections: { items: [
+          { socket: { handshake: { headers: { 'user-agent': peer.agent } } } }] },
+        producingTransport: producing, consumingTransport: consuming,
+        producers: byId(peer.producers), consumers: byId(peer.consumers) });
+      return peers.get(peer.id);
+    }) });
+    rooms.set(room.id, { id: room.id, sessionId: room.session, breakoutRooms: new Map(),
+      peers: known(room.peers), lobbyPeers: known(room.lobby), pendingPeers: { items: [] } });
   });
   global.serverManager = { rooms, peers };
 }

@@ -3,6 +3,7 @@
 // Commands come as JSON lines on stdin, answers go as JSON lines to stdout:
 //   {"do":"truth"}                      what an observer has to find
 //   {"do":"open-peer","room":R,"peer":P}  {"do":"close-peer",…}  {"do":"close-room","room":R}
+//   {"do":"lobby","room":R,"peer":P}    somebody waits to be let in
 //   {"do":"pause","producer":true}      pauses the first producer of the first room
 //   {"do":"census"}                     listeners, sockets and globals that a visitor could leave
 //   {"do":"gap"}                        the longest hold-up of the event loop since the last asking
@@ -25,7 +26,8 @@ async function main() {
   if (kind === 'edumeet4-room-server') {
     roomServer([]);
   } else {
-    scene = new Scene(kind === 'agent' ? 'mediasoup-demo-js' : kind, require('mediasoup'));
+    // An ECMAScript module has imported it for us.
+    scene = new Scene(kind, global.mediasoup || require('mediasoup'));
     await scene.open(Number(rooms || 2), Number(peers || 2));
     // With the agent loaded there is no console, and its globals are nobody's business.
     if (kind === 'agent') hideGlobals();
@@ -62,12 +64,17 @@ async function run(command) {
     'truth': () => withGlobals(() => scene.truth()),
     'view': () => scene.roomServerView(),
     'open-peer': async () => { await scene.openPeer(room, command.peer); return { done: true }; },
+    'lobby': () => { scene.waitInLobby(room, command.peer); return { done: true }; },
     'close-peer': () => { scene.closePeer(room, command.peer); return { done: true }; },
     'close-room': () => {
       room.routers.forEach(({ router }) => router.close());
       scene.rooms.delete(command.room);
       if (global.rooms) global.rooms.delete(command.room);
-      if (global.peers) room.peers.forEach((peer) => global.peers.delete(peer.id));
+      if (global.peers) {
+        [room.peers, room.lobby].forEach((peers) => {
+          peers.forEach((peer) => global.peers.delete(peer.id));
+        });
+      }
       return { done: true };
     },
     'pause': async () => {

@@ -98,7 +98,16 @@ impl Fixture {
         self.process.pid()
     }
 
-    fn spawn(command: Command, socket: &Path) -> Result<Self> {
+    /// Starts the SFU in Python, its agent's socket at `socket`.
+    pub fn start_in_python(socket: &Path) -> Result<Self> {
+        let mut command = Command::new("python3");
+        // Nothing is written where this checkout lies.
+        command.arg("-B").arg(script("sfu.py")).arg(socket).args(["2", "2"]);
+        Self::spawn(command, socket)
+    }
+
+    /// Starts a server by this command, which names its observer socket.
+    pub fn spawn(command: Command, socket: &Path) -> Result<Self> {
         let mut process = Guard::spawn("the observed server", command)?;
         let stdin = process.stdin().context("the server's stdin")?;
         let stdout = process.stdout().context("the server's stdout")?;
@@ -165,13 +174,15 @@ impl Fixture {
     }
 }
 
-fn node(build: &Build) -> Command {
+/// Node.js, which finds this mediasoup.
+pub fn node(build: &Build) -> Command {
     let mut command = Command::new("node");
     command.env("NODE_PATH", build.dir().join("node_modules"));
     command
 }
 
-fn script(name: &str) -> PathBuf {
+/// A file of the servers'.
+pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("observer").join(name)
 }
 

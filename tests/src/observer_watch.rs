@@ -184,7 +184,7 @@ fn peer(state: &State, transport: &TransportId) -> Option<PeerKey> {
 /// The room of something on a transport that has this owner, if not the transport's.
 fn room(state: &State, transport: &TransportId, owner: Option<&PeerKey>) -> Option<String> {
     let place = state.place(state.transports.get(transport)?);
-    let room = state.room_at(&place, owner.or(place.peer.as_ref()));
+    let room = state.room_or_session_at(&place, owner.or(place.peer.as_ref()));
     room.map(|room| room.id.as_str().to_owned())
 }
 

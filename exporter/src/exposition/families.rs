@@ -121,7 +121,8 @@ pub static FAMILIES: &[Family] = &[
         name: "edumeet_rooms",
         kind: Kind::Gauge,
         unit: "",
-        help: "Rooms that the servers have open; of two servers' rooms of one name, each.",
+        help: "Rooms that the servers have open; of two servers' rooms of one name, each. Sessions of \
+               edumeet 4's media node are none: its room server tells the rooms.",
         labels: &[],
         group: Group::Contract,
         origin: Origin::Observer,
@@ -131,7 +132,8 @@ pub static FAMILIES: &[Family] = &[
         name: "edumeet_peers",
         kind: Kind::Gauge,
         unit: "",
-        help: "Peers in a room; of several servers' rooms whose names read the same, in all of them.",
+        help: "Peers that are in a room, not in its lobby; of several servers' rooms whose names read the \
+               same, in all of them.",
         labels: &["room_id"],
         group: Group::Contract,
         origin: Origin::Observer,

@@ -194,10 +194,9 @@ impl Objects {
     ) {
         let place = state.place(transport);
         if let Some(room) = state.room_at(&place, place.peer.as_ref()) {
-            // Servers that do not tell peers may still tell whose a transport is.
-            let placed =
-                |peer: &PeerKey| state.peers.get(peer).is_some_and(|peer| peer.room.is_some());
-            let peer = place.peer.as_ref().filter(|peer| !placed(peer));
+            // Servers that do not tell peers may still tell whose a transport is. A peer that was told
+            // without a room is in none: it waits in the lobby, or is on its way in.
+            let peer = place.peer.as_ref().filter(|peer| !state.peers.contains_key(*peer));
             let is_new = peer.is_some_and(|peer| counted.insert((room, peer.clone())));
             self.touch_room(room, is_new.into(), now);
         }

@@ -62,7 +62,7 @@ impl From<&Place<'_>> for Placed {
 }
 
 impl Placed {
-    /// As [`State::room_at`](crate::state::State::room_at).
+    /// As [`State::room_or_session_at`](crate::state::State::room_or_session_at).
     fn room<'a>(&'a self, peer: Option<&'a PeerText>) -> &'a str {
         let of_peer = peer.and_then(|peer| peer.peer.room.as_ref());
         let room = self.room.as_ref().or(of_peer).or(self.session.as_ref());

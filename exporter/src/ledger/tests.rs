@@ -12,7 +12,7 @@ use crate::ledger::{Ledger, Settings, Update};
 use crate::model::Direction::{Receive, Send};
 use crate::model::{
     Clock, Consumer, Counter, Direction, MediaKind, PROBATION_SSRC, Peer, PeerKey, Reading,
-    RoomKey, SourceId, Stream, StreamStats, Tuple,
+    RoomKey, SourceId, Stream, StreamStats, Transport, Tuple,
 };
 use crate::state::State;
 
@@ -377,6 +377,39 @@ fn a_name_that_changes_takes_the_byte_count_along() {
     let scraped = bench.scrape();
     assert_eq!(scraped.value(COUNT, &[]), Some(7.0));
     assert_eq!(scraped.value(COUNT, &[("display_name", "Bob")]), Some(7.0));
+}
+
+#[test]
+fn a_session_is_no_room_and_who_waits_in_a_lobby_is_in_none() {
+    let mut bench = Bench::plain();
+    let (rooms, peers, info) = ("edumeet_rooms", "edumeet_peers", "mediasoup_transport_info");
+    let other = bench.scrape().value(rooms, &[]).unwrap_or_default();
+    let node = SourceId(1);
+    let server = SourceId(2);
+    let state = &mut bench.told.state;
+    state.put_router("R".into(), node, 0, Some("session".into()));
+    for (id, owner) in [("in", "joined"), ("waits", "guest")] {
+        let owner = Some(PeerKey { source: server, id: owner.into() });
+        let transport = fixture::transport(id, None, 40_010);
+        state.put_transport(Transport { source: node, router: "R".into(), owner, ..transport });
+    }
+    // Alone, a media node has sessions.
+    let scraped = bench.scrape();
+    assert_eq!(scraped.value(rooms, &[]), Some(other));
+    assert!(scraped.find(peers, &[("room_id", "session")]).is_empty());
+    assert_eq!(scraped.find(info, &[("room_id", "session")]).len(), 2);
+    // Its room server knows the room, and both people; one has joined.
+    let state = &mut bench.told.state;
+    let room = RoomKey { source: server, id: "0/blue".into() };
+    state.put_room(room, ["session".into()].into(), Box::default());
+    for (id, room) in [("joined", Some("0/blue".into())), ("guest", None)] {
+        let (display_name, user_agent) = ("".into(), "".into());
+        state.put_peer(Peer { id: id.into(), source: server, room, display_name, user_agent });
+    }
+    let scraped = bench.scrape();
+    assert_eq!(scraped.value(rooms, &[]), Some(other + 1.0));
+    assert_eq!(scraped.value(peers, &[("room_id", "0/blue")]), Some(1.0));
+    assert_eq!(scraped.find(info, &[("room_id", "0/blue")]).len(), 2);
 }
 
 #[test]

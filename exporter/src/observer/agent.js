@@ -431,7 +431,7 @@ function install(socket, need, roots) {
       const routers = worker._routers || worker.routersForTesting;
       if (routers) {
         for (const router of routers) routerPids.set(router.id, worker.pid);
-      } else {
+      } else if (!roots) {
         const dump = await ask(worker, () => worker.dump(), 'worker.dump');
         list(dump && dump.routerIds).forEach((id) => routerPids.set(id, worker.pid));
       }

@@ -112,7 +112,8 @@ pub struct Place<'a> {
     pub pid: u32,
     /// The room that its router serves, by name.
     pub room: Option<RoomRef<'a>>,
-    /// The router's session, which stands in for a room that has no name.
+    /// The router's session, which stands in for a room that has no name. It is none itself: a room may
+    /// have several, and one that has ended may leave its own behind.
     pub session: Option<RoomRef<'a>>,
     /// Who owns it.
     pub peer: Option<PeerKey>,
@@ -137,14 +138,23 @@ impl State {
         }
     }
 
-    /// The room of something at a place that belongs to this peer: the router's, or else the peer's,
-    /// which tells more than a bare session does.
+    /// The room of something at a place that belongs to this peer: the router's, or else the peer's. A
+    /// session is no room.
     pub fn room_at<'a>(&'a self, place: &Place<'a>, peer: Option<&PeerKey>) -> Option<RoomRef<'a>> {
         let of_peer = || {
             let peer = self.peers.get(peer?)?;
             Some(RoomRef { source: peer.source, id: peer.room.as_ref()? })
         };
-        place.room.or_else(of_peer).or(place.session)
+        place.room.or_else(of_peer)
+    }
+
+    /// What something there is said to be in: the room, or the session that stands in for one.
+    pub fn room_or_session_at<'a>(
+        &'a self,
+        place: &Place<'a>,
+        peer: Option<&PeerKey>,
+    ) -> Option<RoomRef<'a>> {
+        self.room_at(place, peer).or(place.session)
     }
 
     /// Who owns a producer by what is told of itself, not of its transport. `near` is who owns the
@@ -183,18 +193,13 @@ impl State {
         self.places.rooms.keys().map(RoomRef::from)
     }
 
-    /// Rooms that servers told, and those that are known by their routers or peers only.
+    /// Rooms that servers told, and those that are known by their peers only.
     pub fn rooms(&self) -> HashSet<RoomRef<'_>> {
-        let told = self.told_rooms();
         let of_peers = self
             .peers
             .values()
             .filter_map(|peer| Some(RoomRef { source: peer.source, id: peer.room.as_ref()? }));
-        let served = self.transports.values().filter_map(|transport| {
-            let place = self.place(transport);
-            self.room_at(&place, place.peer.as_ref())
-        });
-        told.chain(of_peers).chain(served).collect()
+        self.told_rooms().chain(of_peers).collect()
     }
 
     /// Adds or replaces a router.

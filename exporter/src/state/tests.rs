@@ -90,7 +90,7 @@ fn where_is(state: &State, consumer: &str) -> (Option<RoomKey>, Option<PeerKey>)
     let consumer = &state.consumers[consumer];
     let place = state.place(&state.transports[&consumer.transport]);
     let peer = consumer.owner.clone().or(place.peer.clone());
-    (state.room_at(&place, peer.as_ref()).map(RoomRef::to_key), peer)
+    (state.room_or_session_at(&place, peer.as_ref()).map(RoomRef::to_key), peer)
 }
 
 /// Room and peer of the consumer C after these events, in whatever order they come.

@@ -1,0 +1,29 @@
+// Makes one file of a server, mediasoup in it: `node bundle.js HOW SERVER OUT`. HOW is `esbuild`,
+// `esbuild-module` or `webpack`; all shorten names, as people's bundles do. NODE_PATH leads to the
+// bundlers and to mediasoup.
+'use strict';
+
+const path = require('path');
+
+const [how, server, out] = process.argv.slice(2);
+
+function esbuild(options) {
+  require('esbuild').buildSync(Object.assign({ entryPoints: [server], outfile: out, bundle: true,
+    platform: 'node', minify: true, logLevel: 'error' }, options));
+}
+
+const HOW = {
+  'esbuild': () => esbuild({ format: 'cjs' }),
+  // What CommonJS takes for granted, a module has to be given.
+  'esbuild-module': () => esbuild({ format: 'esm', banner: { js: [
+    'import { createRequire } from "node:module";',
+    'const require = createRequire(import.meta.url);',
+    'const __dirname = import.meta.dirname || "/", __filename = __dirname + "/bundle";'].join('') } }),
+  'webpack': () => require('webpack')({ mode: 'production', target: 'node', entry: server,
+    output: { path: path.dirname(out), filename: path.basename(out) },
+    resolve: { modules: process.env.NODE_PATH.split(path.delimiter) }, performance: false },
+  (error, stats) => {
+    if (error || stats.hasErrors()) throw error || new Error(stats.toString('errors-only'));
+  })
+};
+HOW[how]();
