@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use exporter_tests::observer_fixture::{Fixture, VERSIONS};
+use exporter_tests::observer_fixture::Fixture;
 use exporter_tests::observer_watch::{Watch, options};
 use exporter_tests::process::TempDir;
-use exporter_tests::sfu::Build;
+use exporter_tests::sfu::{Build, VERSIONS};
 use exporter_tests::{skip, wait};
 use mediasoup_exporter::observer::Options;
 use serde_json::json;

@@ -10,7 +10,7 @@ use crate::endpoint::{Count, Habits};
 use crate::exporter::Exporter;
 use crate::peer::{Script, Track};
 use crate::scene::{Person, Role, Scene};
-use crate::sfu::Build;
+use crate::sfu::{Build, VERSIONS};
 use crate::{process, root_or_skip, scene, skip, wait};
 
 /// The room with one router.
@@ -33,8 +33,8 @@ pub fn ready(version: &str) -> Option<Build> {
 
 /// The newest mediasoup build there is, or a word about why there is none.
 pub fn newest() -> Option<Build> {
-    let newest = ["3.15.8", "3.12.16"].into_iter().find(|version| Build::find(version).is_some());
-    ready(newest.unwrap_or("3.15.8"))
+    let found = VERSIONS.into_iter().rfind(|version| Build::find(version).is_some());
+    ready(found.unwrap_or(VERSIONS[VERSIONS.len() - 1]))
 }
 
 /// The SFU with its rooms and everybody in them.

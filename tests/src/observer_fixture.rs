@@ -13,9 +13,6 @@ use crate::process::Guard;
 use crate::sfu::Build;
 use crate::wait;
 
-/// The versions of mediasoup that the tests have workers of.
-pub const VERSIONS: [&str; 2] = ["3.12.16", "3.15.8"];
-
 /// A running server.
 #[derive(Debug)]
 pub struct Fixture {

@@ -13,6 +13,9 @@ use crate::netns::Netns;
 use crate::process::Guard;
 use crate::wait;
 
+/// The versions of mediasoup that the tests have workers of, oldest first.
+pub const VERSIONS: [&str; 3] = ["3.12.16", "3.15.8", "3.27.1"];
+
 /// A mediasoup with its worker, in a folder's `node_modules`.
 #[derive(Clone, Debug)]
 pub struct Build {
@@ -38,7 +41,8 @@ impl Build {
     }
 }
 
-fn cache() -> Option<PathBuf> {
+/// The folder that `cargo xtask setup` fills.
+pub fn cache() -> Option<PathBuf> {
     let under =
         |variable: &str, path: &str| Some(PathBuf::from(std::env::var_os(variable)?).join(path));
     under("MEDIASOUP_EXPORTER_CACHE", "")

@@ -23,6 +23,11 @@ fn mediasoup_3_15_is_told_as_it_is() -> Result<()> {
 }
 
 #[test]
+fn mediasoup_3_27_is_told_as_it_is() -> Result<()> {
+    check("3.27.1")
+}
+
+#[test]
 fn a_packet_counts_once_on_all_interfaces() -> Result<()> {
     let Some(build) = cast::newest() else { return Ok(()) };
     let mut scene = cast::open(&build)?;

@@ -16,6 +16,11 @@ fn mediasoup_3_15_counts_what_peers_send() -> Result<()> {
     agree("3.15.8")
 }
 
+#[test]
+fn mediasoup_3_27_counts_what_peers_send() -> Result<()> {
+    agree("3.27.1")
+}
+
 fn agree(version: &str) -> Result<()> {
     let Some(build) = cast::ready(version) else { return Ok(()) };
     let mut scene = cast::enter(&build)?;

@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use exporter_tests::observer_fixture::{Fixture, VERSIONS, differences};
+use exporter_tests::observer_fixture::{Fixture, differences};
 use exporter_tests::observer_watch::{Watch, options};
 use exporter_tests::process::TempDir;
-use exporter_tests::sfu::Build;
+use exporter_tests::sfu::{Build, VERSIONS};
 use exporter_tests::{skip, wait};
 use serde_json::{Value, json};
 

@@ -12,10 +12,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use exporter_tests::observer_fixture::{Fixture, VERSIONS, differences};
+use exporter_tests::observer_fixture::{Fixture, differences};
 use exporter_tests::observer_watch::{Watch, options};
 use exporter_tests::process::{Guard, TempDir};
-use exporter_tests::sfu::Build;
+use exporter_tests::sfu::{Build, VERSIONS};
 use exporter_tests::{exporter, root_or_skip, skip, wait};
 use mediasoup_exporter::observer::{AGENT_SCRIPT, Options};
 use serde_json::json;

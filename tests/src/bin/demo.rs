@@ -37,8 +37,8 @@ struct Args {
     /// Port on this host's loopback.
     #[arg(long, default_value_t = exporter::PORT)]
     port: u16,
-    /// mediasoup's version: 3.12.16 or 3.15.8.
-    #[arg(long, default_value = "3.15.8")]
+    /// mediasoup's version: 3.12.16, 3.15.8 or 3.27.1.
+    #[arg(long, default_value = "3.27.1")]
     mediasoup: String,
     /// The exporter's binary.
     #[arg(long, env = "MEDIASOUP_EXPORTER_BIN", hide = true)]

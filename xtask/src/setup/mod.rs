@@ -5,7 +5,9 @@
 
 pub mod linker;
 pub mod mediasoup;
+mod npm;
 mod packages;
+pub mod page;
 
 use std::time::Instant;
 
@@ -28,6 +30,8 @@ pub enum Part {
     Ebpf,
     /// The mediasoup workers, their packages among it.
     Mediasoup,
+    /// The browser of the WebRTC tests and what its page is made of.
+    Webrtc,
     /// Everything.
     All,
 }
@@ -49,6 +53,9 @@ pub fn install(part: Part) -> anyhow::Result<()> {
         for version in mediasoup::VERSIONS {
             timed(&format!("mediasoup {version}"), || mediasoup::install(&cache, version))?;
         }
+    }
+    if wants(Part::Webrtc) {
+        timed("the page of the WebRTC tests", || page::install(&cache))?;
     }
     Ok(())
 }

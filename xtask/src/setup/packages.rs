@@ -44,11 +44,14 @@ const MEDIASOUP: &[&str] = &[
 /// Node.js, unless another one is installed than Debian's.
 const NODE: &[&str] = &["nodejs", "npm"];
 
+/// The browser.
+const WEBRTC: &[&str] = &["chromium"];
+
 /// What the tests run beside the exporter.
 const TESTS: &[&str] = &["iproute2", "nftables", "prometheus", "tcpdump"];
 
-/// The oldest Node.js that both mediasoup versions run on.
-const OLDEST_NODE: u32 = 18;
+/// The oldest Node.js that all mediasoup versions run on.
+const OLDEST_NODE: u32 = 20;
 
 const QUICK: Duration = Duration::from_secs(60);
 const DOWNLOAD: Duration = Duration::from_secs(20 * 60);
@@ -78,9 +81,12 @@ fn needed(part: Part) -> Vec<&'static str> {
     }
     if wants(Part::Mediasoup) {
         needed.extend(MEDIASOUP);
-        if !node_is_installed() {
-            needed.extend(NODE);
-        }
+    }
+    if wants(Part::Webrtc) {
+        needed.extend(WEBRTC);
+    }
+    if (wants(Part::Mediasoup) || wants(Part::Webrtc)) && !node_is_installed() {
+        needed.extend(NODE);
     }
     if matches!(part, Part::All | Part::Packages) {
         needed.extend(TESTS);
