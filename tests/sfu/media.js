@@ -1,6 +1,7 @@
 'use strict';
 // Transports, producers and consumers of a peer, with the RTP parameters that a client without
-// WebRTC would offer. What comes in is one request's fields; what goes out is what the client needs.
+// WebRTC would offer, or those that a browser brings. What comes in is one request's fields; what
+// goes out is what the client needs.
 
 const { rooms, peers, pids, find } = require('./rooms');
 const { bindingRequest } = require('./stun');
@@ -8,6 +9,8 @@ const { bindingRequest } = require('./stun');
 const AUDIO = 111;
 const VIDEO = 96;
 const VIDEO_RTX = 97;
+// The first WebRtcServer's port; the SFU's range has room above it.
+const SERVER_PORT = 44444;
 const EXTENSIONS = [
   { uri: 'urn:ietf:params:rtp-hdrext:sdes:mid', id: 1 },
   { uri: 'urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id', id: 2 },
@@ -34,15 +37,51 @@ async function plain({ peer: peerId, ip, comedia = false, rtcpMux = true, router
   return { ...describe(made), pid: pids.get(home) };
 }
 
-async function webrtc({ peer: peerId, ip }) {
+// How a WebRTC transport listens: on a port of its own for UDP or for TCP, or on its worker's port.
+const listening = {
+  udp: (home, ip) => ({ listenIps: [{ ip }], enableUdp: true }),
+  tcp: (home, ip) => ({ listenIps: [{ ip }], enableUdp: false, enableTcp: true }),
+  server: async (home, ip) => ({ webRtcServer: await webRtcServerOf(pids.get(home), ip) }),
+};
+
+async function webrtc({ peer: peerId, ip, listen = 'udp' }) {
   const peer = find(peers, peerId, 'peer');
   const home = find(rooms, peer.roomId, 'room').router();
-  const made = await home.createWebRtcTransport({ listenIps: [{ ip }], enableUdp: true });
+  const made = await home.createWebRtcTransport(await listening[listen](home, ip));
   peer.transports.set(made.id, made);
   made.observer.on('close', () => peer.transports.delete(made.id));
-  const [{ port }] = made.iceCandidates;
-  const check = bindingRequest(made.iceParameters).toString('hex');
-  return { id: made.id, ip, port, pid: pids.get(home), check };
+  const { id, iceParameters, iceCandidates, dtlsParameters } = made;
+  const [{ port }] = iceCandidates;
+  const check = bindingRequest(iceParameters).toString('hex');
+  return { id, ip, port, pid: pids.get(home), check, iceParameters, iceCandidates,
+    dtlsParameters };
+}
+
+// Of each worker that has been asked for it.
+const webRtcServers = new Map();
+
+// One port for all peers of a worker.
+async function webRtcServerOf(pid, ip) {
+  if (!webRtcServers.has(pid)) {
+    const port = SERVER_PORT + webRtcServers.size;
+    webRtcServers.set(pid, find(global.workers, pid, 'worker').createWebRtcServer({
+      listenInfos: [{ protocol: 'udp', ip, port }] }));
+  }
+  return webRtcServers.get(pid);
+}
+
+// The far end's certificate; ICE tells where that end is.
+async function connectDtls({ peer, transport, dtlsParameters }) {
+  await transportOf(peer, transport).connect({ dtlsParameters });
+}
+
+async function restartIce({ peer, transport }) {
+  return { iceParameters: await transportOf(peer, transport).restartIce() };
+}
+
+function capabilities({ peer: peerId }) {
+  const { roomId } = find(peers, peerId, 'peer');
+  return find(rooms, roomId, 'room').router().rtpCapabilities;
 }
 
 async function connect({ peer, transport, ip, port, rtcpPort }) {
@@ -66,16 +105,21 @@ function offered(kind, nack, rtx) {
 }
 
 // `encodings`: [{ ssrc, rtx }] or [{ rid }], with `mid` for the latter.
-async function produce({ peer: peerId, transport, kind, encodings, mid, nack = true, rtx = true }) {
-  const peer = find(peers, peerId, 'peer');
+async function produce({ peer, transport, kind, encodings, mid, nack = true, rtx = true }) {
   const rtpParameters = {
     mid,
     codecs: offered(kind, nack, rtx),
     headerExtensions: mid ? EXTENSIONS : [],
     encodings: encodings.map(({ ssrc, rtx: repair, rid }) => ({
       ssrc, rid, rtx: repair ? { ssrc: repair } : undefined })),
-    rtcp: { cname: peerId },
+    rtcp: { cname: peer },
   };
+  return produceAs({ peer, transport, kind, rtpParameters });
+}
+
+// With the parameters that a client has made.
+async function produceAs({ peer: peerId, transport, kind, rtpParameters }) {
+  const peer = find(peers, peerId, 'peer');
   const made = await transportOf(peerId, transport).produce({
     kind, rtpParameters, appData: { peerId, source: kind === 'audio' ? 'mic' : 'webcam' } });
   peer.producers.set(made.id, made);
@@ -100,15 +144,27 @@ async function consume({ peer: peerId, transport, producer, router = 0, estimate
   const peer = find(peers, peerId, 'peer');
   const rtpCapabilities = supported(
     find(rooms, peer.roomId, 'room').router(router), estimate);
-  const source = global.producers.get(producer);
-  const made = await transportOf(peerId, transport).consume({ producerId: producer,
-    rtpCapabilities, paused: false,
-    appData: { peerId: source && source.appData.peerId } });
-  peer.consumers.set(made.id, made);
-  made.observer.on('close', () => peer.consumers.delete(made.id));
+  const made = await consumeAs({ peer: peerId, transport, producer, rtpCapabilities });
   const [encoding] = made.rtpParameters.encodings;
   return { id: made.id, kind: made.kind, type: made.type, ssrc: encoding.ssrc,
     rtx: encoding.rtx ? encoding.rtx.ssrc : null };
+}
+
+// With the capabilities that a client has. A client that needs time begins paused.
+async function consumeAs({ peer: peerId, transport, producer, rtpCapabilities, paused = false }) {
+  const peer = find(peers, peerId, 'peer');
+  const source = global.producers.get(producer);
+  const made = await transportOf(peerId, transport).consume({ producerId: producer,
+    rtpCapabilities, paused,
+    appData: { peerId: source && source.appData.peerId } });
+  peer.consumers.set(made.id, made);
+  made.observer.on('close', () => peer.consumers.delete(made.id));
+  const { id, kind, type, producerId, rtpParameters } = made;
+  return { id, kind, type, producerId, rtpParameters };
+}
+
+async function resume({ peer, consumer }) {
+  await pause({ peer, consumer, paused: false });
 }
 
 async function layers({ peer: peerId, consumer, spatial, temporal }) {
@@ -131,4 +187,5 @@ async function pipe({ room, producer, from = 0, to = 1 }) {
   return { consumer: pipeConsumer.id, producer: pipeProducer.id };
 }
 
-module.exports = { plain, webrtc, connect, produce, consume, layers, pause, pipe };
+module.exports = { plain, webrtc, connect, connectDtls, restartIce, capabilities, produce, produceAs,
+  consume, consumeAs, resume, layers, pause, pipe };

@@ -13,6 +13,7 @@ const mediasoup = require(path.join(process.env.MEDIASOUP_DIR, 'node_modules', '
 const observer = require('./console');
 const house = require('./rooms');
 const media = require('./media');
+const pages = require('./pages');
 
 const workers = [];
 
@@ -56,6 +57,7 @@ async function dump() {
 
 const commands = {
   ...media,
+  ...pages,
   room: (request) => house.openRoom(request, workers),
   close_room: house.closeRoom,
   join: house.join,
