@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use exporter_tests::observer_fixture::{Fixture, VERSIONS, differences, node, script};
+use exporter_tests::observer_fixture::{Fixture, differences, node, script};
 use exporter_tests::observer_watch::{Watch, options};
 use exporter_tests::process::{Guard, TempDir};
-use exporter_tests::sfu::Build;
+use exporter_tests::sfu::{Build, VERSIONS};
 use exporter_tests::{skip, wait};
 use mediasoup_exporter::observer::{AGENT_SCRIPT, Options};
 use serde_json::json;

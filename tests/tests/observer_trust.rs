@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use exporter_tests::observer_fixture::{Fixture, VERSIONS};
+use exporter_tests::observer_fixture::Fixture;
 use exporter_tests::observer_watch::{Watch, options};
 use exporter_tests::process::{Guard, TempDir};
-use exporter_tests::sfu::Build;
+use exporter_tests::sfu::{Build, VERSIONS};
 use exporter_tests::{root_or_skip, skip, wait};
 use mediasoup_exporter::observer::{Ground, Options, Status};
 
