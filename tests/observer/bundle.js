@@ -6,10 +6,11 @@
 const path = require('path');
 
 const [how, server, out] = process.argv.slice(2);
+const folders = process.env.NODE_PATH.split(path.delimiter);
 
 function esbuild(options) {
   require('esbuild').buildSync(Object.assign({ entryPoints: [server], outfile: out, bundle: true,
-    platform: 'node', minify: true, logLevel: 'error' }, options));
+    platform: 'node', minify: true, logLevel: 'error', nodePaths: folders }, options));
 }
 
 const HOW = {
@@ -21,7 +22,7 @@ const HOW = {
     'const __dirname = import.meta.dirname || "/", __filename = __dirname + "/bundle";'].join('') } }),
   'webpack': () => require('webpack')({ mode: 'production', target: 'node', entry: server,
     output: { path: path.dirname(out), filename: path.basename(out) },
-    resolve: { modules: process.env.NODE_PATH.split(path.delimiter) }, performance: false },
+    resolve: { modules: folders }, performance: false },
   (error, stats) => {
     if (error || stats.hasErrors()) throw error || new Error(stats.toString('errors-only'));
   })

@@ -304,10 +304,12 @@ class Scene {
   }
 
   pipeTruth(truth, room, roomName) {
+    // Transports that we did not make. (In a bundle, classes' names are none.)
+    const made = new Set(truth.transports.map((transport) => transport.id));
     room.routers.forEach(({ router, pid }) => {
       global.transports.forEach((transport) => {
         const internal = transport.internal || transport._internal;
-        if (internal.routerId !== router.id || !/^Pipe/.test(transport.constructor.name)) return;
+        if (internal.routerId !== router.id || made.has(transport.id)) return;
         truth.transports.push({ id: transport.id, kind: 'pipe', pid, room: roomName, peer: null,
           tuples: tuplesOf(transport) });
         // The transports outlive what was piped.
