@@ -153,7 +153,7 @@ class Scene {
     const object = await transport.object.produce(options);
     const producer = { id: object.id, object, transport, peer, ssrcs,
       rids: what === 'rid-simulcast' ? ['lo', 'mid', 'hi'] : null,
-      rtx: what === 'ssrc-simulcast' };
+      rtx: what !== 'audio' };
     peer.producers.push(producer);
     const app = room.routers[0].router.appData;
     if (app && app.producers) app.producers.set(object.id, object);
@@ -166,7 +166,8 @@ class Scene {
     return this.kind === 'edumeet4-media-node' ? {} : { peerId: peer.id, source };
   }
 
-  // Simulcast by RID signals no SSRC: packets that carry the RID tell the worker.
+  // Simulcast by RID signals no SSRC: packets that carry the RID tell the worker. As with browsers,
+  // retransmissions come later than the first scores.
   async speak(transport, producer) {
     const socket = dgram.createSocket('udp4');
     await new Promise((resolve) => socket.bind(0, '127.0.0.1', resolve));
@@ -174,13 +175,19 @@ class Scene {
       if (score.length === 3) resolve();
     }));
     let sequence = 0;
-    const send = () => producer.rids.forEach((rid, i) => {
-      socket.send(ridPacket(producer.ssrcs[i], sequence, rid), transport.tuple.localPort,
-        '127.0.0.1');
+    const send = (payloadType, offset) => producer.rids.forEach((rid, i) => {
+      socket.send(ridPacket(payloadType, producer.ssrcs[i] + offset, sequence, rid),
+        transport.tuple.localPort, '127.0.0.1');
     });
-    const timer = setInterval(() => { sequence++; send(); }, 20);
+    const timer = setInterval(() => { sequence++; send(101, 0); }, 20);
     await heard;
+    const again = setInterval(() => send(102, 1), 20);
+    for (let known = 0; known < 3;) {
+      const stats = await producer.object.getStats();
+      known = stats.filter((stat) => stat.rtxSsrc).length;
+    }
     clearInterval(timer);
+    clearInterval(again);
     producer.remote = socket.address().port;
     return socket;
   }
@@ -360,10 +367,10 @@ function wellFormed(text) {
 }
 
 // An RTP packet with a one-byte header extension (RFC 8285) that holds the RID, and VP8 payload.
-function ridPacket(ssrc, sequence, rid) {
+function ridPacket(payloadType, ssrc, sequence, rid) {
   const header = Buffer.alloc(12);
   header[0] = 0x90;
-  header[1] = 101;
+  header[1] = payloadType;
   header.writeUInt16BE(sequence & 0xffff, 2);
   header.writeUInt32BE(sequence * 3000, 4);
   header.writeUInt32BE(ssrc, 8);

@@ -172,13 +172,39 @@ fn a_server_that_is_a_module() -> Result<()> {
     Ok(())
 }
 
+/// A loader compiles what is loaded, and has its own say in how.
+#[test]
+fn a_server_under_a_loader() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let Some(bundlers) = bundlers() else { return Ok(()) };
+    symlink(scene.build.dir().join("node_modules"), scene.folder.path().join("node_modules"))?;
+    let server = format!(
+        "import {{ createRequire }} from 'node:module';\n\
+         import * as mediasoup from 'mediasoup';\n\
+         (globalThis as {{ mediasoup?: typeof mediasoup }}).mediasoup = mediasoup;\n\
+         createRequire(import.meta.url)({:?});\n",
+        script("server.js")
+    );
+    let file = scene.folder.path().join("server.mts");
+    fs::write(&file, server)?;
+    let loader = bundlers.join("node_modules/tsx/dist/loader.mjs");
+    let mut command = node(&scene.build);
+    command.arg("--require").arg(&scene.agent).arg("--import").arg(loader).arg(&file);
+    told(command, &scene)
+}
+
+fn bundlers() -> Option<PathBuf> {
+    let bundlers = std::env::var_os("BUNDLERS").map(PathBuf::from);
+    if bundlers.is_none() {
+        skip("no bundlers");
+    }
+    bundlers
+}
+
 /// A server and mediasoup in one file: no module system knows of mediasoup.
 fn bundled(how: &str, extension: &str) -> Result<()> {
     let Some(scene) = Scene::any()? else { return Ok(()) };
-    let Some(bundlers) = std::env::var_os("BUNDLERS").map(PathBuf::from) else {
-        skip("no bundlers");
-        return Ok(());
-    };
+    let Some(bundlers) = bundlers() else { return Ok(()) };
     let bundle = scene.folder.path().join("server").with_extension(extension);
     let modules = [&bundlers, scene.build.dir()].map(|folder| folder.join("node_modules"));
     let mut command = Command::new("node");

@@ -195,6 +195,23 @@ fn statistics_come_at_their_interval_and_not_without() -> Result<()> {
     Ok(())
 }
 
+/// Simulcast by RID: only statistics name the SSRCs of retransmissions, and nobody waits an hour for them.
+#[test]
+fn retransmissions_have_an_owner_before_the_interval_is_over() -> Result<()> {
+    let Some(build) = build() else { return Ok(()) };
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let mut server = Fixture::start("edumeet3", &build, &socket, 1, 1)?;
+    let hourly = Duration::from_secs(3600);
+    let watch = Watch::start(Options { stats_interval: hourly, ..options(&[socket]) })?;
+    watch.synced()?;
+    agree(&watch, &mut server)?;
+    // Of who comes later the scores are heard first.
+    server.ask(&json!({ "do": "open-peer", "room": "room-0", "peer": "late" }))?;
+    agree(&watch, &mut server)?;
+    watch.stop()
+}
+
 #[test]
 fn mediasoup_3_6_leads_from_worker_to_stream_without_asking_the_worker() -> Result<()> {
     let folder = TempDir::new("observer")?;

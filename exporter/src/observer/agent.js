@@ -9,6 +9,7 @@
 // It reads getters and listens to `.observer` events. It asks a worker for something only to find
 // the parents of objects older than itself, and for statistics, at a bounded rate. It changes
 // nothing in the server, never throws into it, and leaves nothing behind when its socket closes.
+// (As an agent it stays, and stands before two functions of Node.js', which it calls: see `agent`.)
 // Node.js 12 and later; no dependency.
 (function () {
 'use strict';

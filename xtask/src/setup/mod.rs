@@ -3,6 +3,7 @@
 //! What is there already is left alone, and then nothing asks the network. Debian packages go where
 //! Debian puts them; everything else goes into the cache folder.
 
+pub mod bundlers;
 pub mod linker;
 pub mod mediasoup;
 mod npm;
@@ -53,6 +54,7 @@ pub fn install(part: Part) -> anyhow::Result<()> {
         for version in mediasoup::VERSIONS {
             timed(&format!("mediasoup {version}"), || mediasoup::install(&cache, version))?;
         }
+        timed("what servers are bundled with", || bundlers::install(&cache))?;
     }
     if wants(Part::Webrtc) {
         timed("the page of the WebRTC tests", || page::install(&cache))?;

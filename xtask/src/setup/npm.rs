@@ -7,14 +7,23 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use crate::cache::{self, Recipe};
 use crate::process;
 
 const DOWNLOAD: Duration = Duration::from_secs(10 * 60);
 
 /// What it takes, in a folder of the checkout.
-pub const FILES: [&str; 2] = ["package.json", "package-lock.json"];
+const FILES: [&str; 2] = ["package.json", "package-lock.json"];
 
-/// Leaves in `folder`: [`FILES`] of `from`, and `node_modules`.
+/// What the packages of a folder of the checkout are made of.
+pub fn recipe(from: &Path) -> anyhow::Result<Recipe> {
+    FILES.into_iter().try_fold(Recipe::new(), |recipe, name| {
+        let content = cache::read(&from.join(name))?;
+        Ok(recipe.text(&String::from_utf8_lossy(&content)))
+    })
+}
+
+/// Leaves in `folder`: both files of `from`, and `node_modules`.
 pub fn install(folder: &Path, from: &Path) -> anyhow::Result<()> {
     for name in FILES {
         let file = from.join(name);

@@ -29,10 +29,7 @@ pub fn name_to(command: &mut Command) -> anyhow::Result<()> {
 }
 
 fn recipe() -> anyhow::Result<Recipe> {
-    npm::FILES.into_iter().try_fold(Recipe::new(), |recipe, name| {
-        let content = cache::read(&files().join(name))?;
-        Ok(recipe.text(&String::from_utf8_lossy(&content)))
-    })
+    npm::recipe(&files())
 }
 
 fn files() -> PathBuf {

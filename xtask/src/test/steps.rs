@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::setup::{mediasoup, page};
+use crate::setup::{bundlers, mediasoup, page};
 use crate::{ebpf, paths};
 
 /// One check, or one run of tests.
@@ -85,6 +85,7 @@ fn tests(filter: &[String]) -> anyhow::Result<Vec<Step>> {
     let mut system = cargo(["test", "--package", "exporter-tests", "--locked", "--no-fail-fast"]);
     mediasoup::name_to(&mut system)?;
     page::name_to(&mut system)?;
+    bundlers::name_to(&mut system)?;
     system.env("MEDIASOUP_EXPORTER_BIN", paths::target().join("debug/mediasoup-exporter"));
     Ok(vec![
         Step::tests("tests: kernel program", with_filter(kernel, filter, &[])),
