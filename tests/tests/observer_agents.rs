@@ -172,6 +172,24 @@ fn a_server_that_is_a_module() -> Result<()> {
     Ok(())
 }
 
+/// A mediasoup whose events go no usual way is found where the server says that it is.
+#[test]
+fn a_server_that_says_where_its_mediasoup_is() -> Result<()> {
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    let server = format!(
+        "const {{ observer }} = global.mediasoup = require('mediasoup');\n\
+         observer.safeEmit = (event, it) => observer.listeners(event).forEach((f) => f(it));\n\
+         globalThis[Symbol.for('mediasoup-exporter.attach')](global.mediasoup);\n\
+         require({:?});\n",
+        script("server.js")
+    );
+    let file = scene.folder.path().join("server.cjs");
+    fs::write(&file, server)?;
+    let mut command = node(&scene.build);
+    command.arg("--require").arg(&scene.agent).arg(&file);
+    told(command, &scene)
+}
+
 /// A loader compiles what is loaded, and has its own say in how.
 #[test]
 fn a_server_under_a_loader() -> Result<()> {
