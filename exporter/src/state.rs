@@ -210,10 +210,10 @@ impl State {
         let Some((source, pid)) = self.places.routers.get(id).map(|it| (it.source, it.pid)) else {
             return;
         };
-        let (is_own, process) = self.look_up_worker(source, pid);
+        let (worker, is_own) = self.look_up_worker(source, pid);
         if let Some(router) = self.places.routers.get_mut(id) {
             router.is_own = is_own;
-            router.process = process;
+            router.worker = worker;
         }
     }
 
@@ -233,11 +233,12 @@ impl State {
     fn worth(&self, transport: &Transport, key: &JoinKey) -> Worth {
         let source = transport.source;
         let router = self.places.routers.get(&transport.router);
-        let pid = router.filter(|it| it.source == source && it.pid != 0).map(|it| it.pid);
-        let owns = pid.and_then(|pid| match self.ownership.is_worker(source, pid) {
-            Some(false) => Some(false),
-            _ => self.ownership.owns(source, pid, key.proto, key.local_port),
-        });
+        let router = router.filter(|router| router.source == source && router.pid != 0);
+        let owns = match router.map(|router| (router.worker, router.is_own)) {
+            Some((Some(worker), _)) => self.ownership.owns(worker, key.proto, key.local_port),
+            Some((None, false)) => Some(false),
+            Some((None, true)) | None => None,
+        };
         match owns {
             Some(true) => Worth::Owned,
             None if self.sources.standing(source).vouched => Worth::Believed,
@@ -245,15 +246,16 @@ impl State {
         }
     }
 
-    /// Whether a process is, as far as can be known, a worker of the source's; and the host's number of
-    /// it.
-    fn look_up_worker(&self, source: SourceId, pid: u32) -> (bool, u32) {
+    /// The host's number of a source's worker, where that is known; and whether it is, as far as can be
+    /// known, the source's.
+    fn look_up_worker(&self, source: SourceId, pid: u32) -> (Option<u32>, bool) {
         if pid == 0 {
-            return (true, 0);
+            return (None, true);
         }
-        let vouched = self.sources.standing(source).vouched;
-        let is_own = self.ownership.is_worker(source, pid).unwrap_or(vouched);
-        (is_own, self.ownership.process(source, pid))
+        match self.ownership.worker(source, pid) {
+            Some(worker) => (worker, worker.is_some()),
+            None => (None, self.sources.standing(source).vouched),
+        }
     }
 
     fn note(&mut self, source: SourceId, effect: Effect) {

@@ -85,7 +85,9 @@ fn tables_have_one_owner_and_one_layout() -> Result<()> {
     let options = mounted.options();
     let first = start_with(&pair.sfu, options.clone())?;
     ensure!(!old.exists(), "tables of another layout are still there");
-    let Err(error) = start_with(&pair.sfu, options.clone()) else { bail!("pinned twice") };
+    // It may count beside the first, but for the directory.
+    let beside = Options { ports: Some(50_000..=50_100), ..options.clone() };
+    let Err(error) = start_with(&pair.sfu, beside) else { bail!("pinned twice") };
     let told = format!("{error:#}");
     ensure!(told.contains("another exporter uses"), "{told}");
     drop(first);

@@ -26,9 +26,14 @@ pub struct Host {
     pub observer: Arc<Observer>,
 }
 
-impl Host {
-    /// The worker of a server by the number that the server tells, which in a container is not the host's.
-    /// `None`: that cannot be known here.
+fn find(workers: &[WorkerProcess], server: u32, pid: u32) -> Option<&WorkerProcess> {
+    let family =
+        |worker: &&WorkerProcess| worker.pid == server || worker.ancestors.contains(&server);
+    let mut family = workers.iter().filter(family);
+    family.find(|worker| worker.inner_pid == pid)
+}
+
+impl Ownership for Host {
     fn worker(&self, source: SourceId, pid: u32) -> Option<Option<u32>> {
         let (server, ground) = self.observer.process(source)?;
         let mut workers = self.workers.within(AGE);
@@ -40,28 +45,8 @@ impl Host {
         let is_parent = || workers.iter().any(|worker| worker.ancestors.contains(&server));
         (found.is_some() || !ground.vouches() || is_parent()).then_some(found)
     }
-}
 
-fn find(workers: &[WorkerProcess], server: u32, pid: u32) -> Option<&WorkerProcess> {
-    let family =
-        |worker: &&WorkerProcess| worker.pid == server || worker.ancestors.contains(&server);
-    let mut family = workers.iter().filter(family);
-    family.find(|worker| worker.inner_pid == pid)
-}
-
-impl Ownership for Host {
-    fn is_worker(&self, source: SourceId, pid: u32) -> Option<bool> {
-        self.worker(source, pid).map(|found| found.is_some())
-    }
-
-    fn owns(&self, source: SourceId, worker: u32, proto: Proto, port: u16) -> Option<bool> {
-        match self.worker(source, worker)? {
-            Some(pid) => self.ports.owns(pid, proto, port),
-            None => Some(false),
-        }
-    }
-
-    fn process(&self, source: SourceId, pid: u32) -> u32 {
-        self.worker(source, pid).flatten().unwrap_or(pid)
+    fn owns(&self, process: u32, proto: Proto, port: u16) -> Option<bool> {
+        self.ports.owns(process, proto, port)
     }
 }

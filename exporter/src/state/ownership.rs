@@ -7,18 +7,12 @@ use crate::model::{Proto, SourceId};
 
 /// Who owns what. `None`: that cannot be known here.
 pub trait Ownership: fmt::Debug + Send + Sync {
-    /// Whether the process that a source names is a worker of its own: a descendant of its process. The
-    /// number is as the source has it, which in a container is not the host's.
-    fn is_worker(&self, source: SourceId, pid: u32) -> Option<bool>;
+    /// The worker that a source names, by the host's number: in a container the source has another one.
+    /// `Some(None)`: the source has no such worker, which would descend from its process.
+    fn worker(&self, source: SourceId, pid: u32) -> Option<Option<u32>>;
 
-    /// Whether that worker has bound a port.
-    fn owns(&self, source: SourceId, worker: u32, proto: Proto, port: u16) -> Option<bool>;
-
-    /// The host's number of a process that a source names; the source's own where the host's is not
-    /// known.
-    fn process(&self, _source: SourceId, pid: u32) -> u32 {
-        pid
-    }
+    /// Whether a process of the host has bound a port.
+    fn owns(&self, process: u32, proto: Proto, port: u16) -> Option<bool>;
 }
 
 /// Nothing is known.
@@ -26,11 +20,11 @@ pub trait Ownership: fmt::Debug + Send + Sync {
 pub struct Unknown;
 
 impl Ownership for Unknown {
-    fn is_worker(&self, _: SourceId, _: u32) -> Option<bool> {
+    fn worker(&self, _: SourceId, _: u32) -> Option<Option<u32>> {
         None
     }
 
-    fn owns(&self, _: SourceId, _: u32, _: Proto, _: u16) -> Option<bool> {
+    fn owns(&self, _: u32, _: Proto, _: u16) -> Option<bool> {
         None
     }
 }

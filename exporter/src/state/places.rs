@@ -44,8 +44,8 @@ type Claims<T> = SmallVec<[T; 1]>;
 pub(super) struct Router {
     pub(super) source: SourceId,
     pub(super) pid: u32,
-    /// The host's number of that process.
-    pub(super) process: u32,
+    /// The host's number of that process, where it is known.
+    pub(super) worker: Option<u32>,
     /// The process is a worker of the source's, as far as can be known.
     pub(super) is_own: bool,
     pub(super) session: Option<RoomId>,
@@ -131,7 +131,7 @@ impl State {
         };
         let session = router.session.as_ref();
         Place {
-            pid: if router.is_own { router.process } else { 0 },
+            pid: if router.is_own { router.worker.unwrap_or(router.pid) } else { 0 },
             room: self.places.room_of_router(id, router, &self.sources).map(RoomRef::from),
             session: session.map(|id| RoomRef { source: router.source, id }),
             peer,
@@ -218,8 +218,8 @@ impl State {
                 None => routers.push((source, 1)),
             }
         }
-        let (is_own, process) = self.look_up_worker(source, pid);
-        let router = Router { source, pid, process, is_own, session };
+        let (worker, is_own) = self.look_up_worker(source, pid);
+        let router = Router { source, pid, worker, is_own, session };
         let old = self.places.routers.insert(id.clone(), router);
         let moved = old.is_none_or(|old| (old.source, old.pid) != (source, pid));
         if moved && self.places.transports_of.contains_key(&id) {

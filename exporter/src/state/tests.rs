@@ -300,11 +300,13 @@ const STRANGER: Standing = Standing { uid: 4242, vouched: false };
 struct Host(Vec<(SourceId, u32, u16)>);
 
 impl Ownership for Host {
-    fn is_worker(&self, source: SourceId, pid: u32) -> Option<bool> {
-        Some(self.0.iter().any(|(of, worker, _)| (*of, *worker) == (source, pid)))
+    fn worker(&self, source: SourceId, pid: u32) -> Option<Option<u32>> {
+        let at = self.0.iter().position(|(of, worker, _)| (*of, *worker) == (source, pid));
+        Some(at.map(|at| at as u32 + 1000))
     }
 
-    fn owns(&self, source: SourceId, worker: u32, _: Proto, port: u16) -> Option<bool> {
+    fn owns(&self, process: u32, _: Proto, port: u16) -> Option<bool> {
+        let (source, worker, _) = self.0[process as usize - 1000];
         Some(self.0.contains(&(source, worker, port)))
     }
 }
