@@ -8,7 +8,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use exporter_ebpf::abi::{OwnedSocket, Ownership, PortKey, SHARERS, SfuProcess, Sharers};
-use exporter_ebpf::ports::{PortSet, WORDS, number, place};
+use exporter_ebpf::ports::{PortSet, WORDS, byte, number, place};
 
 use super::atomic::{
     add, exchange, fetch_add, fetch_add_u32, fetch_and, fetch_or, replace, replace_u32,
@@ -26,9 +26,9 @@ pub struct OpenPorts;
 impl PortSet for OpenPorts {
     #[inline(always)]
     fn contains(self, proto: u8, port: u16) -> bool {
-        let (word, bit) = place(proto, port);
-        // SAFETY: a word of the set, which others write atomically.
-        unsafe { open_word(word).read_volatile() & bit != 0 }
+        let (byte, shift) = byte(proto, port);
+        // SAFETY: a byte of the set, which others write atomically.
+        unsafe { (&raw const OPEN).cast::<u8>().add(byte).read_volatile() >> shift & 1 != 0 }
     }
 }
 
