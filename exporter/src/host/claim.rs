@@ -1,7 +1,7 @@
 //! Which exporters count in a network namespace, so that two never count the same packets: the second
 //! would find them marked as counted by the first.
 //!
-//! An exporter that counts holds an abstract Unix socket in the network namespace in which it counts.
+//! An exporter that counts by programs in the kernel (captured packets carry no marks) holds an abstract Unix socket in the network namespace in which it counts.
 //! Its name says who it is, since when, and which ports it counts; it goes when the process does, however
 //! that ends. Every local user can make such sockets. So each exporter has a name of its own, which nobody
 //! can take before it, and a name is believed only if the kernel says that its holder may count packets

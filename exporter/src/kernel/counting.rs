@@ -304,15 +304,13 @@ fn start_engine(
     match options.method {
         MethodChoice::None => Ok(Engine::None),
         MethodChoice::Ebpf => ebpf(claim()?).map_err(|error| explained(Method::Ebpf, error)),
-        MethodChoice::Capture => {
-            capture(claim()?).map_err(|error| explained(Method::Capture, error))
-        }
+        MethodChoice::Capture => capture().map_err(|error| explained(Method::Capture, error)),
         MethodChoice::Auto => {
             match ebpf(claim()?) {
                 Ok(engine) => return Ok(engine),
                 Err(error) => step_downs.push(step_down(Method::Ebpf, Method::Capture, &error)),
             }
-            match capture(claim()?) {
+            match capture() {
                 Ok(engine) => return Ok(engine),
                 Err(error) => step_downs.push(step_down(Method::Capture, Method::None, &error)),
             }

@@ -28,7 +28,6 @@ use self::table::{Local, Table};
 use super::keeper::Keeper;
 use super::options::Options;
 use super::status::{self, Failures, Knowledge, Status};
-use crate::host::claim::Claim;
 use crate::host::interfaces::{Attach, Layer, Situation};
 use crate::host::ownership::Ownership;
 use crate::host::survey::Surveyor;
@@ -41,7 +40,6 @@ const MOST_INTERFACES: usize = 32;
 pub(super) struct CaptureEngine {
     placement: Mutex<Placement>,
     counted: Arc<Counted>,
-    _claim: Claim,
 }
 
 struct Placement {
@@ -93,11 +91,7 @@ struct Capture {
 
 impl CaptureEngine {
     /// Opens the sockets. Fails when nothing at all could be opened.
-    pub(super) fn start(
-        options: &Options,
-        ownership: &Arc<Ownership>,
-        claim: Claim,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn start(options: &Options, ownership: &Arc<Ownership>) -> anyhow::Result<Self> {
         Socket::probe().context("open a packet socket")?;
         let Options { limits, lifetimes, jitter, .. } = *options;
         let local = (!options.every_address).then(Local::default);
@@ -116,7 +110,7 @@ impl CaptureEngine {
         let surveyor = Surveyor::new(&options.interfaces, &options.local, options.workers.clone())?;
         let (failures, running) = (Failures::default(), BTreeMap::new());
         let placement = Placement { surveyor, failures, running, owners };
-        let engine = Self { placement: Mutex::new(placement), counted, _claim: claim };
+        let engine = Self { placement: Mutex::new(placement), counted };
         match engine.place()? {
             Some(error) if engine.status().interfaces.is_empty() => Err(error),
             _ => Ok(engine),
