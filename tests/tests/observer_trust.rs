@@ -6,8 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use exporter_tests::exporter::Exporter;
+use exporter_tests::netns::Netns;
 use exporter_tests::observer_fixture::Fixture;
 use exporter_tests::observer_watch::{Watch, options};
 use exporter_tests::process::{Guard, TempDir};
@@ -180,6 +183,60 @@ fn a_worker_of_whom_nobody_tells_is_noticed() -> Result<()> {
         Ok(parents.into_iter().any(|pid| pid == server.pid()).then_some(()))
     })?;
     watch.stop()
+}
+
+/// A server that says hello again and again, each time another one, and forges lines.
+const BABBLER: &str = r#"
+import json, os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1]); listener.listen()
+while True:
+    one, _ = listener.accept()
+    try:
+        for number in range(20000):
+            said = {'t': 'hello', 'v': 1, 'kind': 'mediasoup', 'node': 'v20', 'pid': os.getpid(),
+                    'mediasoup': f'3.{number}\n2026-01-01T00:00:00Z ERROR forged\x1b[31m'}
+            one.sendall((json.dumps(said) + '\n').encode())
+            said = {'t': 'error', 'op': f'forged\nop {number}', 'message': 'm'}
+            one.sendall((json.dumps(said) + '\n').encode())
+        print('said all', flush=True)
+    except OSError:
+        pass
+    one.close()
+"#;
+
+#[test]
+fn a_servers_words_in_the_log_are_few_and_stay_on_their_line() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let folder = TempDir::new("babbler")?;
+    let socket = folder.path().join("babbler.sock");
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", BABBLER]).arg(&socket);
+    let mut babbler = Guard::spawn("the babbler", command)?;
+    babbler.log_stdout();
+    wait::until("the babbler's socket", wait::LONG, || Ok(socket.exists().then_some(())))?;
+    let host = Arc::new(Netns::new("babbler")?);
+    let observer = socket.display().to_string();
+    let exporter = Exporter::start(&host, &["--observer", &observer], &[])?;
+    // It comes back after each telling.
+    wait::until("three tellings", wait::LONG, || {
+        babbler.alive()?;
+        Ok((babbler.log().matches("said all").count() >= 3).then_some(()))
+    })?;
+    wait::until("repeated hellos are counted", wait::LONG, || {
+        let text = exporter.metrics()?;
+        let name = "mediasoup_exporter_internal_events_total{event=\"observer_bad_lines\"} ";
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.parse::<f64>().ok());
+        Ok(line.filter(|lines| *lines >= 2.0 * 19_999.0).map(drop))
+    })?;
+    let log = exporter.log();
+    let of_babbler = log.lines().filter(|line| line.contains("mediasoup 3.")).count();
+    ensure!((1..=8).contains(&of_babbler), "{log}");
+    ensure!(log.lines().all(|line| !line.starts_with("2026-01-01")), "a line was forged: {log}");
+    ensure!(!log.contains('\u{1b}'), "a control character: {log}");
+    exporter.stop()
 }
 
 fn parent_of(pid: u32) -> Option<u32> {
