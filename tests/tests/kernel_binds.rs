@@ -57,7 +57,7 @@ fn what_was_bound_before_the_start_is_found() -> Result<()> {
         send(&pair.peer, 443, 1)?;
         assert_eq!(packets(&counting, 1)?, u64::from(PACKETS), "{sockets:?}");
         worker.close("0.0.0.0:443")?;
-        counting.refresh()?;
+        refresh(&pair, &counting)?;
         send(&pair.peer, 443, 2)?;
         assert_eq!(packets(&counting, 2)?, 0, "{sockets:?}");
         assert!(not_owned(&counting)? >= u64::from(PACKETS));
@@ -152,7 +152,7 @@ fn a_worker_in_another_namespace_is_counted_where_its_packets_pass() -> Result<(
     let counting = start_with(&pair.sfu, options())?;
     let mut worker = workers.start("mediasoup-worker", &inner)?;
     worker.bind("0.0.0.0:2000")?;
-    counting.refresh()?;
+    refresh(&pair, &counting)?;
     let peer = pair.peer.run_in(|| UdpSocket::bind("10.77.0.2:0"))?;
     for (ssrc, to) in [(1, "10.88.0.2:2000"), (2, "10.77.0.1:2000")] {
         for sequence in 0..PACKETS {
@@ -177,7 +177,7 @@ fn a_process_with_many_sockets_takes_no_room_from_workers() -> Result<()> {
     let mut fake = workers.start("mediasoup-worker", &pair.sfu)?;
     let bound = fake.bind_many("127.0.0.1", 10_000, 20_000)?;
     ensure!(bound > 16_384, "only {bound} ports were bound");
-    counting.refresh()?;
+    refresh(&pair, &counting)?;
     let owned = sockets_of(&counting, fake.pid());
     assert!(counting.status().owned.refused > 0 && owned <= 16_384 + 1_024, "{owned}");
     let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
@@ -198,7 +198,7 @@ fn captured_packets_are_those_of_owned_ports() -> Result<()> {
     let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
     worker.bind("0.0.0.0:443")?;
     let _other = pair.sfu.run_in(|| UdpSocket::bind("0.0.0.0:444"))?;
-    counting.refresh()?;
+    refresh(&pair, &counting)?;
     for (ssrc, port) in [(1, 443), (2, 444)] {
         send(&pair.peer, port, ssrc)?;
     }
@@ -208,7 +208,7 @@ fn captured_packets_are_those_of_owned_ports() -> Result<()> {
     assert_eq!(packets(&counting, 2)?, 0);
     assert_eq!(counting.status().owned.by, Knowledge::Scan);
     worker.bind("0.0.0.0:50000")?;
-    counting.refresh()?;
+    refresh(&pair, &counting)?;
     send(&pair.peer, 50_000, 3)?;
     wait::until_equal("all packets to be heard", wait::LONG, || {
         Ok((packets(&counting, 3)?, u64::from(PACKETS)))
@@ -218,6 +218,11 @@ fn captured_packets_are_those_of_owned_ports() -> Result<()> {
 fn options() -> Options {
     let interfaces = vec!["sfu0".to_owned()];
     Options { interfaces, method: MethodChoice::Ebpf, ..Options::default() }
+}
+
+/// Interfaces are looked for where the calling thread is.
+fn refresh(pair: &Pair, counting: &Counting) -> Result<()> {
+    pair.sfu.run_in(|| counting.refresh())
 }
 
 fn packets(counting: &Counting, ssrc: u32) -> Result<u64> {

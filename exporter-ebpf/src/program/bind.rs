@@ -11,7 +11,8 @@ use exporter_ebpf::abi::{
     Bind, Comm, Happened, MAPPED, Nobody, OwnedSocket, Ownership, PortKey, TCP, UDP, WORKER_COMM,
 };
 
-use super::maps::{BINDS, NOBODIES, SFU_PROCESSES};
+use super::atomic::fetch_add_u32;
+use super::maps::{BINDS, NOBODIES, SFU_PROCESSES, UNDECIDED};
 use super::owned::{close, disown, own, tally};
 
 /// After `bind`, over IPv4.
@@ -62,22 +63,49 @@ fn bound(sock: *mut bpf_sock, address: [u32; 4]) {
     let comm = bpf_get_current_comm().unwrap_or_default();
     let is_verified = SFU_PROCESSES.get_ptr(process).is_some() as u32;
     let socket = OwnedSocket { end, process, is_verified };
-    let is_nobody = is_verified == 0 && is_nobody(process, &comm);
-    if is_verified != 0 || claims(&comm) && !is_nobody {
-        if own(cookie, &socket) {
+    if is_verified != 0 {
+        match own(cookie, &socket) {
+            true => tell(cookie, &socket, &comm, Happened::Owned),
+            false => tally(Ownership::Refused, 1),
+        }
+        return;
+    }
+    let is_nobody = is_nobody(process, &comm);
+    // Until userspace has decided who it is, one process has no more than its share of the room, and of
+    // the ring.
+    let times = if is_nobody { 0 } else { bound_before(process) };
+    let is_few = times < SHARE;
+    if claims(&comm) && !is_nobody {
+        if is_few && own(cookie, &socket) {
             tell(cookie, &socket, &comm, Happened::Owned);
             return;
         }
         tally(Ownership::Refused, 1);
-        if is_verified == 0 {
+        if is_few || times.is_multiple_of(SHARE) {
             tell(cookie, &socket, &comm, Happened::Refused);
         }
         return;
     }
     // What still came to the port was its last owner's; from now on it is another's.
     close(proto as u8, port);
-    if !is_nobody {
+    if !is_nobody && (is_few || times.is_multiple_of(SHARE)) {
         tell(cookie, &socket, &comm, Happened::Bound);
+    }
+}
+
+/// Sockets of one process of whom userspace has not decided yet; it does so within milliseconds.
+const SHARE: u32 = 64;
+
+/// How many sockets it bound that userspace was told of, or will be.
+#[inline(always)]
+fn bound_before(process: u32) -> u32 {
+    match UNDECIDED.get_ptr_mut(process) {
+        // SAFETY: the table's value.
+        Some(times) => unsafe { fetch_add_u32(times, 1) },
+        None => {
+            let _ = UNDECIDED.insert(process, 1, 0);
+            0
+        }
     }
 }
 

@@ -83,6 +83,9 @@ pub static SFU_PROCESSES: HashMap<u32, SfuProcess> =
     HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
 #[map]
 pub static NOBODIES: LruHashMap<Nobody, u8> = LruHashMap::with_max_entries(8_192, 0);
+// How often a process bound a socket of which userspace has not decided yet who it is.
+#[map]
+pub static UNDECIDED: LruHashMap<u32, u32> = LruHashMap::with_max_entries(4_096, 0);
 #[map]
 pub static BINDS: RingBuf = RingBuf::with_byte_size(1 << 19, 0);
 #[map]

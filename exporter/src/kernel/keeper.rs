@@ -98,11 +98,18 @@ impl<T: OwnedTables> Keeper<T> {
         let workers = self.workers.look();
         self.dismiss_others(&workers)?;
         let quotas = quotas(&workers, T::MOST_SOCKETS);
+        let mut new = Vec::new();
         for worker in workers.iter() {
-            self.admit(worker, quotas[&worker.uid])?;
+            if self.admit(worker, quotas[&worker.uid])? {
+                new.push(worker.pid);
+            }
         }
         self.drop_unseen(&workers)?;
         self.adopt(&workers, &HashMap::new())?;
+        // What they bound between being looked at and being admitted.
+        let again: Vec<WorkerProcess> =
+            new.into_iter().filter_map(|pid| self.workers.look_at(pid)).collect();
+        self.adopt(&again, &HashMap::new())?;
         self.warn_of_hidden(&workers);
         self.close_lingering(Instant::now())
     }
@@ -179,8 +186,12 @@ impl<T: OwnedTables> Keeper<T> {
                 Some(worker) => {
                     // Its share is seen when all are.
                     let quota = self.admitted.get(&pid).map_or(MOST_OF_PROCESS / 4, |it| it.quota);
-                    self.admit(&worker, quota)?;
+                    let is_new = self.admit(&worker, quota)?;
                     self.adopt(&[worker], &hints)?;
+                    // What it bound between being looked at and being admitted.
+                    if is_new && let Some(worker) = self.workers.look_at(pid) {
+                        self.adopt(&[worker], &hints)?;
+                    }
                 }
                 None => self.refuse(pid, &comm)?,
             }
@@ -217,16 +228,17 @@ impl<T: OwnedTables> Keeper<T> {
         self.tables.dismiss(pid)
     }
 
-    fn admit(&mut self, worker: &WorkerProcess, quota: u32) -> io::Result<()> {
+    /// True: it was not before.
+    fn admit(&mut self, worker: &WorkerProcess, quota: u32) -> io::Result<bool> {
         let admitted = Admitted { started: worker.started, quota };
         if self.admitted.get(&worker.pid) == Some(&admitted) {
-            return Ok(());
+            return Ok(false);
         }
         if !self.tables.admit(worker.pid, quota)? {
             tracing::debug!("no room for worker {}", worker.pid);
-            return Ok(());
+            return Ok(false);
         }
-        self.admitted.insert(worker.pid, admitted);
+        let is_new = self.admitted.insert(worker.pid, admitted).is_none();
         let of_it = |(id, of): (&SocketId, &u32)| (*of == worker.pid).then_some(*id);
         let claimed: Vec<SocketId> = self.claimed.iter().filter_map(of_it).collect();
         for id in claimed {
@@ -234,7 +246,7 @@ impl<T: OwnedTables> Keeper<T> {
             self.tables.verify(id)?;
             self.claimed.remove(&id);
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// Owns the sockets of workers that are not owned yet. `hints` are those that were just seen.
@@ -317,7 +329,12 @@ impl<T: OwnedTables> Keeper<T> {
             return Ok(false);
         }
         self.lingering.remove(&socket.end);
-        Ok(self.ownership.insert(id, socket))
+        let is_new = self.ownership.insert(id, socket);
+        if is_new {
+            // The kernel may have owned it by its process' name, and could not tell.
+            self.tables.verify(id)?;
+        }
+        Ok(is_new)
     }
 
     /// A socket that was closed between being found and being owned was not seen to be closed.

@@ -129,7 +129,8 @@ fn a_worker_keeps_what_it_bound_before_it_was_known() {
     keeper.ownership.insert(SocketId::cookie(1), socket);
     keeper.claimed.insert(SocketId::cookie(1), 7);
     keeper.claimed.insert(SocketId::cookie(2), 8);
-    keeper.admit(&worker(7, 0, &[]), 100).unwrap();
+    assert!(keeper.admit(&worker(7, 0, &[]), 100).unwrap());
+    assert!(!keeper.admit(&worker(7, 0, &[]), 100).unwrap());
     assert_eq!(keeper.tables.verified, [SocketId::cookie(1)]);
     assert_eq!(keeper.tables.admitted, BTreeMap::from([(7, 100)]));
     assert_eq!(keeper.claimed.len(), 1);

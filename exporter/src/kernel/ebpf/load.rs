@@ -185,6 +185,7 @@ fn owned_fds(ebpf: &mut Ebpf) -> anyhow::Result<OwnedFds> {
     Ok(OwnedFds {
         processes: table_fd(ebpf, "SFU_PROCESSES")?,
         nobodies: table_fd(ebpf, "NOBODIES")?,
+        undecided: table_fd(ebpf, "UNDECIDED")?,
         sums: table_fd(ebpf, "OWNERSHIP")?,
         own: program_fd(ebpf, "own")?,
         ring: RingBuf::try_from(ring).context("the table BINDS")?,

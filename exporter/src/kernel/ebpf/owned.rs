@@ -40,6 +40,7 @@ pub(in crate::kernel) const MOST_ENDS: u32 = 1 << 18;
 pub(in crate::kernel) struct OwnedFds {
     pub(in crate::kernel) processes: OwnedFd,
     pub(in crate::kernel) nobodies: OwnedFd,
+    pub(in crate::kernel) undecided: OwnedFd,
     pub(in crate::kernel) sums: OwnedFd,
     pub(in crate::kernel) own: OwnedFd,
     pub(in crate::kernel) ring: RingBuf<MapData>,
@@ -93,6 +94,7 @@ impl OwnedTables for Owned {
 
     fn admit(&mut self, pid: u32, quota: u32) -> io::Result<bool> {
         let socket = OwnedSocket { process: pid, ..OwnedSocket::default() };
+        sys::remove(self.fds.undecided.as_fd(), &pid)?;
         self.order(&Own { order: Order::Admit as u32, bits: quota, socket, ..Own::default() })
     }
 
@@ -101,6 +103,7 @@ impl OwnedTables for Owned {
     }
 
     fn ignore(&mut self, pid: u32, comm: &Comm) -> io::Result<()> {
+        sys::remove(self.fds.undecided.as_fd(), &pid)?;
         sys::put(self.fds.nobodies.as_fd(), &Nobody { comm: *comm, process: pid }, &1_u8)
     }
 
