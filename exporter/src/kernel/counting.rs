@@ -294,13 +294,12 @@ fn start_engine(
     ownership: &Arc<Ownership>,
     step_downs: &mut Vec<StepDown>,
 ) -> anyhow::Result<Engine> {
-    // Each way of counting claims the ports anew: what could not be used has let go of them.
+    // Captured packets carry no marks, so only eBPF claims ports.
     let claim = || Claim::new(options.ports.as_ref());
     let ebpf =
         |claim| EbpfEngine::start(options, ownership, claim).map(|it| Engine::Ebpf(Box::new(it)));
-    let capture = |claim| {
-        CaptureEngine::start(options, ownership, claim).map(|it| Engine::Capture(Box::new(it)))
-    };
+    let capture =
+        || CaptureEngine::start(options, ownership).map(|it| Engine::Capture(Box::new(it)));
     match options.method {
         MethodChoice::None => Ok(Engine::None),
         MethodChoice::Ebpf => ebpf(claim()?).map_err(|error| explained(Method::Ebpf, error)),
