@@ -28,7 +28,7 @@ fn the_first_packet_to_a_new_port_counts() -> Result<()> {
     for (ssrc, port) in [(1, 2_000), (2, 443), (3, 59_999)] {
         worker.bind(&format!("0.0.0.0:{port}"))?;
         send(&pair.peer, port, ssrc)?;
-        assert_eq!(packets(&counting, ssrc)?, u64::from(PACKETS), "port {port}");
+        arrived(&counting, ssrc)?;
     }
     counting.hear()?;
     let ownership = counting.ownership();
@@ -55,12 +55,14 @@ fn what_was_bound_before_the_start_is_found() -> Result<()> {
         worker.bind("0.0.0.0:443")?;
         let counting = start_with(&pair.sfu, Options { sockets, ..options() })?;
         send(&pair.peer, 443, 1)?;
-        assert_eq!(packets(&counting, 1)?, u64::from(PACKETS), "{sockets:?}");
+        arrived(&counting, 1)?;
         worker.close("0.0.0.0:443")?;
         refresh(&pair, &counting)?;
         send(&pair.peer, 443, 2)?;
         assert_eq!(packets(&counting, 2)?, 0, "{sockets:?}");
-        assert!(not_owned(&counting)? >= u64::from(PACKETS));
+        wait::until("others' packets to be told", wait::LONG, || {
+            Ok((not_owned(&counting)? >= u64::from(PACKETS)).then_some(()))
+        })?;
     }
     Ok(())
 }
@@ -102,7 +104,7 @@ fn a_worker_by_another_name_is_found_when_it_binds() -> Result<()> {
     worker.bind("0.0.0.0:2001")?;
     for (ssrc, port) in [(1, 2_000), (2, 2_001)] {
         send(&pair.peer, port, ssrc)?;
-        assert_eq!(packets(&counting, ssrc)?, u64::from(PACKETS), "port {port}");
+        arrived(&counting, ssrc)?;
     }
     Ok(())
 }
@@ -183,7 +185,7 @@ fn a_process_with_many_sockets_takes_no_room_from_workers() -> Result<()> {
     let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
     worker.bind("10.77.0.1:2000")?;
     send(&pair.peer, 2_000, 1)?;
-    assert_eq!(packets(&counting, 1)?, u64::from(PACKETS));
+    arrived(&counting, 1)?;
     Ok(())
 }
 
@@ -227,6 +229,13 @@ fn refresh(pair: &Pair, counting: &Counting) -> Result<()> {
 
 fn packets(counting: &Counting, ssrc: u32) -> Result<u64> {
     Ok(counted(&counting.read()?, Receive, ssrc).0)
+}
+
+/// All packets of an SSRC have been counted.
+fn arrived(counting: &Counting, ssrc: u32) -> Result<()> {
+    wait::until_equal("all packets to be counted", wait::LONG, || {
+        Ok((packets(counting, ssrc)?, u64::from(PACKETS)))
+    })
 }
 
 fn sockets_of(counting: &Counting, pid: u32) -> usize {
