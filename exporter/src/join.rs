@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use crate::model::{Class, Clock, Consumer, Direction, Producer, Transport, TransportId, Tuple};
-use crate::state::{Owner, State, StreamRole};
+use crate::model::{Class, Clock, Consumer, Direction, Producer, TransportId, Tuple};
+use crate::state::{ClosedOwner, Holder, Owner, State, StreamRole};
 
 /// How much is known of a stream's owner, least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +28,8 @@ pub struct Claim {
     pub level: Level,
     /// The producer's or consumer's id.
     pub owner: Option<Arc<str>>,
+    /// Whoever claims it has closed: what still comes is his, and nobody else will claim it.
+    pub closed: bool,
     /// What the stream is to its owner.
     pub role: Option<StreamRole>,
     /// What its timestamps count, where its owner's codec says it (RTX counts as its media does, RFC
@@ -35,37 +37,36 @@ pub struct Claim {
     pub clock: Option<Clock>,
 }
 
-/// The transport that claims a flow. The local address plays no part: a server may announce another
-/// one than packets carry.
-pub fn flow<'a>(state: &'a State, tuple: &Tuple) -> Option<&'a Transport> {
-    state.transport_by_tuple(&tuple.join_key())
+/// The transport that claims a flow, or did until a moment ago. The local address decides only between
+/// several claims: a server may announce another one than packets carry.
+pub fn flow<'a>(state: &'a State, tuple: &Tuple) -> Option<Holder<'a>> {
+    state.holder(tuple)
 }
 
-/// Who claims a stream of a flow that this transport claims.
+/// Who claims a stream of a flow that this transport claims, or did while it lived.
 pub fn stream(
     state: &State,
-    transport: Option<&TransportId>,
+    transport: Option<(&TransportId, bool)>,
     direction: Direction,
     ssrc: u32,
 ) -> Claim {
-    let Some(transport) = transport else {
-        return Claim { level: Level::Nobody, owner: None, role: None, clock: None };
+    let nobody =
+        Claim { level: Level::Nobody, owner: None, closed: false, role: None, clock: None };
+    let Some((transport, closed)) = transport else { return nobody };
+    let Some((owner, role)) = state.owner(transport, direction, ssrc) else {
+        return Claim { level: Level::Transport, closed, ..nobody };
     };
-    match state.owner(transport, direction, ssrc) {
-        None => Claim { level: Level::Transport, owner: None, role: None, clock: None },
-        Some((owner, role)) => {
-            let (owner, clock) = match owner {
-                Owner::Producer(Producer { id, kind, codec, .. }) => {
-                    (Some(id.0.clone()), kind.clock(codec))
-                }
-                Owner::Consumer(Consumer { id, kind, codec, .. }) => {
-                    (Some(id.0.clone()), kind.clock(codec))
-                }
-                Owner::Transport => (None, None),
-            };
-            Claim { level: Level::Owner, owner, role: Some(role), clock }
+    let (owner, closed, clock) = match owner {
+        Owner::Producer(Producer { id, kind, codec, .. }) => {
+            (Some(id.0.clone()), false, kind.clock(codec))
         }
-    }
+        Owner::Consumer(Consumer { id, kind, codec, .. }) => {
+            (Some(id.0.clone()), false, kind.clock(codec))
+        }
+        Owner::Closed(ClosedOwner { id, clock, .. }) => (Some(id.clone()), true, *clock),
+        Owner::Transport => (None, closed, None),
+    };
+    Claim { level: Level::Owner, owner, closed, role: Some(role), clock }
 }
 
 /// Bytes of known flows that the tables still hold.
@@ -73,15 +74,15 @@ pub fn stream(
 pub struct Coverage {
     /// All of them.
     pub known_bytes: u64,
-    /// Those of flows that a transport claims.
+    /// Those that came while a transport claimed their flow, or before one did.
     pub joined_bytes: u64,
 }
 
 impl Coverage {
-    /// Counts bytes of a known flow, or of one of its streams.
-    pub fn add(&mut self, bytes: u64, claimed: bool) {
+    /// Counts a known flow's bytes, its streams' among them, and those that came while nobody claimed it.
+    pub fn add(&mut self, bytes: u64, unclaimed: u64) {
         self.known_bytes += bytes;
-        self.joined_bytes += if claimed { bytes } else { 0 };
+        self.joined_bytes += bytes - unclaimed;
     }
 
     /// Joined bytes by known bytes; `None` before there are any.
@@ -112,8 +113,8 @@ mod tests {
         told.transport("t2", "[2001:db8::2]:2000", 40_000);
         told.producer("p1", "t1", &[(11, Some(12)), (21, None)]);
         told.consumer("c1", "t2", &[(31, Some(32))]);
-        let transport = flow(&told.state, &tuple).map(|transport| &transport.id);
-        let claim = stream(&told.state, transport, direction, ssrc);
+        let transport = flow(&told.state, &tuple).map(|holder| holder.transport);
+        let claim = stream(&told.state, transport.map(|id| (id, false)), direction, ssrc);
         let role = claim.role.map_or(String::new(), |role| format!(" {role:?}"));
         let owner = format!("{}{role}", claim.owner.as_deref().unwrap_or(""));
         let transport = transport.map_or("", TransportId::as_str);
@@ -169,8 +170,8 @@ mod tests {
     fn coverage_is_a_share_of_bytes() {
         let mut coverage = Coverage::default();
         assert_eq!(coverage.ratio(), None);
-        coverage.add(30, true);
-        coverage.add(10, false);
+        coverage.add(30, 0);
+        coverage.add(10, 10);
         assert_eq!(coverage.ratio(), Some(0.75));
     }
 }

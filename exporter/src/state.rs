@@ -4,6 +4,7 @@
 //! of processes and ports is handed in ([`Ownership`]).
 
 mod apply;
+mod closed;
 mod cost;
 mod encodings;
 mod event;
@@ -20,17 +21,18 @@ use foldhash::fast::RandomState;
 use indexmap::{IndexMap, IndexSet};
 
 use crate::model::{
-    Consumer, ConsumerId, Direction, Encoding, JoinKey, PROBATION_SSRC, Peer, PeerKey, Producer,
-    ProducerId, Transport, TransportId,
+    Clock, Consumer, ConsumerId, Direction, Encoding, JoinKey, PROBATION_SSRC, Peer, PeerKey,
+    Producer, ProducerId, Transport, TransportId, TransportKind, Tuple,
 };
 use crate::texts::Texts;
 
+pub use self::closed::ClosedOwner;
 pub use self::event::*;
-pub use self::ownership::{Ownership, Unknown};
+pub use self::ownership::{Bound, Ownership, Unknown};
 pub use self::places::{Place, RoomRef};
 pub use self::sources::{Bounds, Kind, Reason};
 pub use self::tuples::Refused;
-use self::tuples::{Effect, Worth};
+use self::tuples::{Effect, Told, Worth};
 
 /// A producer's key: piped producers share their id with the original, on another transport.
 pub type ProducerKey = (TransportId, ProducerId);
@@ -47,7 +49,7 @@ pub enum StreamRole {
 }
 
 /// Who owns a stream.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Owner<'a> {
     /// Receives it.
     Producer(&'a Producer),
@@ -55,7 +57,41 @@ pub enum Owner<'a> {
     Consumer(&'a Consumer),
     /// The transport as a whole: probation.
     Transport,
+    /// Had it until a moment ago.
+    Closed(&'a ClosedOwner),
 }
+
+/// Who has a 5-tuple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder<'a> {
+    /// The transport.
+    pub transport: &'a TransportId,
+    /// It has closed, or has another tuple now: what still comes is its own, and nobody else claims it.
+    pub closed: bool,
+    /// The number of its claim; see [`State::seen`].
+    pub claim: u64,
+}
+
+/// Told connections of which no packet was seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unseen {
+    /// Those on ports that are none of their servers' workers', as the host says.
+    pub port: UnseenOf,
+    /// The others.
+    pub others: UnseenOf,
+}
+
+/// Those of one reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnseenOf {
+    /// How many.
+    pub count: u64,
+    /// The transport of one.
+    pub first: Option<TransportId>,
+}
+
+/// Seconds in which packets of a connection should have been seen.
+const SEEN_WITHIN: u64 = 10;
 
 /// All servers' objects. The public maps are for reading; change them through [`State::apply`], or
 /// `put_*` and `remove_*`, which keep the indexes. Their objects lie side by side, in no order that
@@ -75,6 +111,10 @@ pub struct State {
     tuples: tuples::Tuples,
     /// The id of the producer where the stream is received, of the consumer where it is sent.
     by_ssrc: HashMap<(TransportId, Direction, u32), (Arc<str>, StreamRole)>,
+    /// Asked only when nobody else answers.
+    closed: closed::Streams,
+    /// Seconds, as the caller counts them.
+    now: u64,
     /// Grows with each change of an index.
     revision: u64,
     texts: Texts,
@@ -106,6 +146,8 @@ impl State {
             consumers: IndexMap::default(),
             tuples: tuples::Tuples::default(),
             by_ssrc: HashMap::default(),
+            closed: closed::Streams::default(),
+            now: 0,
             revision: 0,
             texts: Texts::default(),
             places: places::Places::default(),
@@ -117,19 +159,28 @@ impl State {
         }
     }
 
-    /// The transport that a 5-tuple belongs to.
-    pub fn transport_by_tuple(&self, key: &JoinKey) -> Option<&Transport> {
-        self.transports.get(self.tuples.holder(key)?)
+    /// The transport that a 5-tuple belongs to, or did until a moment ago.
+    pub fn holder(&self, tuple: &Tuple) -> Option<Holder<'_>> {
+        let claim = self.tuples.holder(&tuple.join_key(), Some(tuple.local.ip()))?;
+        let closed = claim.closed.is_some();
+        Some(Holder { transport: &claim.transport, closed, claim: claim.number })
     }
 
-    /// The producer or consumer that a stream of a transport belongs to, and as what.
+    /// Whether a transport has a 5-tuple now, at whatever local address.
+    pub fn has_tuple(&self, transport: &TransportId, key: &JoinKey) -> bool {
+        self.tuples.has(key, transport)
+    }
+
+    /// The producer or consumer that a stream of a transport belongs to, or did until a moment ago, and
+    /// as what.
     pub fn owner(
         &self,
         transport: &TransportId,
         direction: Direction,
         ssrc: u32,
     ) -> Option<(Owner<'_>, StreamRole)> {
-        if let Some((id, role)) = self.by_ssrc.get(&(transport.clone(), direction, ssrc)) {
+        let key = (transport.clone(), direction, ssrc);
+        if let Some((id, role)) = self.by_ssrc.get(&key) {
             let owner = match direction {
                 Direction::Receive => {
                     let key = (transport.clone(), ProducerId(id.clone()));
@@ -139,11 +190,44 @@ impl State {
             };
             return Some((owner, *role));
         }
-        (direction == Direction::Send && ssrc == PROBATION_SSRC)
-            .then_some((Owner::Transport, StreamRole::Probation))
+        if direction == Direction::Send && ssrc == PROBATION_SSRC {
+            return Some((Owner::Transport, StreamRole::Probation));
+        }
+        self.closed.get(&key).map(|owner| (Owner::Closed(owner), owner.role))
     }
 
-    /// Grows whenever [`State::transport_by_tuple`] or [`State::owner`] may answer otherwise than
+    /// A reading was taken, at this time: what closed long ago is forgotten. Seconds, from whenever.
+    pub fn pass(&mut self, now: u64) {
+        self.now = now;
+        self.revision += u64::from(self.tuples.expire(now));
+        while let Some(transport) = self.closed.expire(now.saturating_sub(closed::KEPT)) {
+            self.touch_ssrcs(&transport);
+        }
+    }
+
+    /// Packets of these claims, as [`Holder::claim`] names them, were seen.
+    pub fn seen(&mut self, claims: impl IntoIterator<Item = u64>) {
+        claims.into_iter().for_each(|claim| self.tuples.seen(claim));
+    }
+
+    /// Told connections of which no packet was seen, though a reading was taken since and time enough
+    /// has passed. Between servers nothing is to be expected before something is produced or consumed.
+    pub fn unseen(&self) -> Unseen {
+        let mut unseen = Unseen::default();
+        for (id, is_own_port) in self.tuples.unseen((self.now + 1).saturating_sub(SEEN_WITHIN)) {
+            let kind = self.transports.get(id).map(|transport| transport.kind);
+            let has_children =
+                || self.places.nodes.get(id).is_some_and(|node| !node.children.is_empty());
+            if kind == Some(TransportKind::WebRtc) || has_children() {
+                let of = if is_own_port { &mut unseen.others } else { &mut unseen.port };
+                of.count += 1;
+                of.first.get_or_insert_with(|| id.clone());
+            }
+        }
+        unseen
+    }
+
+    /// Grows whenever [`State::holder`] or [`State::owner`] may answer otherwise than
     /// before: who kept their answers need not ask again until then.
     pub fn revision(&self) -> u64 {
         self.revision
@@ -234,13 +318,13 @@ impl State {
         let source = transport.source;
         let router = self.places.routers.get(&transport.router);
         let router = router.filter(|router| router.source == source && router.pid != 0);
-        let owns = match router.map(|router| (router.worker, router.is_own)) {
-            Some((Some(worker), _)) => self.ownership.owns(worker, key.proto, key.local_port),
-            Some((None, false)) => Some(false),
+        let bound = match router.map(|router| (router.worker, router.is_own)) {
+            Some((Some(worker), _)) => self.ownership.bound(worker, key.proto, key.local_port),
+            Some((None, false)) => Some(Bound::new()),
             Some((None, true)) | None => None,
         };
-        match owns {
-            Some(true) => Worth::Owned,
+        match bound {
+            Some(bound) if !bound.is_empty() => Worth::Owned(bound),
             None if self.sources.standing(source).vouched => Worth::Believed,
             _ => Worth::Refused,
         }
@@ -261,6 +345,8 @@ impl State {
     fn note(&mut self, source: SourceId, effect: Effect) {
         self.revision += u64::from(effect.moved);
         let Refused { port, foreign } = effect.refused;
+        let forgotten = usize::from(effect.forgotten);
+        self.sources.refuse(source, Reason::Full, Kind::Closed, forgotten);
         self.sources.refuse(source, Reason::Port, Kind::Connection, port);
         self.sources.refuse(source, Reason::Foreign, Kind::Connection, foreign);
     }
@@ -297,14 +383,17 @@ impl State {
         self.places.move_transport(&id, old.map(|old| &old.router), Some(&transport.router));
         let gone: Vec<JoinKey> = old.into_iter().flat_map(keys).collect();
         for key in gone.into_iter().filter(|old| !keys(&transport).any(|new| new == *old)) {
-            let effect = self.tuples.drop(key, &id);
+            let effect = self.tuples.close(key, &id, self.now, self.sources.bounds.closed);
             self.note(transport.source, effect);
         }
         self.places.node(&id, transport.source).source = transport.source;
-        for key in keys(&transport) {
+        for tuple in &transport.tuples {
+            let Some(key) = tuple.join_key() else { continue };
             let worth = self.worth(&transport, &key);
-            let effect = self.tuples.claim(key, &id, transport.source, worth);
-            self.note(transport.source, effect);
+            let (source, address) = (transport.source, tuples::address(tuple));
+            let told = Told { transport: &id, source, address };
+            let effect = self.tuples.claim(key, told, worth, self.now);
+            self.note(source, effect);
         }
         self.transports.insert(id, transport);
     }
@@ -341,19 +430,43 @@ impl State {
         self.consumers.insert(consumer.id.clone(), consumer);
     }
 
-    /// Forgets a transport; its producers and consumers are told closed on their own.
+    /// A transport has closed; its producers and consumers are told closed on their own.
     pub fn remove_transport(&mut self, id: &TransportId) {
+        self.take_transport(id, true);
+    }
+
+    /// A producer has closed.
+    pub fn remove_producer(&mut self, key: &ProducerKey) {
+        self.take_producer(key, true);
+    }
+
+    /// A consumer has closed.
+    pub fn remove_consumer(&mut self, id: &ConsumerId) {
+        self.take_consumer(id, true);
+    }
+
+    /// Forgets a transport. If it has closed, rather than that nothing more is heard of it, what still
+    /// comes is its own.
+    fn take_transport(&mut self, id: &TransportId, has_closed: bool) {
         let Some(old) = self.transports.swap_remove(id) else { return };
         for key in keys(&old) {
-            let effect = self.tuples.drop(key, id);
+            let effect = match has_closed {
+                true => self.tuples.close(key, id, self.now, self.sources.bounds.closed),
+                false => self.tuples.drop(key, id),
+            };
             self.note(old.source, effect);
         }
         self.places.move_transport(id, Some(&old.router), None);
         self.prune(id);
     }
 
-    /// Forgets a producer.
-    pub fn remove_producer(&mut self, key: &ProducerKey) {
+    fn take_producer(&mut self, key: &ProducerKey, has_closed: bool) {
+        if let Some(old) = self.producers.get(key).filter(|_| has_closed) {
+            let Producer { source, kind, ref codec, .. } = *old;
+            let clock = kind.clock(codec);
+            let streams: Vec<_> = ssrcs(&old.encodings).collect();
+            self.keep(source, &key.0, Direction::Receive, &key.1.0, clock, streams);
+        }
         self.unindex_producer(key);
         if self.producers.swap_remove(key).is_some() {
             self.places.unplace_producer(&key.0, &key.1);
@@ -361,12 +474,39 @@ impl State {
         }
     }
 
-    /// Forgets a consumer.
-    pub fn remove_consumer(&mut self, id: &ConsumerId) {
+    fn take_consumer(&mut self, id: &ConsumerId, has_closed: bool) {
+        if let Some(old) = self.consumers.get(id).filter(|_| has_closed) {
+            let Consumer { source, kind, ref codec, ref transport, .. } = *old;
+            let (clock, transport) = (kind.clock(codec), transport.clone());
+            let streams: Vec<_> = ssrcs(&old.encodings).collect();
+            self.keep(source, &transport, Direction::Send, &id.0, clock, streams);
+        }
         self.unindex_consumer(id);
         if let Some(old) = self.consumers.swap_remove(id) {
             self.places.unplace_consumer(&old.transport, id);
             self.prune(&old.transport);
+        }
+    }
+
+    /// Remembers whose streams these are: their owner closes.
+    fn keep(
+        &mut self,
+        source: SourceId,
+        transport: &TransportId,
+        direction: Direction,
+        owner: &Arc<str>,
+        clock: Option<Clock>,
+        streams: Vec<(u32, StreamRole)>,
+    ) {
+        for (ssrc, role) in streams {
+            let key = (transport.clone(), direction, ssrc);
+            // Another object may have taken the SSRC since.
+            if self.by_ssrc.get(&key).is_none_or(|(current, _)| current != owner) {
+                continue;
+            }
+            let (owner, most) = ((owner.clone(), role, clock), self.sources.bounds.closed);
+            let has_room = self.closed.keep(source, key, owner, self.now, most);
+            self.sources.refuse(source, Reason::Full, Kind::Closed, usize::from(!has_room));
         }
     }
 

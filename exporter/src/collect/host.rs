@@ -8,7 +8,7 @@ use crate::host::ownership::Ownership as Ports;
 use crate::host::workers::{WorkerProcess, Workers};
 use crate::model::{Proto, SourceId};
 use crate::observer::Observer;
-use crate::state::Ownership;
+use crate::state::{Bound, Ownership};
 
 /// Workers may have been found so long ago; where one is missing, it may be younger, and all are looked
 /// for anew, but not more often than this.
@@ -46,7 +46,7 @@ impl Ownership for Host {
         (found.is_some() || !ground.vouches() || is_parent()).then_some(found)
     }
 
-    fn owns(&self, process: u32, proto: Proto, port: u16) -> Option<bool> {
-        self.ports.owns(process, proto, port)
+    fn bound(&self, process: u32, proto: Proto, port: u16) -> Option<Bound> {
+        self.ports.bound(process, proto, port)
     }
 }

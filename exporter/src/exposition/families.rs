@@ -565,12 +565,64 @@ pub static FAMILIES: &[Family] = &[
         name: "mediasoup_join_coverage_ratio",
         kind: Kind::Gauge,
         unit: "ratio",
-        help: "Of the bytes of known flows that the tables hold now, the share of those that a \
-               transport claims.",
+        help: "Of the bytes of known flows that the tables hold now, the share of those that came while \
+               a transport claimed their flow, or until some minutes after it closed.",
         labels: &[],
         group: Group::Strangers,
         origin: Origin::Packets,
         rows: rows::coverage,
+    },
+    Family {
+        name: "mediasoup_trailing_receive_bytes_total",
+        kind: Kind::Counter,
+        unit: "bytes",
+        help: "Bytes above UDP or TCP from far ends whose transport had closed, and whose own series had \
+               gone by then.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |ledger, _, lines| {
+            rows::by_class(&ledger.packets.trailed, lines, |counts, c| counts[0][c].bytes)
+        },
+    },
+    Family {
+        name: "mediasoup_trailing_receive_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Packets from far ends whose transport had closed, and whose own series had \
+               gone by then.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |ledger, _, lines| {
+            rows::by_class(&ledger.packets.trailed, lines, |counts, c| counts[0][c].packets)
+        },
+    },
+    Family {
+        name: "mediasoup_trailing_send_bytes_total",
+        kind: Kind::Counter,
+        unit: "bytes",
+        help: "Bytes above UDP or TCP to far ends whose transport had closed, and whose own series had \
+               gone by then.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |ledger, _, lines| {
+            rows::by_class(&ledger.packets.trailed, lines, |counts, c| counts[1][c].bytes)
+        },
+    },
+    Family {
+        name: "mediasoup_trailing_send_packets_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Packets to far ends whose transport had closed, and whose own series had \
+               gone by then.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |ledger, _, lines| {
+            rows::by_class(&ledger.packets.trailed, lines, |counts, c| counts[1][c].packets)
+        },
     },
     Family {
         name: "mediasoup_stranger_receive_bytes_total",
@@ -581,7 +633,11 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| rows::strangers(ledger, lines, |counts, c| counts[0][c].bytes),
+        rows: |ledger, _, lines| {
+            rows::by_class(&ledger.packets.strangers.resolved, lines, |counts, c| {
+                counts[0][c].bytes
+            })
+        },
     },
     Family {
         name: "mediasoup_stranger_receive_packets_total",
@@ -592,7 +648,11 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| rows::strangers(ledger, lines, |counts, c| counts[0][c].packets),
+        rows: |ledger, _, lines| {
+            rows::by_class(&ledger.packets.strangers.resolved, lines, |counts, c| {
+                counts[0][c].packets
+            })
+        },
     },
     Family {
         name: "mediasoup_stranger_send_bytes_total",
@@ -603,7 +663,11 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| rows::strangers(ledger, lines, |counts, c| counts[1][c].bytes),
+        rows: |ledger, _, lines| {
+            rows::by_class(&ledger.packets.strangers.resolved, lines, |counts, c| {
+                counts[1][c].bytes
+            })
+        },
     },
     Family {
         name: "mediasoup_stranger_send_packets_total",
@@ -614,7 +678,11 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| rows::strangers(ledger, lines, |counts, c| counts[1][c].packets),
+        rows: |ledger, _, lines| {
+            rows::by_class(&ledger.packets.strangers.resolved, lines, |counts, c| {
+                counts[1][c].packets
+            })
+        },
     },
     Family {
         name: "mediasoup_stranger_pending_bytes",

@@ -131,6 +131,11 @@ impl Scrape {
         }
     }
 
+    /// Claims of the servers' whose packets were met for the first time since this was last asked.
+    pub fn take_seen(&mut self) -> Vec<u64> {
+        self.ledger.take_seen()
+    }
+
     /// How full the ledger is.
     pub fn fill(&self) -> Fill {
         self.ledger.fill()

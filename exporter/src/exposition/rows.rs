@@ -252,13 +252,13 @@ pub(crate) fn coverage(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Opti
     None
 }
 
-pub(crate) fn strangers(
-    ledger: &Ledger,
+pub(crate) fn by_class(
+    counts: &Counts,
     lines: &mut Lines<'_>,
     value: impl Fn(&Counts, usize) -> u64,
 ) -> Option<usize> {
     for (class, text) in CLASSES {
-        let value = value(&ledger.packets.strangers.resolved, class as usize);
+        let value = value(counts, class as usize);
         lines.put(&["{class=\"", text, "\"} "], value);
     }
     None

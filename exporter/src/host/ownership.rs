@@ -11,6 +11,9 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::namespaces::NamespaceCookie;
 use crate::model::{Proto, canonical};
 
+/// Addresses of one process and port that are told.
+const MOST_ADDRESSES: usize = 8;
+
 /// A local end that a socket is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct End {
@@ -87,6 +90,17 @@ impl Ownership {
             true => None,
             false => Some(self.registry().at(proto, port).any(|socket| socket.pid == pid)),
         }
+    }
+
+    /// The addresses at which a process has bound a port, a few at most. `None`: nobody can
+    /// know.
+    pub fn bound<T: FromIterator<IpAddr>>(&self, pid: u32, proto: Proto, port: u16) -> Option<T> {
+        if self.is_unknown {
+            return None;
+        }
+        let registry = self.registry();
+        let own = registry.at(proto, port).filter(|socket| socket.pid == pid);
+        Some(own.map(|socket| socket.end.local.ip()).take(MOST_ADDRESSES).collect())
     }
 
     /// Whether somebody owns a local end.

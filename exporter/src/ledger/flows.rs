@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use crate::join;
+use crate::join::{self, Coverage};
 use crate::labels::Tick;
 use crate::labels::block::Block;
 use crate::labels::text::{self, limit};
 use crate::ledger::packets::{CLASS_SERIES, Now, Unclaimed};
 use crate::ledger::series::{Room, SeriesId, Table};
 use crate::ledger::totals::{Counts, add, add_all, grown};
-use crate::model::{JoinKey, TransportId, Tuple};
+use crate::model::{Class, Counter, JoinKey, TransportId, Tuple};
 use crate::prefetch;
 use crate::state::State;
 
@@ -42,8 +42,16 @@ pub(crate) struct FlowSource {
     series: Option<SeriesId>,
     /// The series names a transport.
     claimed: bool,
-    /// A transport claims the flow now.
+    /// A transport claims the flow, or did until a moment ago.
     pub(crate) claimed_now: bool,
+    /// Whoever claims it has closed.
+    pub(crate) closed: bool,
+    /// The number of its claim.
+    claim: u64,
+    /// All that it and its streams grew by.
+    bytes: u64,
+    /// Of these, what came since the last one who claimed the flow was forgotten.
+    unclaimed_bytes: u64,
     /// Since when something waits for a series.
     since: Tick,
     /// Who claims it, or did.
@@ -75,6 +83,10 @@ impl Sources {
             series: None,
             claimed: false,
             claimed_now: false,
+            closed: false,
+            claim: 0,
+            bytes: 0,
+            unclaimed_bytes: 0,
             since: tick,
             transport: None,
             asked: None,
@@ -144,9 +156,13 @@ impl FlowSource {
     pub(crate) fn take(&mut self, raw: &Counts, ended: bool) {
         let lasts = self.last.iter_mut().flatten();
         let pendings = self.pending.iter_mut().flatten();
+        let mut bytes = 0;
         for ((last, pending), raw) in lasts.zip(pendings).zip(raw.iter().flatten()) {
-            add(pending, grown(last, *raw));
+            let grown = grown(last, *raw);
+            bytes += grown.bytes;
+            add(pending, grown);
         }
+        self.grow(bytes);
         self.ended = ended;
         if ended {
             // The same tuple begins again from zero. The source itself stays while it has streams:
@@ -155,18 +171,44 @@ impl FlowSource {
         }
     }
 
+    /// Takes in what a stream of the flow grew by.
+    pub(crate) fn take_rtp(&mut self, direction: usize, grown: Counter) {
+        add(&mut self.pending[direction][Class::Rtp as usize], grown);
+        self.grow(grown.bytes);
+    }
+
+    fn grow(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.unclaimed_bytes += if self.claimed_now { 0 } else { bytes };
+    }
+
+    /// Adds what came, and what of it came while nobody claimed the flow.
+    pub(crate) fn cover(&self, coverage: &mut Coverage) {
+        coverage.add(self.bytes, self.unclaimed_bytes);
+    }
+
     /// Asks who claims the flow, unless the answer must be the one from before.
-    pub(crate) fn ask(&mut self, state: &State) {
+    /// Claims that are met for the first time are noted.
+    pub(crate) fn ask(&mut self, state: &State, seen: &mut Vec<u64>) {
         if self.asked.replace(state.revision()) == Some(state.revision()) {
             return;
         }
-        let transport = join::flow(state, &self.tuple).map(|transport| &transport.id);
+        let holder = join::flow(state, &self.tuple);
+        let transport = holder.map(|holder| holder.transport);
+        let closed = holder.is_some_and(|holder| holder.closed);
         let ssrcs_changed = transport.map_or(0, |transport| state.ssrcs_changed(transport));
         let other = transport.is_some() && transport != self.transport.as_ref();
-        if other || transport.is_some() != self.claimed_now || ssrcs_changed != self.ssrcs_changed {
+        let claim = (transport.is_some(), closed, ssrcs_changed);
+        if other || claim != (self.claimed_now, self.closed, self.ssrcs_changed) {
             self.claims += 1;
         }
-        (self.claimed_now, self.ssrcs_changed) = (transport.is_some(), ssrcs_changed);
+        (self.claimed_now, self.closed, self.ssrcs_changed) = claim;
+        if let Some(holder) = holder {
+            self.unclaimed_bytes = 0;
+            if std::mem::replace(&mut self.claim, holder.claim) != holder.claim {
+                seen.push(holder.claim);
+            }
+        }
         if other && self.transport.is_some() {
             self.epoch += 1;
         }
@@ -191,7 +233,7 @@ impl FlowSource {
                     return series.values.take(&mut self.pending, now.room);
                 }
                 Some(series) if self.claimed == claimed && self.series_epoch == self.epoch => {
-                    if !self.ended {
+                    if !self.ended && !self.closed {
                         series.touch(now.tick);
                     }
                     return series.values.take(&mut self.pending, now.room);
@@ -203,9 +245,20 @@ impl FlowSource {
         let waits = !claimed && !self.ended && now.tick.saturating_sub(self.since) < now.hold;
         if empty {
             self.since = now.tick + 1;
-        } else if !waits {
+        } else if !waits && !self.is_over() {
             self.open(claimed, table, unclaimed, now);
         }
+    }
+
+    /// Its owner closed and its series has gone, so that what waits will have none.
+    fn is_over(&self) -> bool {
+        let was_shown = self.claimed && self.series_epoch == self.epoch;
+        self.closed && was_shown && self.series.is_none()
+    }
+
+    /// What trails after its owner closed and its series has gone.
+    pub(crate) fn trail(&mut self) -> Option<Counts> {
+        self.is_over().then(|| std::mem::take(&mut self.pending))
     }
 
     /// The series' labels are no longer right: another transport has the tuple, or one has claimed it.
@@ -261,10 +314,6 @@ impl FlowSource {
         let transport = self.transport.as_ref().filter(|_| claimed);
         let labels = connection_labels(&self.tuple, transport, &remote, &mut now.labels.text);
         Some((labels, Named { owner: transport.map(|id| (id.clone(), key)), _remote: remote }))
-    }
-
-    pub(crate) fn own_bytes(&self) -> u64 {
-        self.last.iter().flatten().map(|counter| counter.bytes).sum()
     }
 }
 

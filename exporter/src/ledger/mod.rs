@@ -30,9 +30,12 @@
 //!   same because of a privacy policy, one SSRC on two unclaimed flows): its total must not fall, and
 //!   they must not be seen twice. What comes from then on goes to the owner.
 //!
-//! What still arrives after an owner closed is counted as its own until its series is retired; from
-//! then on it is nobody's, and treated like any traffic that nobody claims. Where one owner follows
-//! another (an SSRC used again by the next producer), each keeps what came in its time.
+//! Whoever had an owner keeps it. The state remembers for some minutes who closed, so what is first
+//! read after a short stay goes to a series with its owner's ids. What still arrives is counted there
+//! until the series is retired; from then on it only adds to an aggregate, since a series for each who
+//! left would stand for as long as the tables keep their flows. Once the state has forgotten him it is
+//! nobody's, and treated like any traffic that nobody claims. Where one owner follows another (an SSRC
+//! used again by the next producer), each keeps what came in its time.
 //!
 //! A stranger's traffic is no source: it is added to the strangers' totals when its entry ends. While
 //! it lives it is only a gauge, so that a stranger who becomes known takes all of it along.
@@ -179,6 +182,11 @@ impl Ledger {
         if let Some(sockets) = sockets {
             socket_ledger.update(sockets, tick, labels, room);
         }
+    }
+
+    /// Claims whose packets were met for the first time since this was last asked.
+    pub fn take_seen(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.packets.seen)
     }
 
     /// How full it is.

@@ -13,10 +13,10 @@ use crate::ledger::series::{GRACE, Room, Table};
 use crate::ledger::strangers::Strangers;
 use crate::ledger::stream_labels::StreamLabels;
 use crate::ledger::streams::{Claimed, StreamKey, StreamSeries, StreamSources};
-use crate::ledger::totals::add;
 #[cfg(test)]
-use crate::ledger::totals::{Counts, StreamTotals, add_all};
-use crate::model::{Class, Direction, Flow, Reading, Stream};
+use crate::ledger::totals::StreamTotals;
+use crate::ledger::totals::{Counts, add_all};
+use crate::model::{Direction, Flow, Reading, Stream};
 use crate::prefetch;
 use crate::state::State;
 
@@ -37,6 +37,10 @@ pub(crate) struct Packets {
     /// By direction.
     pub(crate) stream_series: [Table<StreamLabels, StreamSeries>; 2],
     pub(crate) strangers: Strangers,
+    /// What trailed after connections had closed and their series had gone.
+    pub(crate) trailed: Counts,
+    /// Claims whose packets were met for the first time.
+    pub(crate) seen: Vec<u64>,
     leftovers: Leftovers,
     unclaimed: Unclaimed,
     pub(crate) coverage: Coverage,
@@ -77,6 +81,8 @@ impl Packets {
             connections: Table::default(),
             stream_series: Default::default(),
             strangers: Strangers::default(),
+            trailed: Counts::default(),
+            seen: Vec::new(),
             leftovers: Leftovers::default(),
             unclaimed,
             coverage: Coverage::default(),
@@ -135,8 +141,6 @@ impl Packets {
         };
         let source = self.meet(slot, state);
         source.take(counts, *ended);
-        let (bytes, claimed) = (source.own_bytes(), source.claimed_now);
-        self.coverage.add(bytes, claimed);
         Some(slot)
     }
 
@@ -144,7 +148,7 @@ impl Packets {
     fn meet(&mut self, slot: u32, state: &State) -> &mut FlowSource {
         let source = self.sources.get_mut(slot);
         if source.round != self.round {
-            source.ask(state);
+            source.ask(state, &mut self.seen);
             source.round = self.round;
             self.present.push(slot);
         }
@@ -168,27 +172,31 @@ impl Packets {
         }
         let key = self.streams.get_mut(slot).key;
         self.meet(key.flow, state);
-        let Self { sources, streams, stream_series, unclaimed, leftovers, coverage, .. } = self;
+        let Self { sources, streams, stream_series, unclaimed, leftovers, .. } = self;
         let (flow, source) = (sources.get_mut(key.flow), streams.get_mut(slot));
         source.round = flow.round;
         let grown = source.last.grow(stream.into());
         let direction = key.direction as usize;
-        add(&mut flow.pending[direction][Class::Rtp as usize], grown.total);
+        flow.take_rtp(direction, grown.total);
         let table = &mut stream_series[direction];
-        if !stream.ended {
-            coverage.add(stream.total.bytes, flow.claimed_now);
-            if source.go_on(grown, flow.claims, stream, table, now.tick) {
-                return Some(slot);
-            }
+        if !stream.ended && source.go_on(grown, flow.claims, stream, table, now.tick) {
+            return Some(slot);
         }
         let transport = flow.transport.as_ref().filter(|_| flow.claimed_now);
         let claimed = Claimed {
-            claim: join::stream(state, transport, key.direction, key.ssrc),
+            claim: join::stream(
+                state,
+                transport.map(|transport| (transport, flow.closed)),
+                key.direction,
+                key.ssrc,
+            ),
             transport,
             epoch: flow.epoch,
             claims: flow.claims,
         };
-        source.settle(grown, &claimed, stream, table, unclaimed, now);
+        let _trailed = source.settle(grown, &claimed, stream, table, unclaimed, now);
+        #[cfg(test)]
+        self.retired.1.add(_trailed);
         if stream.ended {
             if let Some(source) = streams.remove(slot) {
                 leftovers.leave_stream(source, &claimed, now);
@@ -238,10 +246,13 @@ impl Packets {
     fn settle(&mut self, slot: u32, now: &mut Now<'_>) {
         let source = self.sources.get_mut(slot);
         source.settle(&mut self.connections, &mut self.unclaimed, now);
-        if source.ended
-            && source.streams == 0
-            && let Some(source) = self.sources.remove(slot)
-        {
+        if let Some(trailed) = source.trail() {
+            add_all(&mut self.trailed, &trailed);
+        }
+        if !(source.ended && source.streams == 0) {
+            return source.cover(&mut self.coverage);
+        }
+        if let Some(source) = self.sources.remove(slot) {
             self.leftovers.leave_flow(source, now);
         }
     }
@@ -278,7 +289,7 @@ impl Packets {
             now.tick,
             GRACE,
             |connection| match connection.owner() {
-                Some((id, key)) => state.transport_by_tuple(key).is_some_and(|t| t.id == *id),
+                Some((id, key)) => state.has_tuple(id, key),
                 None => false,
             },
             |connection| {
@@ -295,8 +306,9 @@ impl Packets {
                 GRACE,
                 |series| match &series.owner {
                     Some((transport, id, ssrc)) => {
-                        let claim = join::stream(state, Some(transport), direction, *ssrc);
-                        claim.owner.as_ref() == Some(id)
+                        let transport = Some((transport, false));
+                        let claim = join::stream(state, transport, direction, *ssrc);
+                        !claim.closed && claim.owner.as_ref() == Some(id)
                     }
                     None => false,
                 },

@@ -53,7 +53,7 @@ pub(crate) struct StreamSource {
     role: Option<StreamRole>,
     owner: Option<Arc<str>>,
     epoch: u32,
-    /// Who the series names has closed.
+    /// Whoever the series names has closed.
     orphan: bool,
     /// The flow's claims when the claim on this stream was last asked for.
     claims: u32,
@@ -164,7 +164,8 @@ impl StreamSource {
         true
     }
 
-    /// Gives what grew and what waits to the series that the servers' claim asks for.
+    /// Gives what grew and what waits to the series that the servers' claim asks for. What trails after
+    /// whoever had the stream closed and its series went is given back: it is in its connection's totals.
     pub(crate) fn settle(
         &mut self,
         grown: StreamTotals,
@@ -173,7 +174,8 @@ impl StreamSource {
         table: &mut Table<StreamLabels, StreamSeries>,
         unclaimed: &mut Unclaimed,
         now: &mut Now<'_>,
-    ) {
+    ) -> StreamTotals {
+        let nothing = StreamTotals::default();
         self.claims = claimed.claims;
         let mut pending = grown;
         if let Some(held) = self.pending.take() {
@@ -182,10 +184,11 @@ impl StreamSource {
         if let Some(id) = self.series {
             let stays = self.is(claimed);
             // Its owner closed: what still comes is his, until the series goes.
-            self.orphan = claimed.claim.level < self.level;
-            if stays || self.orphan {
+            let is_left = claimed.claim.level < self.level;
+            self.orphan = is_left || claimed.claim.closed;
+            if stays || is_left {
                 if self.go_on(pending, claimed.claims, stream, table, now.tick) {
-                    return;
+                    return nothing;
                 }
             } else if claimed.claim.level > self.level
                 && table.get(id).is_some_and(|series| !series.shared)
@@ -199,17 +202,28 @@ impl StreamSource {
         }
         if pending.is_zero() {
             self.since = now.tick + 1;
-            return;
+            return nothing;
+        }
+        if self.is_over(claimed) {
+            return pending;
         }
         let young = now.tick.saturating_sub(self.since) < now.hold;
-        let waits = claimed.claim.level < Level::Owner && young && !stream.ended;
+        let may_be_claimed = claimed.claim.level < Level::Owner && !claimed.claim.closed;
+        let waits = may_be_claimed && young && !stream.ended;
         if waits || !self.open(pending, claimed, stream, table, unclaimed, now) {
             self.pending = Some(Box::new(pending));
         }
+        nothing
+    }
+
+    /// Whoever has it closed, and its series has gone.
+    fn is_over(&self, Claimed { claim, epoch, .. }: &Claimed<'_>) -> bool {
+        let was_shown = self.level >= claim.level && self.epoch == *epoch;
+        claim.closed && was_shown && self.series.is_none()
     }
 
     fn is(&self, Claimed { claim, transport: _, epoch, claims: _ }: &Claimed<'_>) -> bool {
-        let Claim { level, owner, role, clock: _ } = claim;
+        let Claim { level, owner, closed: _, role, clock: _ } = claim;
         (self.level, self.epoch, self.role) == (*level, *epoch, *role) && self.owner == *owner
     }
 
@@ -223,7 +237,7 @@ impl StreamSource {
         now: &mut Now<'_>,
     ) -> bool {
         let ssrc = self.key.ssrc;
-        let Claim { level, owner, role, clock } = &claimed.claim;
+        let Claim { level, owner, closed, role, clock } = &claimed.claim;
         let labels = claimed.labels(ssrc, now.labels);
         let named = claimed.transport.zip(owner.as_ref());
         let named = named.map(|(transport, id)| (transport.clone(), id.clone(), ssrc));
@@ -236,7 +250,7 @@ impl StreamSource {
             series.values.clock = clock.filter(|_| now.jitter);
             series.values.take(pending, stream);
         }
-        (self.series, self.orphan) = (Some(id), false);
+        (self.series, self.orphan) = (Some(id), *closed);
         (self.level, self.role, self.epoch) = (*level, *role, claimed.epoch);
         self.owner = owner.clone();
         true

@@ -20,6 +20,9 @@ const SENT: &str = "mediasoup_stream_send_bytes_total";
 const RECEIVED: &str = "mediasoup_stream_receive_bytes_total";
 const JITTER: &str = "mediasoup_stream_send_jitter_seconds";
 const CONNECTION: &str = "mediasoup_connection_send_bytes_total";
+const TRAILED: &str = "mediasoup_trailing_send_bytes_total";
+const TRAILED_IN: &str = "mediasoup_trailing_receive_bytes_total";
+const COVERAGE: &str = "mediasoup_join_coverage_ratio";
 
 /// A scrape and what it is fed.
 struct Bench {
@@ -174,10 +177,167 @@ fn series_stay_two_scrapes_after_their_object_closed() {
         assert_eq!(scraped.value("mediasoup_consumer_byte_count_bytes", &[]), None);
     }
     bench.put(one(), Send, 31, 8);
+    for _ in 0..3 {
+        let scraped = bench.scrape();
+        assert_eq!([scraped.value(SENT, &[]), scraped.value(CONNECTION, &[])], [None; 2]);
+        assert_eq!(scraped.value(TRAILED, &[("class", "rtp")]), bytes(2), "once");
+        assert_eq!(scraped.value(COVERAGE, &[]), Some(1.0));
+    }
+    bench.told.state.pass(1000);
+    bench.put(one(), Send, 31, 11);
     for _ in 0..2 {
         assert_eq!(bench.scrape().value(SENT, &[]), None, "may be claimed again");
     }
-    assert_eq!(bench.scrape().value(SENT, &[("id", "")]), bytes(2), "nobody's, and not twice");
+    let scraped = bench.scrape();
+    assert_eq!(scraped.value(SENT, &[("id", "")]), bytes(3), "nobody's, and not twice");
+    assert_eq!(scraped.value(CONNECTION, &[("transport_id", "")]), bytes(3));
+    assert_eq!(scraped.value(TRAILED, &[("class", "rtp")]), bytes(2));
+    assert_eq!(scraped.value(COVERAGE, &[]), Some(8.0 / 11.0));
+}
+
+#[test]
+fn a_stay_between_two_readings_has_an_owner() {
+    // A connection that was told so late that the kernel did not know it is no stranger either.
+    for known in [true, false] {
+        let mut bench = Bench::plain();
+        bench.scrape();
+        bench.told.transport("t1", "192.0.2.1:1000", 40_000);
+        bench.told.producer("p1", "t1", &[(11, Some(12))]);
+        bench.told.state.remove_producer(&("t1".into(), "p1".into()));
+        bench.told.state.remove_transport(&"t1".into());
+        bench.reading.flows.push(fixture::flow(one(), 2));
+        for (ssrc, count) in [(11, 5), (12, 3), (99, 1)] {
+            bench.put(one(), Receive, ssrc, count);
+        }
+        bench.reading.flows[0].known = known;
+        bench.reading.streams.iter_mut().for_each(|stream| stream.known = known);
+        for _ in 0..3 {
+            let scraped = bench.scrape();
+            for (id, role, count) in [("p1", "media", 5), ("p1", "rtx", 3), ("", "", 1)] {
+                let labels = [("transport_id", "t1"), ("id", id), ("role", role)];
+                assert_eq!(scraped.value(RECEIVED, &labels), bytes(count));
+            }
+            let family = "mediasoup_connection_receive_bytes_total";
+            assert_eq!(
+                scraped.value(family, &[("transport_id", "t1"), ("class", "rtp")]),
+                bytes(9)
+            );
+            assert_eq!(scraped.value(COVERAGE, &[]), Some(1.0));
+            assert_eq!(scraped.sum("mediasoup_stranger_flows"), 0.0);
+        }
+        let scraped = bench.scrape();
+        assert_eq!(scraped.sum(RECEIVED), 0.0, "its series go as others do");
+        assert_eq!(bench.scrape.fill().series, 2, "a room and a peer");
+        assert_eq!(scraped.value(COVERAGE, &[]), Some(1.0), "though the tables hold it still");
+    }
+}
+
+#[test]
+fn a_call_that_everybody_leaves_is_covered() {
+    let mut bench = Bench::plain();
+    for call in 0..3 {
+        for number in 1..9 {
+            let (id, remote) = (format!("t{call}-{number}"), format!("192.0.2.{number}:{call}1"));
+            bench.told.transport(&id, &remote, 40_000);
+            bench.put(fixture::tuple("10.0.0.1:40000", &remote), Send, 31, 5);
+        }
+        assert_eq!(bench.scrape().value(COVERAGE, &[]), Some(1.0));
+        for number in 1..9 {
+            bench.told.state.remove_transport(&format!("t{call}-{number}").as_str().into());
+            let remote = format!("192.0.2.{number}:{call}1");
+            bench.put(fixture::tuple("10.0.0.1:40000", &remote), Send, 31, 6);
+        }
+        assert_eq!(bench.scrape().value(COVERAGE, &[]), Some(1.0));
+    }
+}
+
+/// Each connection whose packets come is known to have some, whoever is told first.
+#[test]
+fn connections_whose_packets_come_are_seen() {
+    let mut bench = Bench::plain();
+    let unseen = |bench: &mut Bench| {
+        bench.scrape();
+        bench.told.state.seen(bench.scrape.take_seen());
+        bench.told.state.pass(bench.tick * 1000);
+        bench.told.state.unseen().others.count
+    };
+    bench.put(one(), Send, 31, 5);
+    assert_eq!(unseen(&mut bench), 0);
+    bench.told.transport("t1", "192.0.2.1:1000", 40_000);
+    bench.told.transport("t2", "192.0.2.2:2000", 40_000);
+    assert_eq!(unseen(&mut bench), 1, "t2");
+    bench.reading.flows.push(fixture::flow(two(), 1));
+    bench.reading.flows[0].known = false;
+    assert_eq!(unseen(&mut bench), 0);
+    // Told anew, with another claim on the same connection.
+    bench.told.state.remove_transport(&"t1".into());
+    assert_eq!(unseen(&mut bench), 0);
+    bench.told.transport("t1", "192.0.2.1:1000", 40_000);
+    assert_eq!(unseen(&mut bench), 0);
+}
+
+/// A server whose connection is lost for good says nothing of what goes on.
+#[test]
+fn what_a_source_that_is_forgotten_had_is_covered_until_it_grows() {
+    use crate::state::{Event, TransportState, TransportTold};
+    let mut bench = Bench::plain();
+    let fixture::Told { state } = &mut bench.told;
+    let Transport { id, router, kind, tuples, .. } =
+        fixture::transport("t1", Some("192.0.2.1:1000"), 40_000);
+    let told = TransportState { tuples, ..TransportState::default() };
+    state.apply(SourceId(7), Event::Transport(TransportTold { id, router, kind, state: told }));
+    bench.put(one(), Send, 31, 6);
+    assert_eq!(bench.scrape().value(COVERAGE, &[]), Some(1.0));
+    bench.told.state.apply(SourceId(7), Event::Forget);
+    assert_eq!(bench.scrape().value(COVERAGE, &[]), Some(1.0));
+    bench.put(one(), Send, 31, 8);
+    assert_eq!(bench.scrape().value(COVERAGE, &[]), Some(0.75));
+}
+
+/// Stays of two seconds, ten in each second, read every ten seconds; the tables keep flows for 120 s.
+#[test]
+fn short_stays_leave_no_series_standing() {
+    const STAYS: u64 = 100;
+    const RESTS: u64 = 12;
+    let mut bench = Bench::plain();
+    let tuple = |stay: u64| {
+        let remote = format!("192.0.{}.{}:1000", stay / 250, stay % 250);
+        fixture::tuple("10.0.0.1:40000", &remote)
+    };
+    for reading in 0..30 {
+        for stay in reading * STAYS..(reading + 1) * STAYS {
+            let (id, remote) = (format!("t{stay}"), tuple(stay).remote.to_string());
+            bench.told.transport(&id, &remote, 40_000);
+            bench.told.producer(&format!("p{stay}"), &id, &[(11, None)]);
+            bench
+                .told
+                .state
+                .remove_producer(&(id.as_str().into(), format!("p{stay}").as_str().into()));
+            bench.told.state.remove_transport(&id.as_str().into());
+            bench.reading.streams.push(fixture::stream(tuple(stay), Receive, 11, 5));
+        }
+        // Some trail.
+        for stream in bench.reading.streams.iter_mut().step_by(7) {
+            add(&mut stream.total, fixture::packets(1));
+        }
+        for stream in bench.reading.streams.iter_mut() {
+            let stay: u64 = reading * STAYS;
+            let [.., b, c] = match stream.tuple.remote.ip() {
+                std::net::IpAddr::V4(ip) => ip.octets(),
+                std::net::IpAddr::V6(_) => unreachable!("all are IPv4"),
+            };
+            stream.ended = u64::from(b) * 250 + u64::from(c) + RESTS * STAYS < stay;
+        }
+        let scraped = bench.scrape();
+        bench.told.state.pass(reading * 10);
+        assert_eq!(scraped.find(RECEIVED, &[("transport_id", "")]).len(), 0);
+        assert!(scraped.find(RECEIVED, &[]).len() as u64 <= 3 * STAYS);
+        // A stream has eight series, its connection's class four.
+        assert!(bench.scrape.fill().series <= 3 * STAYS * 12 + 2);
+        assert_eq!(scraped.value(COVERAGE, &[]), Some(1.0));
+    }
+    let trailed = bench.scrape().value(TRAILED_IN, &[("class", "rtp")]);
+    assert!(trailed.is_some_and(|bytes| bytes > 0.0));
 }
 
 #[test]
@@ -513,6 +673,7 @@ struct Chance {
     random: Random,
     reading: Reading,
     state: State,
+    seconds: u64,
 }
 
 impl Chance {
@@ -585,14 +746,21 @@ impl Chance {
                 self.state.remove_consumer(&name.as_str().into());
                 self.state.remove_producer(&(id.into(), name.as_str().into()));
             }
-            _ => {}
+            _ => {
+                self.seconds += self.random.below(100);
+                self.state.pass(self.seconds);
+            }
         }
     }
 }
 
 fn run(seed: u64, address: AddressPolicy, settings: Settings) {
-    let mut chance =
-        Chance { random: Random(seed), reading: Reading::default(), state: State::default() };
+    let mut chance = Chance {
+        random: Random(seed),
+        reading: Reading::default(),
+        state: State::default(),
+        seconds: 0,
+    };
     let max_series = settings.max_series;
     let mut ledger = Ledger::new(settings);
     let mut labels = Labels::new(Policy { address, ..Policy::default() }, Geo::none());
@@ -620,6 +788,7 @@ fn run(seed: u64, address: AddressPolicy, settings: Settings) {
             add_all(&mut flows, &ledger.packets.retired.0);
             streams.add(ledger.packets.retired.1);
             add_all(&mut flows, &ledger.packets.strangers.resolved);
+            add_all(&mut flows, &ledger.packets.trailed);
             let pending = Counter { packets: 0, bytes: ledger.packets.strangers.pending_bytes };
             let sum = |counts: &Counts| counts.iter().flatten().map(|c| c.bytes).sum::<u64>();
             assert_eq!(sum(&flows) + pending.bytes, sum(&fed.0), "seed {seed} tick {tick}");

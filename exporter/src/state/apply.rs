@@ -121,7 +121,7 @@ impl State {
     fn sweep(&mut self, source: SourceId, all: bool) {
         let mut gone = 0;
         while let Some(key) = self.sources.next_stale(source, all) {
-            self.forget(source, &key);
+            self.take(source, &key, !all);
             gone += 1;
         }
         self.sources.shrink(source);
@@ -131,7 +131,14 @@ impl State {
         }
     }
 
+    /// Takes back what a source told, because it is no more.
     fn forget(&mut self, source: SourceId, key: &Key) {
+        self.take(source, key, true);
+    }
+
+    /// As [`Self::forget`], or because nothing more is heard of it: then nobody knows whose its packets
+    /// are.
+    fn take(&mut self, source: SourceId, key: &Key, has_closed: bool) {
         let bytes = self.cost(source, key);
         if !self.sources.remove(source, key, bytes) {
             return;
@@ -145,13 +152,13 @@ impl State {
             Key::Object(Gone::Room(id)) => self.remove_room(&RoomKey { source, id: id.clone() }),
             Key::Object(Gone::Peer(id)) => self.remove_peer(&PeerKey { source, id: id.clone() }),
             Key::Object(Gone::Transport(id)) => {
-                self.forget_children(id, |teller| teller == source);
-                self.remove_transport(id);
+                self.take_children(id, has_closed, |teller| teller == source);
+                self.take_transport(id, has_closed);
             }
             Key::Object(Gone::Producer(transport, id)) => {
-                self.remove_producer(&(transport.clone(), id.clone()));
+                self.take_producer(&(transport.clone(), id.clone()), has_closed);
             }
-            Key::Object(Gone::Consumer(id)) => self.remove_consumer(id),
+            Key::Object(Gone::Consumer(id)) => self.take_consumer(id, has_closed),
         }
     }
 
@@ -186,7 +193,12 @@ impl State {
     }
 
     /// Forgets what some sources told to be on a transport.
-    fn forget_children(&mut self, transport: &TransportId, whose: impl Fn(SourceId) -> bool) {
+    fn take_children(
+        &mut self,
+        transport: &TransportId,
+        has_closed: bool,
+        whose: impl Fn(SourceId) -> bool,
+    ) {
         let node = self.places.nodes.get(transport);
         let children: Vec<Child> =
             node.map(|node| node.children.iter().cloned().collect()).unwrap_or_default();
@@ -198,7 +210,7 @@ impl State {
             if let Some(teller) = self.teller(SourceId::default(), &object)
                 && whose(teller)
             {
-                self.forget(teller, &Key::Object(object));
+                self.take(teller, &Key::Object(object), has_closed);
             }
         }
     }
@@ -266,7 +278,7 @@ impl State {
         }
         if self.places.nodes.get(&id).is_some_and(|node| node.source != source) {
             // What another source said to be on it was not its to say.
-            self.forget_children(&id, |teller| teller != source);
+            self.take_children(&id, false, |teller| teller != source);
         }
         let left_out = cut(&mut tuples, self.sources.bounds.tuples);
         self.sources.refuse(source, Reason::Full, Kind::Connection, left_out);

@@ -2,8 +2,14 @@
 //! host hands in what was seen.
 
 use std::fmt;
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
 
 use crate::model::{Proto, SourceId};
+
+/// Addresses that sockets are bound to, never IPv4-mapped; `0.0.0.0` and `::` stand for all.
+pub type Bound = SmallVec<[IpAddr; 1]>;
 
 /// Who owns what. `None`: that cannot be known here.
 pub trait Ownership: fmt::Debug + Send + Sync {
@@ -11,8 +17,9 @@ pub trait Ownership: fmt::Debug + Send + Sync {
     /// `Some(None)`: the source has no such worker, which would descend from its process.
     fn worker(&self, source: SourceId, pid: u32) -> Option<Option<u32>>;
 
-    /// Whether a process of the host has bound a port.
-    fn owns(&self, process: u32, proto: Proto, port: u16) -> Option<bool>;
+    /// The addresses at which a process of the host has bound a port, a few at most; none where it has
+    /// not.
+    fn bound(&self, process: u32, proto: Proto, port: u16) -> Option<Bound>;
 }
 
 /// Nothing is known.
@@ -24,7 +31,7 @@ impl Ownership for Unknown {
         None
     }
 
-    fn owns(&self, _: u32, _: Proto, _: u16) -> Option<bool> {
+    fn bound(&self, _: u32, _: Proto, _: u16) -> Option<Bound> {
         None
     }
 }

@@ -34,6 +34,8 @@ pub struct Bounds {
     pub tuples: usize,
     /// Sessions of one room, and routers of one room.
     pub links: usize,
+    /// Connections that closed a moment ago, and streams times four.
+    pub closed: usize,
 }
 
 impl Default for Bounds {
@@ -48,6 +50,7 @@ impl Default for Bounds {
             encodings: 8,
             tuples: 4,
             links: 64,
+            closed: 32_768,
         }
     }
 }
@@ -80,11 +83,13 @@ pub enum Kind {
     Connection,
     /// That a session or router belongs to a room.
     Link,
+    /// What closed a moment ago.
+    Closed,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Worker,
         Self::Router,
         Self::Room,
@@ -96,6 +101,7 @@ impl Kind {
         Self::Encoding,
         Self::Connection,
         Self::Link,
+        Self::Closed,
     ];
 
     /// One word.
@@ -112,6 +118,7 @@ impl Kind {
             Self::Encoding => "encoding",
             Self::Connection => "connection",
             Self::Link => "link",
+            Self::Closed => "closed",
         }
     }
 }
@@ -179,6 +186,7 @@ impl Bounds {
             Kind::Encoding => self.encodings,
             Kind::Connection => self.tuples,
             Kind::Link => self.links,
+            Kind::Closed => self.closed,
         }
     }
 }

@@ -1,6 +1,14 @@
 use super::*;
 use crate::model::{MediaKind, Proto, RoomKey, ServerTuple, StreamStats, TransportKind};
 
+impl State {
+    /// The live transport that has the tuple, wherever its packets come.
+    fn transport_by_tuple(&self, key: &JoinKey) -> Option<&Transport> {
+        let holder = self.tuples.holder(key, None).filter(|claim| claim.closed.is_none())?;
+        self.transports.get(&holder.transport)
+    }
+}
+
 const A: SourceId = SourceId(1);
 const B: SourceId = SourceId(2);
 
@@ -242,7 +250,8 @@ fn a_piped_producer_shares_its_id_and_nothing_else() {
     state.apply(A, Event::Gone(Gone::Producer("pipe".into(), "P".into())));
     assert_eq!(state.producers.len(), 1);
     assert!(state.owner(&"T".into(), Direction::Receive, 1).is_some());
-    assert!(state.owner(&"pipe".into(), Direction::Receive, 2).is_none());
+    let (owner, _) = state.owner(&"pipe".into(), Direction::Receive, 2).unwrap();
+    assert!(matches!(owner, Owner::Closed(_)));
 }
 
 #[test]
@@ -305,9 +314,10 @@ impl Ownership for Host {
         Some(at.map(|at| at as u32 + 1000))
     }
 
-    fn owns(&self, process: u32, _: Proto, port: u16) -> Option<bool> {
+    fn bound(&self, process: u32, _: Proto, port: u16) -> Option<Bound> {
         let (source, worker, _) = self.0[process as usize - 1000];
-        Some(self.0.contains(&(source, worker, port)))
+        let owns = self.0.contains(&(source, worker, port));
+        Some(owns.then(|| [0, 0, 0, 0].into()).into_iter().collect())
     }
 }
 
@@ -474,10 +484,14 @@ fn a_tuple_belongs_to_the_source_whose_worker_owns_the_port() {
     // The port goes to another worker, and comes back.
     state.observe(host(&[(A, 7, 40_001), (B, 7, 40_000)]));
     assert_eq!(holder(&mut state).as_deref(), Some("TB"));
-    state.observe(host(&[(A, 7, 40_000), (B, 7, 40_000)]));
+    for _ in 0..2 {
+        state.observe(host(&[(A, 7, 40_000), (B, 7, 40_000)]));
+        assert_eq!(holder(&mut state).as_deref(), Some("TB"), "both have it: who came first");
+    }
     let revision = state.revision();
-    assert_eq!(holder(&mut state).as_deref(), Some("TB"), "both have it: who came first");
-    assert_eq!(state.revision(), revision);
+    state.observe(host(&[(A, 7, 40_000), (B, 7, 40_000)]));
+    assert_eq!(holder(&mut state).as_deref(), Some("TB"));
+    assert_eq!(state.revision(), revision, "nothing new");
     assert_eq!(state.refused_tuples(), Refused { port: 0, foreign: 1 });
     state.apply(B, Event::Gone(Gone::Transport("TB".into())));
     assert_eq!(holder(&mut state).as_deref(), Some("TA"), "takes over");
@@ -505,6 +519,217 @@ fn a_tuple_that_two_believed_sources_tell_stays_with_the_first() {
         state.apply(B, transport(&number.to_string(), "R", "203.0.113.1:1"));
     }
     assert_eq!(holder(&state), Some("999".into()), "claims are bounded, and the newest holds");
+}
+
+/// Workers' sockets: source, worker, address.
+#[derive(Debug)]
+struct Sockets(Vec<(SourceId, u32, &'static str)>);
+
+impl Ownership for Sockets {
+    fn worker(&self, _: SourceId, pid: u32) -> Option<Option<u32>> {
+        Some(self.0.iter().any(|it| it.1 == pid).then_some(pid))
+    }
+
+    fn bound(&self, process: u32, _: Proto, _: u16) -> Option<Bound> {
+        let own = self.0.iter().filter(|it| it.1 == process);
+        Some(own.map(|it| it.2.parse().unwrap()).collect())
+    }
+}
+
+fn at(source: SourceId, id: &str, worker: u32, address: &str) -> [(SourceId, Event); 2] {
+    let router = format!("R{id}");
+    let Event::Transport(mut told) = transport(id, &router, "203.0.113.1:1") else {
+        unreachable!("what it is")
+    };
+    told.state.tuples[0].local_address = address.into();
+    let router = Event::Router { id: router.as_str().into(), pid: worker, session: None };
+    [(source, router), (source, Event::Transport(told))]
+}
+
+/// Who has the tuple for packets at these addresses.
+fn holders<'a>(state: &'a State, addresses: &[&str]) -> Vec<&'a str> {
+    let holder = |address: &&str| {
+        let local = std::net::SocketAddr::new(address.parse().unwrap(), 40_000);
+        let tuple = Tuple::new(Proto::Udp, local, ([203, 0, 113, 1], 1).into());
+        state.holder(&tuple).map_or("", |holder| holder.transport.as_str())
+    };
+    addresses.iter().map(holder).collect()
+}
+
+const ADDRESSES: [&str; 3] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"];
+
+#[test]
+fn two_workers_have_the_same_port_at_two_addresses() {
+    let check = |sockets: Option<[&'static str; 2]>, told: [&str; 2], expected: [&str; 2]| {
+        for second in [A, B] {
+            let events = [at(A, "T", 7, told[0]), at(second, "U", 8, told[1])].concat();
+            let mut state = State::default();
+            if let Some([one, two]) = sockets {
+                state.observe(Arc::new(Sockets(vec![(A, 7, one), (second, 8, two)])));
+            }
+            events.into_iter().for_each(|(source, event)| state.apply(source, event));
+            state.settle();
+            assert_eq!(
+                holders(&state, &ADDRESSES[..2]),
+                expected,
+                "{sockets:?} {told:?} {second:?}"
+            );
+            assert_eq!(state.refused_tuples(), Refused::default());
+            assert_eq!(state.told().len(), 1, "the kernel knows it whatever the address");
+        }
+    };
+    let both = ["10.0.0.1", "10.0.0.2"];
+    // The host knows where they are bound, whatever they announce.
+    check(Some(both), both, ["T", "U"]);
+    check(Some(both), ["198.51.100.1", "sfu.example"], ["T", "U"]);
+    check(Some(both), ["sfu.example", "sfu.example"], ["T", "U"]);
+    check(Some(both), ["10.0.0.2", "10.0.0.1"], ["T", "U"]);
+    // Or it does not.
+    check(None, both, ["T", "U"]);
+}
+
+#[test]
+fn a_claim_that_is_alone_holds_at_every_address() {
+    for told in ["10.0.0.1", "198.51.100.1", "sfu.example", "", "0.0.0.0", "2001:db8::1"] {
+        for bound in ["0.0.0.0", "::", "10.0.0.2"] {
+            let mut state = State::default();
+            state.observe(Arc::new(Sockets(vec![(A, 7, bound)])));
+            at(A, "T", 7, told).into_iter().for_each(|(source, event)| state.apply(source, event));
+            assert_eq!(holders(&state, &ADDRESSES), ["T"; 3], "{told} {bound}");
+        }
+    }
+}
+
+/// Whoever runs a worker of his own at another address of the host takes nothing by telling more.
+#[test]
+fn a_told_address_takes_no_tuple_from_another_source() {
+    for theirs in ["127.0.0.1", "::"] {
+        let mut state = State::default();
+        state.observe(Arc::new(Sockets(vec![(A, 7, "0.0.0.0"), (B, 8, theirs)])));
+        for (source, event) in [at(A, "T", 7, "sfu.example"), at(B, "U", 8, "10.0.0.1")].concat() {
+            state.apply(source, event);
+        }
+        assert_eq!(holders(&state, &ADDRESSES), ["T"; 3], "{theirs}");
+    }
+}
+
+#[test]
+fn what_closed_is_its_own_for_a_while() {
+    let mut state = told(&[
+        (A, transport("T", "R", "203.0.113.1:1")),
+        (A, producer("P", "T", vec![encoding(Some(1), None)])),
+        (A, consumer("C", "T", 2)),
+    ]);
+    let tuple =
+        Tuple::new(Proto::Udp, ([10, 0, 0, 1], 40_000).into(), ([203, 0, 113, 1], 1).into());
+    let closed = |state: &State| {
+        let holder = state.holder(&tuple)?;
+        Some((holder.transport.as_str().to_owned(), holder.closed))
+    };
+    let owner = |state: &State, direction, ssrc| match state.owner(&"T".into(), direction, ssrc) {
+        Some((Owner::Closed(ClosedOwner { id, role, clock, .. }), _)) => {
+            Some((id.to_string(), *role, *clock))
+        }
+        Some(other) => unreachable!("{other:?} lives"),
+        None => None,
+    };
+    let p = Some(("P".to_owned(), StreamRole::Media, Some(Clock::Khz90)));
+    state.pass(100);
+    assert_eq!(closed(&state), Some(("T".into(), false)));
+    let revision = state.revision();
+    state.apply(A, Event::Gone(Gone::Transport("T".into())));
+    assert!(state.revision() > revision);
+    assert_eq!(state.told().len(), 0, "the kernel is told no more");
+    state.pass(100 + closed::KEPT);
+    assert_eq!(closed(&state), Some(("T".into(), true)));
+    assert_eq!(owner(&state, Direction::Receive, 1), p);
+    assert!(owner(&state, Direction::Send, 2).is_some());
+    let revision = state.revision();
+    state.pass(101 + closed::KEPT);
+    assert!(state.revision() > revision);
+    assert_eq!(closed(&state), None);
+    assert_eq!(owner(&state, Direction::Receive, 1), None);
+    // Whoever has it next has it alone, and one that is told again is as it was.
+    for (id, expected) in [("U", "U"), ("T", "T")] {
+        state.apply(A, transport("T", "R", "203.0.113.1:1"));
+        state.apply(A, Event::Gone(Gone::Transport("T".into())));
+        state.apply(A, transport(id, "R", "203.0.113.1:1"));
+        assert_eq!(closed(&state), Some((expected.into(), false)));
+        state.pass(2000);
+        assert_eq!(closed(&state), Some((expected.into(), false)));
+        state.apply(A, Event::Gone(Gone::Transport("U".into())));
+    }
+    // Of a source that nothing more is heard of, nobody knows what closed.
+    state.apply(A, Event::Forget);
+    assert_eq!(closed(&state).filter(|it| it.0 == "T"), None);
+}
+
+#[test]
+fn told_connections_without_packets_are_said() {
+    let mut state = told(&[
+        (A, router("R", None)),
+        (A, transport("T", "R", "203.0.113.1:1")),
+        (A, transport("U", "R", "203.0.113.2:1")),
+    ]);
+    for (id, kind) in [("plain", TransportKind::Plain), ("pipe", TransportKind::Pipe)] {
+        let Event::Transport(told) = transport(id, "R", "203.0.113.3:1") else {
+            unreachable!("what it is")
+        };
+        state.apply(A, Event::Transport(TransportTold { kind, ..told }));
+    }
+    let figures = |state: &State| (state.unseen().port.count, state.unseen().others.count);
+    state.pass(9);
+    assert_eq!(figures(&state), (0, 0), "it may be on its way");
+    state.pass(10);
+    assert_eq!(figures(&state), (0, 2), "nothing is to be expected on the others yet");
+    let tuple =
+        Tuple::new(Proto::Udp, ([10, 0, 0, 1], 40_000).into(), ([203, 0, 113, 2], 1).into());
+    let claim = state.holder(&tuple).unwrap().claim;
+    state.seen([claim]);
+    assert_eq!(state.unseen().others, UnseenOf { count: 1, first: Some("T".into()) });
+    state.apply(A, consumer("C", "pipe", 5));
+    assert_eq!(figures(&state), (0, 2));
+    // A telling that changes nothing, or the host's word, makes no new connection of what was seen.
+    state.apply(A, transport("U", "R", "203.0.113.2:1"));
+    state.observe(Arc::new(Host(vec![(A, 7, 40_001)])));
+    state.settle();
+    state.pass(100);
+    assert_eq!(figures(&state), (2, 0));
+    for id in ["T", "pipe"] {
+        state.apply(A, Event::Gone(Gone::Transport(id.into())));
+    }
+    assert_eq!(figures(&state), (0, 0));
+    state.apply(A, transport("V", "R", "203.0.113.4:1"));
+    state.apply(A, Event::Forget);
+    state.pass(200);
+    assert_eq!(figures(&state), (0, 0));
+    assert!(state.tuples.unseen(u64::MAX).next().is_none());
+}
+
+#[test]
+fn what_closed_is_bounded_for_each_source() {
+    let mut state = State::with_bounds(Bounds { closed: 10, ..Bounds::default() });
+    let tuple = |number: u16| {
+        let remote = ([203, 0, 113, 1], number).into();
+        Tuple::new(Proto::Udp, ([10, 0, 0, 1], 40_000).into(), remote)
+    };
+    for number in 1..=100 {
+        let id = number.to_string();
+        state.apply(A, transport(&id, "R", &tuple(number).remote.to_string()));
+        state.apply(A, consumer(&id, &id, number.into()));
+        state.apply(A, Event::Gone(Gone::Transport(id.as_str().into())));
+    }
+    let kept = (1..=100).filter(|number| state.holder(&tuple(*number)).is_some());
+    assert_eq!(kept.collect::<Vec<_>>(), (91..=100).collect::<Vec<_>>());
+    let kept = (1..=100u32).filter(|number| {
+        let id = number.to_string();
+        state.owner(&id.as_str().into(), Direction::Send, *number).is_some()
+    });
+    assert_eq!(kept.count(), 40);
+    assert_eq!(state.refused(Reason::Full, Kind::Closed), 90 + 60);
+    assert_eq!(state.bytes(), 0);
+    state.pass(1000);
+    assert!((1..=100).all(|number| state.holder(&tuple(number)).is_none()));
 }
 
 #[test]
