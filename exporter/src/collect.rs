@@ -9,6 +9,7 @@
 mod books;
 mod host;
 mod site;
+mod uncounted;
 
 use std::collections::HashSet;
 use std::net::IpAddr;

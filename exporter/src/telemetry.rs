@@ -42,6 +42,7 @@ pub struct Telemetry {
     counted: IntCounterVec,
     refused: IntCounterVec,
     refused_connections: IntGaugeVec,
+    uncounted: IntGaugeVec,
     told_bytes: IntGauge,
     http_requests: IntCounterVec,
     http_ended: IntCounterVec,
@@ -190,7 +191,9 @@ impl Telemetry {
                 "observer_refused_total",
                 "What observed servers told and was not taken in, by what it was and why: full: no \
                  room; foreign: another server told it; standing: of another server's objects, for \
-                 which this one may not speak; port: not one of its workers'.",
+                 which this one may not speak; port: not one of its workers'. \
+                 closed: connections and streams that closed a moment ago, whose last packets may have no \
+                 owner now.",
                 &["what", "reason"],
             ),
             refused_connections: ints(
@@ -198,6 +201,16 @@ impl Telemetry {
                 "observer_refused_connections",
                 "Connections that observed servers tell now and that are not taken as theirs, by why: \
                  port: the port is none of the server's workers'; foreign: another server has it.",
+                &["reason"],
+            ),
+            uncounted: ints(
+                &registry,
+                "connections_uncounted",
+                "Connections that observed servers have told for more than ten seconds and of which no \
+                 packet was ever seen, by why: no_interface: nothing is counted on any interface; port: \
+                 the port is none of the server's workers'; nothing_arrives: neither, so that likely \
+                 none came or went. A plain or pipe transport counts from its first producer or \
+                 consumer on.",
                 &["reason"],
             ),
             told_bytes: {
@@ -342,6 +355,11 @@ impl Telemetry {
         self.refused_connections.with_label_values(&[reason]).set(signed(connections));
     }
 
+    /// Connections of which no packet was seen.
+    pub fn uncounted(&self, reason: &str, connections: u64) {
+        self.uncounted.with_label_values(&[reason]).set(signed(connections));
+    }
+
     /// Memory that the servers' objects take.
     pub fn told_bytes(&self, bytes: u64) {
         self.told_bytes.set(signed(bytes));
@@ -401,6 +419,7 @@ pub fn reference() -> String {
     telemetry.table("flows", 0, 0);
     telemetry.refused("full", "peer", 1);
     telemetry.refused_connections("port", 0);
+    telemetry.uncounted("port", 0);
     telemetry.answered("metrics", 200);
     telemetry.ended("idle");
     let mut page = String::from("| Family | Type | Meaning |\n|---|---|---|\n");

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 
 use crate::collect::site::{Board, Figures};
+use crate::collect::uncounted::Uncounted;
 use crate::collect::{Books, Connections, Occasion};
 use crate::exposition::{Cursor, Scrape, Selection, foreign};
 use crate::host::interfaces::MOST_INTERFACES;
@@ -68,6 +69,9 @@ pub struct Ledgers {
     looked: Vec<Status>,
     /// Sources of which something was refused, and that was said.
     warned: BTreeSet<SourceId>,
+    uncounted: Uncounted,
+    /// Since then the state's seconds count.
+    started: Instant,
     tick: Tick,
     ticked: Option<Instant>,
     kernel: Trial,
@@ -84,6 +88,8 @@ impl Ledgers {
             state: State::default(),
             looked: Vec::new(),
             warned: BTreeSet::new(),
+            uncounted: Uncounted::default(),
+            started: Instant::now(),
             tick: 0,
             ticked: None,
             kernel: Trial::default(),
@@ -134,6 +140,16 @@ impl Ledgers {
                 );
             }
         }
+    }
+
+    /// Says once for each reason that packets of a told connection are not seen.
+    fn report_uncounted(&mut self) {
+        let counts_somewhere = !self.parts.counting.status().interfaces.is_empty();
+        let (figures, warnings) = self.uncounted.look(self.state.unseen(), counts_somewhere);
+        for (reason, connections) in figures {
+            self.parts.telemetry.uncounted(reason.as_str(), connections);
+        }
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
 
     fn read_kernel(&mut self) -> Option<Reading> {
@@ -232,6 +248,10 @@ impl Books for Ledgers {
         let Self { parts, state, .. } = self;
         let (reading_of, sockets) = (reading.as_ref(), sockets.as_deref());
         parts.scrape.update_for(Update { tick, reading: reading_of, state, sockets }, selection);
+        state.seen(parts.scrape.take_seen());
+        if reading.is_some() {
+            state.pass(self.started.elapsed().as_secs());
+        }
         let figures = Figures::of(state, &parts.scrape.fill());
         if let Some(questions) = &self.parts.questions {
             let wanted = self.parts.scrape.wanted_names(questions.room());
@@ -241,6 +261,7 @@ impl Books for Ledgers {
             }
         }
         self.warn_of_refusals();
+        self.report_uncounted();
         self.report(reading.as_ref());
         self.parts.board.show(figures);
     }
