@@ -112,6 +112,9 @@ enum Mediasoup {
     AtMost,
 }
 
+/// Labels that a sample has, among others.
+type Labels = Vec<(&'static str, String)>;
+
 /// Ada sends, Bob receives.
 struct Call {
     ada: Browser,
@@ -400,7 +403,7 @@ impl Call {
     }
 
     /// Samples of info families that must be there, by some of their labels.
-    fn told(&mut self, proto: &str) -> Result<Vec<(&'static str, Vec<(&'static str, String)>)>> {
+    fn told(&mut self, proto: &str) -> Result<Vec<(&'static str, Labels)>> {
         let mut told = Vec::new();
         let selected = self.selected()?;
         for (browser, peer, made, of, family) in [
