@@ -46,7 +46,7 @@ pub(super) fn transport(transport: &Transport) -> usize {
     let Transport { id, router, tuples, ice_state, dtls_state, .. } = transport;
     let texts = [Some(id.as_str()), Some(router), ice_state.as_deref(), dtls_state.as_deref()];
     let tuple = |tuple: &ServerTuple| {
-        let claim = 3 * size_of::<JoinKey>() + 200 + 2 * ENTRY;
+        let claim = 3 * size_of::<JoinKey>() + 320 + 2 * ENTRY;
         size_of::<ServerTuple>() + text(&tuple.local_address) + claim
     };
     let own = size_of::<Transport>() + size_of::<TransportId>() + ENTRY;
