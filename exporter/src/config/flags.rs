@@ -44,7 +44,8 @@ pub(super) struct Flags {
     /// repeatable
     #[arg(long = "sfu", value_name = "NAME|PATH|PID-FILE", help_heading = "Counting")]
     pub(super) sfu: Vec<String>,
-    /// The SFU's port range [default: from the workers' command lines, else 10000-59999]
+    /// Count all of these local ports, whoever owns them, where that cannot be known [default: the ports
+    /// that workers' sockets have]
     #[arg(long, value_name = "FIRST-LAST", help_heading = "Counting")]
     pub(super) ports: Option<String>,
     /// What counts packets: the best that the rights allow, or only this
