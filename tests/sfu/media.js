@@ -27,11 +27,11 @@ function describe(transport) {
     rtcpPort: rtcpTuple ? rtcpTuple.localPort : null };
 }
 
-async function plain({ peer: peerId, ip, comedia = false, rtcpMux = true, router = 0 }) {
+async function plain({ peer: peerId, ip, port, comedia = false, rtcpMux = true, router = 0 }) {
   const peer = find(peers, peerId, 'peer');
   const home = find(rooms, peer.roomId, 'room').router(router);
   const made = await home.createPlainTransport({
-    listenIp: { ip }, comedia, rtcpMux, enableSctp: false });
+    listenIp: { ip }, port, comedia, rtcpMux, enableSctp: false });
   peer.transports.set(made.id, made);
   made.observer.on('close', () => peer.transports.delete(made.id));
   return { ...describe(made), pid: pids.get(home) };
