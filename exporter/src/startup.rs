@@ -175,7 +175,7 @@ pub fn describe(config: &Config, prepared: &Prepared) -> String {
     };
     let counting = &prepared.counting;
     let known = observer::KNOWN_SOCKETS.map(String::from).to_vec();
-    let known = format!("whichever appears of {}", known.join(", "));
+    let known = format!("whichever appears of {}, and agents", known.join(", "));
     let stats = match config.stats_interval {
         Some(interval) => {
             format!("each {interval:?}, at most {}/s", config.max_requests_per_second)

@@ -43,7 +43,8 @@ impl Reason {
             }
             Self::Port => {
                 "its server names a process that is not known as a worker with this port; name the \
-                 program that runs workers with --sfu, or the ports with --ports"
+                 program that runs workers with --sfu, or, where --ports is given, the server's socket \
+                 with --observer"
             }
             Self::NothingArrives => {
                 "if its far end does send, its packets come where nobody counts: see \

@@ -88,8 +88,8 @@ pub(super) struct Flags {
     #[arg(long, value_name = "DIRECTORY", help_heading = "Counting")]
     pub(super) pin: Option<PathBuf>,
 
-    /// Observer socket of a server; repeatable [default: the known paths of edumeet and
-    /// mediasoup-demo]
+    /// Observer socket of a server, or a pattern of such; repeatable; listens to these and looks for no
+    /// others [default: the known ones of edumeet, mediasoup-demo and agents, wherever they are]
     #[arg(long = "observer", value_name = "SOCKET", help_heading = "Observing")]
     pub(super) observers: Vec<PathBuf>,
     /// How often each stream's getStats is asked for; 0: never

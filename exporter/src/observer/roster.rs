@@ -153,9 +153,9 @@ impl Roster {
             .collect();
         if let Some(first) = late.first() {
             tracing::warn!(
-                "no server tells of {} (process {first}{}): its streams are counted, but nobody says \
-                 whose they are. Name the server's socket with --observer PATH, or load the agent \
-                 (--print-agent) with node --require",
+                "no server tells of {} (process {first}{}): nobody says whose the streams there are. Load \
+                 the agent (--print-agent) with node --require, or name the socket of each server with \
+                 --observer PATH, which replaces looking for them",
                 if late.len() == 1 {
                     "a worker".to_owned()
                 } else {
@@ -215,7 +215,7 @@ impl Roster {
             let path = candidate.path.display();
             tracing::warn!(
                 "the server at {path} (user {uid}) is not listened to: {why}. If it is one of yours, \
-                 name it: --observer {path}"
+                 name it, and with it all others: --observer {path}"
             );
         }
         Refused { uid, why, looks }
