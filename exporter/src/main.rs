@@ -175,8 +175,15 @@ impl Exporter {
         if tokio::time::timeout(PATIENCE, all_ended).await.is_err() {
             tasks.shutdown().await;
         }
-        // All orders are gone, so the thread ends; its copy of the counting goes with it.
-        let _ = thread.join();
+        // All orders are gone, so the thread ends, and its copy of the counting goes with it; unless it is
+        // busy with what servers told: that must not keep the process.
+        let end = std::time::Instant::now() + LAST_PATIENCE;
+        while !thread.is_finished() && std::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if thread.is_finished() {
+            let _ = thread.join();
+        }
         fault.map_or(Ok(()), Err)
     }
 }

@@ -16,7 +16,9 @@ const MOST_PROCESSES: usize = 65_536;
 /// Descriptors of one process that are looked at.
 const MOST_DESCRIPTORS: usize = 16_384;
 /// Sockets of wanted names in one network namespace.
-const MOST_SOCKETS: usize = 4_096;
+const MOST_SOCKETS: usize = 262_144;
+/// Names of one socket: it has one, and lines that others forged may give it more.
+const MOST_NAMES: usize = 8;
 
 /// A socket on which a process listens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,10 +42,15 @@ pub fn find(wanted: impl Fn(&str) -> bool) -> Vec<Listener> {
 
 fn find_below(proc: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Listener> {
     let pids = processes(proc);
-    let mut names = HashMap::new();
+    let mut names: HashMap<u64, Vec<String>> = HashMap::new();
     for &pid in one_in_each_network(proc, &pids).values() {
         let table = read(&proc.join(pid.to_string()).join("net/unix")).unwrap_or_default();
-        names.extend(listening(&table).filter(|(_, path)| wanted(path)).take(MOST_SOCKETS));
+        for (inode, path) in listening(&table).filter(|(_, path)| wanted(path)).take(MOST_SOCKETS) {
+            let of_socket: &mut Vec<String> = names.entry(inode).or_default();
+            if of_socket.len() < MOST_NAMES && !of_socket.contains(&path) {
+                of_socket.push(path);
+            }
+        }
     }
     // Most of the time nobody new listens, and no process' descriptors need be read.
     if names.is_empty() {
@@ -54,10 +61,14 @@ fn find_below(proc: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Listener> {
     for pid in pids {
         let directory = proc.join(pid.to_string());
         for inode in sockets(&directory) {
-            if let Some(path) = names.remove(&inode) {
-                let elsewhere = Root::of(&directory) != own_root;
-                found.push(Listener { pid: Some(pid), path: path.into(), inode, elsewhere });
-            }
+            let Some(paths) = names.remove(&inode) else { continue };
+            let elsewhere = Root::of(&directory) != own_root;
+            found.extend(paths.into_iter().map(|path| Listener {
+                pid: Some(pid),
+                path: path.into(),
+                inode,
+                elsewhere,
+            }));
         }
         if names.is_empty() {
             return found;

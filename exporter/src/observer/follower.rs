@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::status::Source;
 use super::trust::{self, Ground, Known, Party};
-use super::{Options, Sink, backoff, session};
+use super::{Options, Sink, backoff, place, session};
 use crate::state::Event;
 
 /// One socket that is followed, until the exporter ends or nobody is there any more.
@@ -44,6 +44,11 @@ impl Follower {
                 forget_at = Some(Instant::now() + self.options.grace);
             }
             self.source.down(&error);
+            if error.is::<session::NotBelieved>() && forget_at.is_none() && !self.is_named() {
+                // The place is for others; another socket at the path is another matter.
+                self.source.disbelieve();
+                return;
+            }
             let is_absent = is_absent(&error);
             let wait = if is_absent {
                 self.options.look
@@ -86,9 +91,13 @@ impl Follower {
 
     /// Whether whoever listens is believed by now, and why.
     pub(super) fn ground(&self, party: Party) -> Option<Ground> {
-        let named = self.source.ground() == Ground::Named;
+        let named = self.is_named();
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        trust::ground(party, named, self.own, &known)
+        trust::ground_at(place::is_elsewhere(&self.path), party, named, self.own, &known)
+    }
+
+    fn is_named(&self) -> bool {
+        self.source.ground() == Ground::Named
     }
 
     async fn pause(&mut self, wait: Duration, forget_at: &mut Option<Instant>) {

@@ -44,6 +44,11 @@ pub(super) fn is_socket(path: &Path) -> bool {
     fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| kind(&stat).is_socket())
 }
 
+/// Whether a path begins at another process' root.
+pub(super) fn is_elsewhere(path: &Path) -> bool {
+    other_root(path).is_some()
+}
+
 /// The user who owns the socket at `path`.
 pub(super) fn owner(path: &Path) -> Option<u32> {
     let stat = fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;

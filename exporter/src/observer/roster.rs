@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
+use super::place;
 use super::search::{Candidate, Found};
-use super::status::{Refusal, Source, Status};
+use super::status::{Refusal, Source, Status, Warnings};
 use super::trust::{self, Ground, Known, Party};
 use crate::host::workers::WorkerProcess;
 use crate::model::SourceId;
@@ -28,6 +30,9 @@ pub(super) struct Roster {
     /// The exporter's own user.
     own: u32,
     followed: BTreeMap<PathBuf, Arc<Source>>,
+    /// Sockets that were at a path when it was begun to be followed.
+    sockets: BTreeMap<PathBuf, BTreeSet<u64>>,
+    warnings: Warnings,
     refused: BTreeMap<PathBuf, Refused>,
     refused_now: usize,
     /// What followers judge by when they have connected.
@@ -53,6 +58,8 @@ impl Roster {
         Self {
             own,
             followed: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            warnings: Warnings::default(),
             refused: BTreeMap::new(),
             refused_now: 0,
             known: Arc::default(),
@@ -70,34 +77,65 @@ impl Roster {
     /// and what is at a path again comes back onto it.
     pub(super) fn take(&mut self, found: &Found) -> Vec<(PathBuf, Arc<Source>)> {
         let known = self.know(found);
-        self.followed.retain(|_, source| !source.ended());
+        let sockets = &mut self.sockets;
+        self.followed.retain(|path, source| {
+            if source.ended() && !source.is_disbelieved() {
+                sockets.remove(path);
+            }
+            !source.ended()
+        });
         let there: BTreeSet<&Path> = found.candidates.iter().map(|it| it.path.as_path()).collect();
+        sockets.retain(|path, _| there.contains(path.as_path()));
         for (path, source) in &self.followed {
             source.listed(there.contains(path.as_path()));
         }
         let mut new = Vec::new();
         let mut refused = BTreeMap::new();
         self.refused_now = 0;
-        for candidate in &found.candidates {
-            if self.followed.contains_key(&candidate.path) {
+        for at_path in found.candidates.chunk_by(|one, other| one.path == other.path) {
+            let path = &at_path[0].path;
+            if self.followed.contains_key(path) {
                 continue;
             }
-            match self.admit(candidate, &known) {
-                Ok(ground) => {
-                    let source = Arc::new(Source::new(ground, candidate.party));
-                    self.followed.insert(candidate.path.clone(), Arc::clone(&source));
-                    new.push((candidate.path.clone(), source));
+            match self.admit_any(at_path, &known) {
+                Ok((ground, party)) => {
+                    let inodes = at_path.iter().map(|candidate| candidate.inode).collect();
+                    self.sockets.insert(path.clone(), inodes);
+                    let source = Arc::new(Source::new(ground, party));
+                    self.followed.insert(path.clone(), Arc::clone(&source));
+                    new.push((path.clone(), source));
                 }
                 Err(why) => {
                     self.refused_now += 1;
                     if refused.len() < MOST_REFUSED {
-                        refused.insert(candidate.path.clone(), self.refuse(candidate, why));
+                        refused.insert(path.clone(), self.refuse(&at_path[0], why));
                     }
                 }
             }
         }
         self.refused = refused;
         new
+    }
+
+    /// Whether to follow a path, by any of those who listen under its name: which of them is there shows
+    /// when it is connected to. Who was there and was not believed is not tried again.
+    fn admit_any(
+        &self,
+        at_path: &[Candidate],
+        known: &Known,
+    ) -> Result<(Ground, Option<Party>), &'static str> {
+        let mut why = NOT_BELIEVED;
+        let tried = self.sockets.get(&at_path[0].path);
+        if tried.is_some_and(|tried| at_path.iter().all(|it| tried.contains(&it.inode))) {
+            return Err(why);
+        }
+        for candidate in at_path {
+            match self.admit(candidate, known) {
+                Ok(ground) => return Ok((ground, candidate.party)),
+                Err(reason) => why = reason,
+            }
+        }
+        Err(why)
     }
 
     /// How each server is, in the order of their paths.
@@ -151,7 +189,9 @@ impl Roster {
             .filter(|(pid, looks)| **looks >= PATIENCE && late(pid))
             .map(|(pid, _)| *pid)
             .collect();
-        if let Some(first) = late.first() {
+        if let Some(first) = late.first()
+            && self.warnings.take(Instant::now())
+        {
             tracing::warn!(
                 "no server tells of {} (process {first}{}): nobody says whose the streams there are. Load \
                  the agent (--print-agent) with node --require, or name the socket of each server with \
@@ -192,7 +232,10 @@ impl Roster {
         let ground = match candidate.party {
             _ if candidate.named => Some(Ground::Named),
             Some(party) if party.pid.is_none() => trust::plausible(party, self.own, known),
-            Some(party) => trust::ground(party, false, self.own, known),
+            Some(party) => {
+                let elsewhere = place::is_elsewhere(&candidate.path);
+                trust::ground_at(elsewhere, party, false, self.own, known)
+            }
             None => None,
         };
         let ground = ground.ok_or(NOT_BELIEVED)?;
@@ -211,7 +254,7 @@ impl Roster {
         let before =
             self.refused.get(&candidate.path).filter(|old| old.uid == uid && old.why == why);
         let looks = before.map_or(0, |old| old.looks).saturating_add(1);
-        if looks == PATIENCE {
+        if looks == PATIENCE && self.warnings.take(Instant::now()) {
             let path = candidate.path.display();
             tracing::warn!(
                 "the server at {path} (user {uid}) is not listened to: {why}. If it is one of yours, \

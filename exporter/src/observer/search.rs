@@ -26,6 +26,8 @@ pub(super) struct Candidate {
     /// Who listens, by `/proc`; by the socket's owner, where the right to see more is missing; `None`
     /// where nobody does. Only connecting makes sure.
     pub(super) party: Option<Party>,
+    /// The socket's number; 0 where it is not known.
+    pub(super) inode: u64,
     /// By the operator.
     pub(super) named: bool,
 }
@@ -75,9 +77,8 @@ impl Search {
         };
         let mut candidates: Vec<Candidate> =
             listeners::find(is_wanted).into_iter().map(candidate).collect();
-        // Two sockets can have had one name, one after the other; the path leads to the later one.
+        // Several sockets can have had one name, and only connecting tells to which the path leads.
         candidates.sort_by(|one, other| one.path.cmp(&other.path));
-        candidates.dedup_by(|later, first| later.path == first.path);
         candidates
     }
 }
@@ -91,7 +92,7 @@ fn is_known(name: &OsStr) -> bool {
 }
 
 fn candidate(listener: Listener) -> Candidate {
-    let Listener { pid, path, inode: _, elsewhere } = listener;
+    let Listener { pid, path, inode, elsewhere } = listener;
     let path = match pid {
         Some(pid) if elsewhere => below_root(pid, &path),
         _ => path,
@@ -100,7 +101,7 @@ fn candidate(listener: Listener) -> Candidate {
         Some(pid) => user(pid).map(|uid| Party { pid: Some(pid), uid }),
         None => place::owner(&path).map(|uid| Party { pid: None, uid }),
     };
-    Candidate { path, party, named: false }
+    Candidate { path, party, inode, named: false }
 }
 
 fn below_root(pid: u32, path: &Path) -> PathBuf {
@@ -112,7 +113,7 @@ fn below_root(pid: u32, path: &Path) -> PathBuf {
 
 /// What a path or pattern of the operator's stands for; a path stands for itself, there or not.
 fn named(pattern: &Path) -> Vec<Candidate> {
-    let candidate = |path| Candidate { path, party: None, named: true };
+    let candidate = |path| Candidate { path, party: None, inode: 0, named: true };
     let is_pattern = pattern.to_str().is_some_and(|text| text.contains(['*', '?', '[']));
     if !is_pattern || place::is_socket(pattern) {
         return vec![candidate(pattern.to_owned())];
@@ -189,11 +190,12 @@ mod tests {
         let workers = Arc::new(Workers::new(&[]).unwrap());
         let age = Duration::ZERO;
         let search = Search { named: vec![], folder: folder.clone(), workers, age };
-        let found = search.look().candidates;
+        let mut found = search.look().candidates;
+        found.iter_mut().for_each(|candidate| candidate.inode = 0);
         std::fs::remove_dir_all(&folder).unwrap();
         // SAFETY: geteuid has no preconditions and cannot fail.
         let uid = unsafe { libc::geteuid() };
         let party = Some(Party { pid: Some(std::process::id()), uid });
-        assert_eq!(found, [Candidate { path, party, named: false }]);
+        assert_eq!(found, [Candidate { path, party, inode: 0, named: false }]);
     }
 }

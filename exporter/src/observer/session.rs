@@ -62,7 +62,7 @@ async fn meet(follower: &Follower) -> anyhow::Result<(UnixStream, Vec<u8>)> {
         dialog.farewell().await;
         return Err(NotBelieved { pid: pid.unwrap_or_default(), uid: party.uid }.into());
     };
-    source.believed(party);
+    source.believed(party, ground);
     sink(source.id(), vec![Event::Met(ground.standing(party))]).await;
     match dialog.listen().await {
         Err(error) => {

@@ -77,11 +77,11 @@ pub struct Tally {
 #[derive(Debug)]
 pub(super) struct Source {
     id: SourceId,
-    ground: Ground,
     up: AtomicBool,
     /// The last look found somebody there.
     listed: AtomicBool,
     ended: AtomicBool,
+    disbelieved: AtomicBool,
     pub(super) attempts: AtomicU64,
     pub(super) meetings: AtomicU64,
     pub(super) bytes: AtomicU64,
@@ -100,6 +100,7 @@ struct Slow {
     reported: Option<String>,
     warnings: Warnings,
     beat: Beat,
+    ground: Option<Ground>,
     party: Option<Party>,
 }
 
@@ -108,17 +109,17 @@ impl Source {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self {
             id: SourceId(NEXT.fetch_add(1, Relaxed)),
-            ground,
             up: AtomicBool::new(false),
             listed: AtomicBool::new(true),
             ended: AtomicBool::new(false),
+            disbelieved: AtomicBool::new(false),
             attempts: AtomicU64::new(0),
             meetings: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             lines: AtomicU64::new(0),
             bad_lines: AtomicU64::new(0),
             oversized_lines: AtomicU64::new(0),
-            slow: Mutex::new(Slow { party, ..Slow::default() }),
+            slow: Mutex::new(Slow { ground: Some(ground), party, ..Slow::default() }),
         }
     }
 
@@ -127,7 +128,7 @@ impl Source {
         Status {
             path: path.to_owned(),
             id: self.id,
-            ground: self.ground,
+            ground: slow.ground.unwrap_or(Ground::ServersUser),
             pid: slow.party.and_then(|party| party.pid),
             up: self.up.load(Relaxed),
             hello: slow.hello.clone(),
@@ -199,8 +200,9 @@ impl Source {
         is_new && slow.warnings.take(Instant::now())
     }
 
+    /// Why it is believed: as it was found, and since it was connected to, by who listens there.
     pub(super) fn ground(&self) -> Ground {
-        self.ground
+        self.slow().ground.unwrap_or(Ground::ServersUser)
     }
 
     /// Who listened when it was connected to last, or was found.
@@ -208,8 +210,19 @@ impl Source {
         self.slow().party
     }
 
-    pub(super) fn believed(&self, party: Party) {
-        self.slow().party = Some(party);
+    pub(super) fn believed(&self, party: Party, ground: Ground) {
+        let mut slow = self.slow();
+        (slow.party, slow.ground) = (Some(party), Some(ground));
+    }
+
+    /// Who listens there is not believed.
+    pub(super) fn disbelieve(&self) {
+        self.disbelieved.store(true, Relaxed);
+        self.end();
+    }
+
+    pub(super) fn is_disbelieved(&self) -> bool {
+        self.disbelieved.load(Relaxed)
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -239,7 +252,7 @@ impl Source {
 
 /// Warnings that one server may cause: some at once, and then one in each while.
 #[derive(Debug)]
-struct Warnings {
+pub(super) struct Warnings {
     left: u32,
     since: Option<Instant>,
 }
@@ -254,7 +267,7 @@ impl Warnings {
     const MOST: u32 = 8;
     const WHILE: Duration = Duration::from_secs(60);
 
-    fn take(&mut self, now: Instant) -> bool {
+    pub(super) fn take(&mut self, now: Instant) -> bool {
         let since = *self.since.get_or_insert(now);
         let whiles = (now.duration_since(since).as_secs() / Self::WHILE.as_secs()) as u32;
         if whiles > 0 {

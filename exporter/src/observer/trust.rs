@@ -37,6 +37,9 @@ pub enum Ground {
     Root,
     /// It runs as the exporter's user.
     OwnUser,
+    /// It runs as root or as the exporter's user, in a file system of its own, as in a container: there
+    /// that takes no rights on this host.
+    Container,
     /// A worker of this host descends from it.
     Worker,
     /// It runs as the user of a server that has a worker.
@@ -50,6 +53,7 @@ impl Ground {
             Self::Named => "--observer names it",
             Self::Root => "root runs it",
             Self::OwnUser => "the exporter's user runs it",
+            Self::Container => "root or the exporter's user runs it, in a container",
             Self::Worker => "a worker of this host descends from it",
             Self::ServersUser => "it runs as the user of a server that has a worker",
         }
@@ -66,8 +70,22 @@ impl Ground {
     }
 }
 
-/// Whether to believe whoever listens, and why. `own` is the exporter's user.
-pub(super) fn ground(party: Party, named: bool, own: u32, known: &Known) -> Option<Ground> {
+/// Whether to believe whoever listens, and why. `own` is the exporter's user; `elsewhere`, that the socket
+/// is in another file system than the exporter's.
+pub(super) fn ground_at(
+    elsewhere: bool,
+    party: Party,
+    named: bool,
+    own: u32,
+    known: &Known,
+) -> Option<Ground> {
+    match ground(party, named, own, known) {
+        Some(Ground::Root | Ground::OwnUser) if elsewhere => Some(Ground::Container),
+        ground => ground,
+    }
+}
+
+fn ground(party: Party, named: bool, own: u32, known: &Known) -> Option<Ground> {
     let is_ancestor = || party.pid.is_some_and(|pid| known.ancestors.get(&pid) == Some(&party.uid));
     if named {
         Some(Ground::Named)
@@ -126,7 +144,11 @@ mod tests {
     #[test]
     fn only_those_who_could_do_worse_speak_for_others() {
         let party = Party { pid: Some(70), uid: 1000 };
+        let root = Party { pid: Some(99), uid: 0 };
+        let in_container = ground_at(true, root, false, OWN, &Known::default());
+        assert_eq!(in_container, Some(Ground::Container));
         for (ground, vouched) in [
+            (Ground::Container, false),
             (Ground::Named, true),
             (Ground::Root, true),
             (Ground::OwnUser, true),

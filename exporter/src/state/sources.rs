@@ -316,9 +316,12 @@ impl Sources {
         account.stale.last().or_else(|| account.fresh.last().filter(|_| all)).cloned()
     }
 
-    /// Nothing of the source is left.
+    /// Nothing of the source is left, but who it is: a connection may be under way that began before.
     pub(super) fn close(&mut self, source: SourceId) {
-        self.accounts.remove(&source);
+        let standing = self.accounts.remove(&source).and_then(|account| account.standing);
+        if let Some(standing) = standing.filter(|standing| !standing.vouched) {
+            self.account(source).standing = Some(standing);
+        }
     }
 
     /// Gives back what the source's sets need no more.

@@ -28,7 +28,8 @@ fn worker(pid: u32, ancestors: &[u32]) -> WorkerProcess {
 }
 
 fn candidate(path: &str, pid: u32, uid: u32) -> Candidate {
-    Candidate { path: path.into(), party: Some(Party { pid: Some(pid), uid }), named: false }
+    let party = Some(Party { pid: Some(pid), uid });
+    Candidate { path: path.into(), party, inode: u64::from(pid), named: false }
 }
 
 fn found(candidates: Vec<Candidate>) -> Found {
@@ -79,6 +80,20 @@ fn who_is_the_servers_user_is_believed_with_it() {
     let new = roster.take(&found(vec![real(), room_server]));
     let grounds: Vec<Ground> = new.iter().map(|(_, source)| source.ground()).collect();
     assert_eq!(grounds, [Ground::Worker, Ground::ServersUser]);
+}
+
+#[test]
+fn a_squatter_on_a_name_hides_nobody() {
+    let mut roster = Roster::new(OWN);
+    let squatter = candidate("/tmp/edumeet-server.sock", 60, 4242);
+    let new = roster.take(&found(vec![squatter.clone(), real()]));
+    assert_eq!(new.len(), 1);
+    // The path led to the squatter: until somebody else listens there, it is not tried again.
+    new[0].1.disbelieve();
+    assert!(roster.take(&found(vec![squatter.clone(), real()])).is_empty());
+    assert!(roster.statuses().is_empty());
+    let restarted = Candidate { inode: 4711, ..real() };
+    assert_eq!(roster.take(&found(vec![squatter, restarted])).len(), 1);
 }
 
 #[test]
