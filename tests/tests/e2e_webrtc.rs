@@ -169,6 +169,7 @@ impl Call {
     /// Ada sends until every stream has gone on for a while, then no more.
     fn perform(&mut self) -> Result<()> {
         self.ada.order(&mut self.scene.sfu, "release", json!({}))?;
+        self.connected()?;
         let before = self.browsers()?;
         wait::until("every stream to go on", wait::LONG, || {
             let now = self.browsers()?;
@@ -220,6 +221,19 @@ impl Call {
         let transports = stats["transports"].as_object().context("no transports")?.iter();
         let tuple = |it: &Value| it["stats"][0]["iceSelectedTuple"].clone();
         Ok(transports.map(|(id, it)| (id.clone(), tuple(it))).collect())
+    }
+
+    /// All of both browsers' transports have come through ICE and DTLS.
+    fn connected(&mut self) -> Result<()> {
+        let sfu = &mut self.scene.sfu;
+        for browser in [&mut self.ada, &mut self.bob] {
+            wait::until("transports to be connected", wait::LONG, || {
+                let stats = browser.order(sfu, "stats", json!({}))?;
+                let mut transports = stats.as_object().into_iter().flat_map(|it| it.values());
+                Ok(transports.all(|it| it["dtlsState"] == "connected").then_some(()))
+            })?;
+        }
+        Ok(())
     }
 
     /// What both browsers count of RTP, with SRTP's tag; without bandwidth probation, which comes
