@@ -23,9 +23,6 @@ use super::procfs::{self, Identity, SocketLine, Stat};
 use super::recognise::{Evidence, Named, Process};
 use crate::model::Proto;
 
-/// The range of a worker that was given none.
-pub const DEFAULT_PORTS: RangeInclusive<u16> = 10_000..=59_999;
-
 /// Processes looked at, workers found, workers of one user that is not root, and sockets of one
 /// worker.
 const MOST_PROCESSES: usize = 65_536;
@@ -90,15 +87,6 @@ pub struct OpenSocket {
     pub proto: Proto,
     /// Where it is bound.
     pub local: SocketAddr,
-}
-
-/// The range of ports that holds all workers' ports; `None` without a worker.
-pub fn ports(workers: &[WorkerProcess]) -> Option<RangeInclusive<u16>> {
-    let ranges = workers.iter().map(|worker| worker.ports.clone().unwrap_or(DEFAULT_PORTS));
-    let bound = workers.iter().flat_map(|worker| worker.bound.iter().map(|&port| port..=port));
-    ranges
-        .chain(bound)
-        .reduce(|one, other| *one.start().min(other.start())..=*one.end().max(other.end()))
 }
 
 /// Mediasoup's workers, by process id, now.
