@@ -238,7 +238,9 @@ fn sink(
 fn concerns_connections(event: &Event) -> bool {
     matches!(
         event,
-        Event::Transport(_)
+        // A worker by another name is known before it binds a port, if its server tells of it first.
+        Event::Worker { .. }
+            | Event::Transport(_)
             | Event::TransportState { .. }
             | Event::Met(_)
             | Event::Router { .. }

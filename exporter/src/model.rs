@@ -10,6 +10,9 @@ use std::sync::Arc;
 
 use exporter_ebpf::abi::CLOCKS;
 
+/// The scrape's number. Where nobody asks a clock, time passes as ticks that the caller counts.
+pub type Tick = u64;
+
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -9,8 +9,8 @@ const { bindingRequest } = require('./stun');
 const AUDIO = 111;
 const VIDEO = 96;
 const VIDEO_RTX = 97;
-// The first WebRtcServer's port; the SFU's range has room above it.
-const SERVER_PORT = 44444;
+// The first WebRtcServer's port, the next ones follow; by default the SFU's range has room above it.
+const SERVER_PORT = Number(process.env.SERVER_PORT || 44444);
 const EXTENSIONS = [
   { uri: 'urn:ietf:params:rtp-hdrext:sdes:mid', id: 1 },
   { uri: 'urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id', id: 2 },
@@ -27,11 +27,15 @@ function describe(transport) {
     rtcpPort: rtcpTuple ? rtcpTuple.localPort : null };
 }
 
-async function plain({ peer: peerId, ip, port, comedia = false, rtcpMux = true, router = 0 }) {
+// `portRange` ({ min, max }) is of newer versions of mediasoup only.
+async function plain({
+  peer: peerId, ip, port, portRange, comedia = false, rtcpMux = true, router = 0 }) {
   const peer = find(peers, peerId, 'peer');
   const home = find(rooms, peer.roomId, 'room').router(router);
+  const listen = portRange ? { listenInfo: { protocol: 'udp', ip, portRange } }
+    : { listenIp: { ip }, port };
   const made = await home.createPlainTransport({
-    listenIp: { ip }, port, comedia, rtcpMux, enableSctp: false });
+    ...listen, comedia, rtcpMux, enableSctp: false });
   peer.transports.set(made.id, made);
   made.observer.on('close', () => peer.transports.delete(made.id));
   return { ...describe(made), pid: pids.get(home) };

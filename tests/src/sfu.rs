@@ -31,14 +31,26 @@ impl Build {
             Some(dir) => PathBuf::from(dir),
             None => cache()?.join(format!("mediasoup-{version}")),
         };
-        let worker = "node_modules/mediasoup/worker/out/Release/mediasoup-worker";
-        dir.join(worker).is_file().then_some(Self { dir })
+        dir.join(WORKER).is_file().then_some(Self { dir })
     }
 
     /// The folder that holds its `node_modules`.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+
+    /// The worker's program.
+    pub fn worker(&self) -> PathBuf {
+        self.dir.join(WORKER)
+    }
+}
+
+/// Below a build's folder.
+const WORKER: &str = "node_modules/mediasoup/worker/out/Release/mediasoup-worker";
+
+/// Where the observer console of an SFU with this folder is.
+pub fn console_in(dir: &Path) -> PathBuf {
+    dir.join("observer.sock")
 }
 
 /// The folder that `cargo xtask setup` fills.
@@ -103,13 +115,23 @@ pub struct Consumer {
 impl Sfu {
     /// Starts it in `host` with so many workers; its observer console is in `dir`.
     pub fn start(build: &Build, host: &Netns, dir: &Path, workers: usize) -> Result<Self> {
-        let console = dir.join("observer.sock");
+        Self::start_with(build, host, dir, &[("WORKERS", &workers.to_string())])
+    }
+
+    /// Starts it with variables of one's own, those of `sfu/server.js` or mediasoup's.
+    pub fn start_with(
+        build: &Build,
+        host: &Netns,
+        dir: &Path,
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
+        let console = console_in(dir);
         let mut command = host.command("node");
         command
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("sfu/server.js"))
             .env("MEDIASOUP_DIR", &build.dir)
             .env("OBSERVER_SOCKET", &console)
-            .env("WORKERS", workers.to_string());
+            .envs(variables.iter().copied());
         let mut process = Guard::spawn("the SFU", command)?;
         let stdin = process.stdin().context("the SFU's stdin")?;
         let stdout = process.stdout().context("the SFU's stdout")?;

@@ -22,6 +22,8 @@ mod demo;
 mod bench;
 
 #[cfg(test)]
+mod circles;
+#[cfg(test)]
 mod floors;
 
 use std::process::ExitCode;

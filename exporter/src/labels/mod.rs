@@ -27,8 +27,7 @@ pub use text::TextCounts;
 use block::Block;
 use names::Decision;
 
-/// The scrape's number. Time passes here only as ticks that the caller counts.
-pub type Tick = u64;
+pub use crate::model::Tick;
 
 /// What may be shown of the far side.
 #[derive(Debug)]

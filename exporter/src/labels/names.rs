@@ -12,8 +12,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use crate::labels::Tick;
-use crate::model::canonical_ip;
+use crate::model::{Tick, canonical_ip};
 
 /// Whether a new connection shows a name.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,12 +8,16 @@ use crate::join::{self, Coverage};
 use crate::labels::Tick;
 use crate::labels::block::Block;
 use crate::labels::text::{self, limit};
-use crate::ledger::packets::{CLASS_SERIES, Now, Unclaimed};
-use crate::ledger::series::{Room, SeriesId, Table};
+use crate::ledger::capacity::{Capacity, Unclaimed};
+use crate::ledger::series::{SeriesId, Table};
 use crate::ledger::totals::{Counts, add, add_all, grown};
+use crate::ledger::turn::Turn;
 use crate::model::{Class, Counter, JoinKey, TransportId, Tuple};
 use crate::prefetch;
 use crate::state::State;
+
+/// Families that one class of a connection has a series in.
+const CLASS_SERIES: u64 = 4;
 
 /// A connection's series, all classes together.
 #[derive(Debug)]
@@ -222,7 +226,7 @@ impl FlowSource {
         &mut self,
         table: &mut Table<Arc<str>, Connection>,
         unclaimed: &mut Unclaimed,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) {
         let claimed = self.claimed_now;
         if let Some(id) = self.series {
@@ -230,23 +234,23 @@ impl FlowSource {
                 // It was retired under this source, whose transport is gone.
                 None => self.series = None,
                 Some(series) if self.claimed && !claimed => {
-                    return series.values.take(&mut self.pending, now.room);
+                    return series.values.take(&mut self.pending, turn.capacity);
                 }
                 Some(series) if self.claimed == claimed && self.series_epoch == self.epoch => {
                     if !self.ended && !self.closed {
-                        series.touch(now.tick);
+                        series.touch(turn.tick);
                     }
-                    return series.values.take(&mut self.pending, now.room);
+                    return series.values.take(&mut self.pending, turn.capacity);
                 }
-                Some(_) => return self.move_on(id, table, unclaimed, now),
+                Some(_) => return self.move_on(id, table, unclaimed, turn),
             }
         }
         let empty = self.pending.iter().flatten().all(|counter| counter.packets == 0);
-        let waits = !claimed && !self.ended && now.tick.saturating_sub(self.since) < now.hold;
+        let waits = !claimed && !self.ended && turn.tick.saturating_sub(self.since) < turn.hold;
         if empty {
-            self.since = now.tick + 1;
+            self.since = turn.tick + 1;
         } else if !waits && !self.is_over() {
-            self.open(claimed, table, unclaimed, now);
+            self.open(claimed, table, unclaimed, turn);
         }
     }
 
@@ -267,20 +271,20 @@ impl FlowSource {
         old: SeriesId,
         table: &mut Table<Arc<str>, Connection>,
         unclaimed: &mut Unclaimed,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) {
         let was_claimed = self.claimed;
         if !was_claimed
             && table.get_mut(old).is_some_and(|series| !series.shared)
-            && let Some(values) = table.vacate(old, now.tick)
+            && let Some(values) = table.vacate(old, turn.tick)
         {
             // Nobody else has counted there, so the bytes move to their owner. The old series goes
             // in the same moment: at no time are they to be seen twice.
             add_all(&mut self.pending, &values.counts);
-            values.leave(unclaimed, now.room);
+            values.leave(unclaimed, turn.capacity);
             self.series = None;
         }
-        self.open(true, table, unclaimed, now);
+        self.open(true, table, unclaimed, turn);
     }
 
     fn open(
@@ -288,31 +292,35 @@ impl FlowSource {
         claimed: bool,
         table: &mut Table<Arc<str>, Connection>,
         unclaimed: &mut Unclaimed,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) {
-        let Some((labels, owner)) = self.labels(claimed, now) else { return };
-        let Some(id) = Connection::open(labels, owner, table, unclaimed, now) else { return };
+        let Some((labels, owner)) = self.labels(claimed, turn) else { return };
+        let Some(id) = Connection::open(labels, owner, table, unclaimed, turn) else { return };
         (self.series, self.claimed, self.series_epoch) = (Some(id), claimed, self.epoch);
         if let Some(series) = table.get_mut(id) {
-            series.touch(now.tick);
-            series.values.take(&mut self.pending, now.room);
+            series.touch(turn.tick);
+            series.values.take(&mut self.pending, turn.capacity);
         }
     }
 
     /// The labels of the series that this flow belongs to, and who they name; `None` while the far
     /// end's label is undecided.
-    pub(crate) fn labels(&mut self, claimed: bool, now: &mut Now<'_>) -> Option<(Arc<str>, Named)> {
+    pub(crate) fn labels(
+        &mut self,
+        claimed: bool,
+        turn: &mut Turn<'_>,
+    ) -> Option<(Arc<str>, Named)> {
         let key = self.tuple.join_key();
         if self.remote.is_none() {
             self.remote = match self.ended {
                 // The last chance to show it.
-                true => Some(now.labels.remote_now(&key)),
-                false => now.labels.remote(&key),
+                true => Some(turn.labels.remote_now(&key)),
+                false => turn.labels.remote(&key),
             };
         }
         let remote = self.remote.clone()?;
         let transport = self.transport.as_ref().filter(|_| claimed);
-        let labels = connection_labels(&self.tuple, transport, &remote, &mut now.labels.text);
+        let labels = connection_labels(&self.tuple, transport, &remote, &mut turn.labels.text);
         Some((labels, Named { owner: transport.map(|id| (id.clone(), key)), _remote: remote }))
     }
 }
@@ -333,7 +341,7 @@ impl Connection {
         named: Named,
         table: &mut Table<Arc<str>, Self>,
         unclaimed: &mut Unclaimed,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) -> Option<SeriesId> {
         if let Some(id) = table.join(&labels) {
             return Some(id);
@@ -342,11 +350,11 @@ impl Connection {
             return None;
         }
         if named.owner.is_none() && !unclaimed.take_connection() {
-            now.room.refuse(CLASS_SERIES);
+            turn.capacity.refuse(CLASS_SERIES);
             return None;
         }
         let (counts, classes) = Default::default();
-        Some(table.open(labels, Self { counts, classes, named }, now.tick))
+        Some(table.open(labels, Self { counts, classes, named }, turn.tick))
     }
 
     /// Its transport, while that has this tuple.
@@ -355,12 +363,12 @@ impl Connection {
     }
 
     /// Takes what is pending of each class that is exposed, or that there is room for.
-    pub(crate) fn take(&mut self, pending: &mut Counts, room: &mut Room) {
+    pub(crate) fn take(&mut self, pending: &mut Counts, capacity: &mut Capacity) {
         for class in 0..5 {
             let bit = 1 << class;
             let grown = pending[0][class].packets + pending[1][class].packets > 0;
             if self.classes & bit == 0 {
-                if !grown || !room.take(CLASS_SERIES) {
+                if !grown || !capacity.take(CLASS_SERIES) {
                     continue;
                 }
                 self.classes |= bit;
@@ -372,8 +380,8 @@ impl Connection {
         }
     }
 
-    pub(crate) fn leave(self, unclaimed: &mut Unclaimed, room: &mut Room) {
-        room.give_back(u64::from(self.classes.count_ones()) * CLASS_SERIES);
+    pub(crate) fn leave(self, unclaimed: &mut Unclaimed, capacity: &mut Capacity) {
+        capacity.give_back(u64::from(self.classes.count_ones()) * CLASS_SERIES);
         unclaimed.connections -= usize::from(self.named.owner.is_none());
     }
 }

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use crate::join::Level;
+use crate::ledger::capacity::Unclaimed;
 use crate::ledger::flows::{Connection, FlowSource, Named};
-use crate::ledger::packets::{Now, Unclaimed};
 use crate::ledger::series::Table;
 use crate::ledger::stream_labels::StreamLabels;
 use crate::ledger::streams::{Claimed, StreamSeries, StreamSource};
 use crate::ledger::totals::{Counts, StreamTotals};
+use crate::ledger::turn::Turn;
 
 /// Leftovers of each kind at most.
 const MAX: usize = 4096;
@@ -44,23 +45,23 @@ impl Leftovers {
         &mut self,
         source: StreamSource,
         claimed: &Claimed<'_>,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) {
         let Some(totals) = source.pending.filter(|_| self.streams.len() < MAX) else { return };
         self.streams.push(StreamLeftover {
             direction: source.key.direction as usize,
-            labels: claimed.labels(source.key.ssrc, now.labels),
+            labels: claimed.labels(source.key.ssrc, turn.labels),
             nobodys: claimed.claim.level == Level::Nobody,
             totals: *totals,
         });
     }
 
     /// Keeps what an ended flow still holds.
-    pub(crate) fn leave_flow(&mut self, mut source: FlowSource, now: &mut Now<'_>) {
+    pub(crate) fn leave_flow(&mut self, mut source: FlowSource, turn: &mut Turn<'_>) {
         if is_empty(&source.pending) || self.connections.len() >= MAX {
             return;
         }
-        if let Some((labels, named)) = source.labels(source.claimed_now, now) {
+        if let Some((labels, named)) = source.labels(source.claimed_now, turn) {
             self.connections.push(ConnectionLeftover { labels, named, counts: source.pending });
         }
     }
@@ -71,24 +72,24 @@ impl Leftovers {
         connections: &mut Table<Arc<str>, Connection>,
         streams: &mut [Table<StreamLabels, StreamSeries>; 2],
         unclaimed: &mut Unclaimed,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) {
         self.streams.retain(|left| {
             let table = &mut streams[left.direction];
             let labels = left.labels.clone();
-            let id = StreamSeries::open(labels, None, left.nobodys, table, unclaimed, now);
+            let id = StreamSeries::open(labels, None, left.nobodys, table, unclaimed, turn);
             if let Some(series) = id.and_then(|id| table.get_mut(id)) {
-                series.touch(now.tick);
+                series.touch(turn.tick);
                 series.values.totals.add(left.totals);
             }
             id.is_none()
         });
         self.connections.retain_mut(|left| {
             let (labels, named) = (left.labels.clone(), left.named.clone());
-            let id = Connection::open(labels, named, connections, unclaimed, now);
+            let id = Connection::open(labels, named, connections, unclaimed, turn);
             if let Some(series) = id.and_then(|id| connections.get_mut(id)) {
-                series.touch(now.tick);
-                series.values.take(&mut left.counts, now.room);
+                series.touch(turn.tick);
+                series.values.take(&mut left.counts, turn.capacity);
             }
             !is_empty(&left.counts)
         });

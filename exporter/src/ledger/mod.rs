@@ -53,6 +53,7 @@
 //! another on those that nobody claims. Who is in keeps his place. Who is not is counted, asks again
 //! with each update, and keeps what he has counted until then.
 
+mod capacity;
 mod contract;
 mod flows;
 mod leftovers;
@@ -67,17 +68,20 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod turn;
 
 use crate::labels::{Labels, Tick};
 use crate::model::{Reading, SocketStats};
 use crate::state::State;
 
+use capacity::{Capacity, Part};
 pub(crate) use contract::ContractSeries;
 pub(crate) use objects::{Gauges, Object, Objects};
 pub(crate) use packets::Packets;
-pub(crate) use series::{Part, Room, Series, Table};
+pub(crate) use series::{Series, Table};
 pub(crate) use sockets::{SocketSeries, Sockets};
 pub(crate) use totals::{Counts, StreamTotals};
+use turn::Turn;
 
 /// Bounds and habits of the ledger.
 #[derive(Clone, Debug)]
@@ -143,7 +147,7 @@ pub struct Ledger {
     pub(crate) packets: Packets,
     pub(crate) objects: Objects,
     pub(crate) sockets: Sockets,
-    room: Room,
+    capacity: Capacity,
     settings: Settings,
 }
 
@@ -156,7 +160,7 @@ impl Ledger {
             packets,
             objects: Objects::default(),
             sockets: Sockets::default(),
-            room: Room::new(settings.max_series),
+            capacity: Capacity::new(settings.max_series),
             settings,
         }
     }
@@ -164,23 +168,23 @@ impl Ledger {
     /// Takes in what is new; of the servers' objects only if `objects` says so. What is left out now is
     /// made up for by the next update that does not.
     pub fn update(&mut self, update: Update<'_>, objects: bool, labels: &mut Labels) {
-        let with_objects = objects;
         let Update { tick, reading, state, sockets } = update;
+        let Settings { hold, jitter, quiet, .. } = self.settings;
         labels.advance(tick);
-        let Self { packets, objects, sockets: socket_ledger, room, settings } = self;
-        if with_objects {
-            room.begin(Part::Objects);
-            objects.update(state, &mut objects::Now { tick, quiet: settings.quiet, labels, room });
+        let capacity = &mut self.capacity;
+        let mut turn = Turn { tick, hold, jitter, quiet, labels, capacity };
+        if objects {
+            turn.capacity.begin(Part::Objects);
+            self.objects.update(state, &mut turn);
         }
         if reading.is_some() || sockets.is_some() {
-            room.begin(Part::Traffic);
+            turn.capacity.begin(Part::Traffic);
         }
         if let Some(reading) = reading {
-            let Settings { hold, jitter, .. } = *settings;
-            packets.update(reading, state, &mut packets::Now { tick, hold, jitter, labels, room });
+            self.packets.update(reading, state, &mut turn);
         }
         if let Some(sockets) = sockets {
-            socket_ledger.update(sockets, tick, labels, room);
+            self.sockets.update(sockets, tick, turn.labels, turn.capacity);
         }
     }
 
@@ -192,8 +196,8 @@ impl Ledger {
     /// How full it is.
     pub fn fill(&self) -> Fill {
         let (flows, streams) = self.packets.sources();
-        let (refused, refused_total) = self.room.refused();
+        let (refused, refused_total) = self.capacity.refused();
         let (flows, streams) = (flows as u64, streams as u64);
-        Fill { series: self.room.used(), refused, refused_total, flows, streams }
+        Fill { series: self.capacity.used(), refused, refused_total, flows, streams }
     }
 }

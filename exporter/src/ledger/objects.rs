@@ -10,10 +10,10 @@ use foldhash::HashMap;
 
 use crate::labels::block::{self, Block};
 use crate::labels::text::{clean, limit};
-use crate::labels::{Labels, Tick};
 use crate::ledger::contract::{ContractLabels, ContractSeries, Totals};
 use crate::ledger::owners::{PeerText, Placed, TransportText, stamp};
-use crate::ledger::series::{GRACE, Room, SeriesId, Table};
+use crate::ledger::series::{GRACE, SeriesId, Table};
+use crate::ledger::turn::Turn;
 use crate::model::{
     Consumer, ConsumerId, Encoding, MediaKind, Peer, PeerKey, Producer, RoomKey, Transport,
     TransportId,
@@ -89,15 +89,6 @@ pub(crate) struct Gauges {
     pub(crate) round_trip_time: Option<u64>,
 }
 
-/// What an update works with.
-pub(crate) struct Now<'a> {
-    pub(crate) tick: Tick,
-    /// Blank `transport_id` and `id` in the contract's families.
-    pub(crate) quiet: bool,
-    pub(crate) labels: &'a mut Labels,
-    pub(crate) room: &'a mut Room,
-}
-
 /// What an update needs to know of a producer or consumer.
 struct Told<'a> {
     transport: &'a TransportId,
@@ -112,77 +103,77 @@ struct Told<'a> {
 
 impl Objects {
     /// Takes the servers' state in.
-    pub(crate) fn update(&mut self, state: &State, now: &mut Now<'_>) {
+    pub(crate) fn update(&mut self, state: &State, turn: &mut Turn<'_>) {
         // What is not for this ledger: workers are only their routers' process ids.
         let State { peers, transports, producers, consumers, .. } = state;
         for room in self.room_peers.iter_mut() {
             room.values = 0;
         }
         for room in state.told_rooms() {
-            self.touch_room(room, 0, now);
+            self.touch_room(room, 0, turn);
         }
         for peer in peers.values() {
             if let Some(id) = &peer.room {
-                self.touch_room(RoomRef { source: peer.source, id }, 1, now);
+                self.touch_room(RoomRef { source: peer.source, id }, 1, turn);
             }
-            self.take_peer(peer, now);
+            self.take_peer(peer, turn);
         }
         let mut counted = foldhash::HashSet::default();
         for transport in transports.values() {
-            self.take_transport(transport, state, &mut counted, now);
+            self.take_transport(transport, state, &mut counted, turn);
         }
         for series in self.contract.iter_mut().flat_map(Table::iter_mut) {
             series.values.score = None;
         }
         let mut before = None;
         for (key, producer) in producers {
-            before = self.take_producer(key, producer, state, before, now).or(before);
+            before = self.take_producer(key, producer, state, before, turn).or(before);
         }
         let mut before = None;
         for (id, consumer) in consumers {
-            before = self.take_consumer(id, consumer, before, now).or(before);
+            before = self.take_consumer(id, consumer, before, turn).or(before);
         }
-        self.retire(now);
+        self.retire(turn);
     }
 
-    fn touch_room(&mut self, room: RoomRef<'_>, peers: u64, now: &mut Now<'_>) {
+    fn touch_room(&mut self, room: RoomRef<'_>, peers: u64, turn: &mut Turn<'_>) {
         let Self { rooms, room_peers, .. } = self;
         let key = room.to_key();
         let id = rooms.find(&key).unwrap_or_else(|| {
-            let text = clean(room.id.as_str(), limit::ROOM, &mut now.labels.text);
+            let text = clean(room.id.as_str(), limit::ROOM, &mut turn.labels.text);
             let labels = Block::open().label("room_id", &text).close();
-            rooms.open(key, RoomText { labels, series: None }, now.tick)
+            rooms.open(key, RoomText { labels, series: None }, turn.tick)
         });
         let Some(room) = rooms.get_mut(id) else { return };
-        room.touch(now.tick);
-        room.values.series = show(room_peers, room.values.series, &room.values.labels, now);
+        room.touch(turn.tick);
+        room.values.series = show(room_peers, room.values.series, &room.values.labels, turn);
         if let Some(series) = room.values.series.and_then(|id| room_peers.get_mut(id)) {
             series.values += peers;
         }
     }
 
-    fn take_peer(&mut self, peer: &Peer, now: &mut Now<'_>) {
+    fn take_peer(&mut self, peer: &Peer, turn: &mut Turn<'_>) {
         let Self { peers, peer_infos, stamps, .. } = self;
         let key = peer.key();
         let known = peers.find(&key);
         let id = known.unwrap_or_else(|| {
             *stamps += 1;
-            peers.open(key, PeerText::new(peer, *stamps, now), now.tick)
+            peers.open(key, PeerText::new(peer, *stamps, turn), turn.tick)
         });
         let Some(known) = peers.get_mut(id) else { return };
-        known.touch(now.tick);
+        known.touch(turn.tick);
         if known.values.peer != *peer {
             *stamps += 1;
-            let old = std::mem::replace(&mut known.values, PeerText::new(peer, *stamps, now));
+            let old = std::mem::replace(&mut known.values, PeerText::new(peer, *stamps, turn));
             if old.labels == known.values.labels {
                 known.values.series = old.series;
             } else if let Some(id) = old.series
                 && peer_infos.remove_unshared(id)
             {
-                now.room.give_back(1);
+                turn.capacity.give_back(1);
             }
         }
-        known.values.series = show(peer_infos, known.values.series, &known.values.labels, now);
+        known.values.series = show(peer_infos, known.values.series, &known.values.labels, turn);
     }
 
     fn take_transport<'a>(
@@ -190,7 +181,7 @@ impl Objects {
         transport: &Transport,
         state: &'a State,
         counted: &mut foldhash::HashSet<(RoomRef<'a>, PeerKey)>,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) {
         let place = state.place(transport);
         if let Some(room) = state.room_at(&place, place.peer.as_ref()) {
@@ -198,7 +189,7 @@ impl Objects {
             // without a room is in none: it waits in the lobby, or is on its way in.
             let peer = place.peer.as_ref().filter(|peer| !state.peers.contains_key(*peer));
             let is_new = peer.is_some_and(|peer| counted.insert((room, peer.clone())));
-            self.touch_room(room, is_new.into(), now);
+            self.touch_room(room, is_new.into(), turn);
         }
         let placed = Placed::from(&place);
         let peer = placed.peer.as_ref().and_then(|peer| self.peers.find(peer));
@@ -206,13 +197,13 @@ impl Objects {
         if let Some(id) = self.transports.find(&transport.id)
             && let Some(known) = self.transports.get_mut(id)
         {
-            known.touch(now.tick);
-            known.values.update(transport, placed, peer, &mut self.stamps, now);
+            known.touch(turn.tick);
+            known.values.update(transport, placed, peer, &mut self.stamps, turn);
             return;
         }
-        let mut text = TransportText::new(transport, placed, now.room.take(1));
-        text.rebuild(peer, &mut self.stamps, now);
-        self.transports.open(transport.id.clone(), text, now.tick);
+        let mut text = TransportText::new(transport, placed, turn.capacity.take(1));
+        text.rebuild(peer, &mut self.stamps, turn);
+        self.transports.open(transport.id.clone(), text, turn.tick);
     }
 
     fn take_producer(
@@ -221,7 +212,7 @@ impl Objects {
         producer: &Producer,
         state: &State,
         before: Option<SeriesId>,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) -> Option<SeriesId> {
         let Producer {
             id,
@@ -247,16 +238,16 @@ impl Objects {
         let told = Told { transport, id, peer, source, encodings, gauges, side };
         let known = match self.producers.follow(before, key) {
             Some(known) => known,
-            None if !now.room.take(PRODUCER_SERIES) => return None,
+            None if !turn.capacity.take(PRODUCER_SERIES) => return None,
             None => {
-                let media = self.media(*kind, codec, now);
-                self.producers.open(key.clone(), Object::new(&told, media, now), now.tick)
+                let media = self.media(*kind, codec, turn);
+                self.producers.open(key.clone(), Object::new(&told, media, turn), turn.tick)
             }
         };
         let Self { transports, peers, contract, producers, .. } = self;
         if let Some(object) = producers.get_mut(known) {
-            object.touch(now.tick);
-            object.values.update(&told, transports, peers, &mut contract[0], now);
+            object.touch(turn.tick);
+            object.values.update(&told, transports, peers, &mut contract[0], turn);
         }
         Some(known)
     }
@@ -266,7 +257,7 @@ impl Objects {
         key: &ConsumerId,
         consumer: &Consumer,
         before: Option<SeriesId>,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) -> Option<SeriesId> {
         let Consumer {
             id,
@@ -297,26 +288,26 @@ impl Objects {
         let told = Told { transport, id, peer, source, encodings, gauges, side };
         let known = match self.consumers.follow(before, key) {
             Some(known) => known,
-            None if !now.room.take(CONSUMER_SERIES) => return None,
+            None if !turn.capacity.take(CONSUMER_SERIES) => return None,
             None => {
-                let media = self.media(*kind, codec, now);
-                self.consumers.open(key.clone(), Object::new(&told, media, now), now.tick)
+                let media = self.media(*kind, codec, turn);
+                self.consumers.open(key.clone(), Object::new(&told, media, turn), turn.tick)
             }
         };
         let Self { transports, peers, contract, consumers, .. } = self;
         if let Some(object) = consumers.get_mut(known) {
-            object.touch(now.tick);
-            object.values.update(&told, transports, peers, &mut contract[1], now);
+            object.touch(turn.tick);
+            object.values.update(&told, transports, peers, &mut contract[1], turn);
         }
         Some(known)
     }
 
     /// `kind` and `codec`; most objects share theirs with many others.
-    fn media(&mut self, kind: MediaKind, codec: &Arc<str>, now: &mut Now<'_>) -> Arc<str> {
+    fn media(&mut self, kind: MediaKind, codec: &Arc<str>, turn: &mut Turn<'_>) -> Arc<str> {
         if let Some(text) = self.media.get(&(kind, codec.clone())) {
             return text.clone();
         }
-        let clean = clean(codec, limit::WORD, &mut now.labels.text);
+        let clean = clean(codec, limit::WORD, &mut turn.labels.text);
         let text = Block::middle().label("kind", kind.as_str()).label("codec", &clean).finish();
         if self.media.len() < MEDIA {
             self.media.insert((kind, codec.clone()), text.clone());
@@ -324,7 +315,7 @@ impl Objects {
         text
     }
 
-    fn retire(&mut self, now: &mut Now<'_>) {
+    fn retire(&mut self, turn: &mut Turn<'_>) {
         let Self {
             rooms,
             room_peers,
@@ -336,7 +327,7 @@ impl Objects {
             contract,
             ..
         } = self;
-        let (tick, room) = (now.tick, &mut *now.room);
+        let (tick, room) = (turn.tick, &mut *turn.capacity);
         rooms.retire(tick, 0, |_| false, drop);
         room_peers.retire(tick, 0, |_| false, |_| room.give_back(1));
         peers.retire(tick, 0, |_| false, drop);
@@ -362,21 +353,22 @@ fn show<T: Default>(
     table: &mut Table<Arc<str>, T>,
     known: Option<SeriesId>,
     labels: &Arc<str>,
-    now: &mut Now<'_>,
+    turn: &mut Turn<'_>,
 ) -> Option<SeriesId> {
     let id = known.filter(|id| table.get(*id).is_some()).or_else(|| table.join(labels));
-    let id =
-        id.or_else(|| now.room.take(1).then(|| table.open(labels.clone(), T::default(), now.tick)));
+    let id = id.or_else(|| {
+        turn.capacity.take(1).then(|| table.open(labels.clone(), T::default(), turn.tick))
+    });
     if let Some(series) = id.and_then(|id| table.get_mut(id)) {
-        series.touch(now.tick);
+        series.touch(turn.tick);
     }
     id
 }
 
 impl Object {
-    fn new(told: &Told<'_>, media: Arc<str>, now: &mut Now<'_>) -> Self {
-        let ids = now.labels.object(told.transport.as_str(), told.id);
-        let counts = &mut now.labels.text;
+    fn new(told: &Told<'_>, media: Arc<str>, turn: &mut Turn<'_>) -> Self {
+        let ids = turn.labels.object(told.transport.as_str(), told.id);
+        let counts = &mut turn.labels.text;
         let source = told.source.map(|source| block::value(source, limit::ID, counts));
         Self {
             ids,
@@ -399,7 +391,7 @@ impl Object {
         transports: &Table<TransportId, TransportText>,
         peers: &Table<PeerKey, PeerText>,
         contract: &mut Table<ContractLabels, ContractSeries>,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) {
         self.gauges = told.gauges;
         self.totals.take(told.encodings);
@@ -418,12 +410,12 @@ impl Object {
             self.stamps = stamps;
             self.peer = told.peer.clone();
             let old = self.prefix.clone();
-            self.name(told, transport, peers, now);
+            self.name(told, transport, peers, turn);
             if old != self.prefix {
-                self.unname(contract, now);
+                self.unname(contract, turn);
             }
         }
-        self.count(told, contract, now);
+        self.count(told, contract, turn);
     }
 
     fn name(
@@ -431,7 +423,7 @@ impl Object {
         told: &Told<'_>,
         transport: Option<&TransportText>,
         peers: &Table<PeerKey, PeerText>,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) {
         // An object of a transport that is not (yet) told has no ends to show.
         let Some(transport) = transport else { return self.prefix = None };
@@ -440,19 +432,23 @@ impl Object {
             None => transport.who.clone(),
             Some(peer) => {
                 let text = peers.find(peer).and_then(|id| peers.get(id));
-                transport.who(Some(peer), text.map(|text| &text.values), now)
+                transport.who(Some(peer), text.map(|text| &text.values), turn)
             }
         };
         (self.prefix, self.who) = (who.prefix, who.info);
     }
 
     /// The contract's labels changed. When nobody else counts under the old ones, the bytes go along.
-    fn unname(&mut self, contract: &mut Table<ContractLabels, ContractSeries>, now: &mut Now<'_>) {
+    fn unname(
+        &mut self,
+        contract: &mut Table<ContractLabels, ContractSeries>,
+        turn: &mut Turn<'_>,
+    ) {
         let Some(id) = self.series.take() else { return };
         if contract.get_mut(id).is_some_and(|series| !series.shared)
-            && let Some(old) = contract.vacate(id, now.tick)
+            && let Some(old) = contract.vacate(id, turn.tick)
         {
-            now.room.give_back(ContractSeries::FAMILIES);
+            turn.capacity.give_back(ContractSeries::FAMILIES);
             self.totals.put_back(&old);
         }
     }
@@ -461,21 +457,21 @@ impl Object {
         &mut self,
         told: &Told<'_>,
         contract: &mut Table<ContractLabels, ContractSeries>,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) {
         if self.series.is_none() {
             let Some(prefix) = &self.prefix else { return };
-            let labels = ContractLabels::new(prefix, &self.ids, &self.media, told.side, now.quiet);
+            let labels = ContractLabels::new(prefix, &self.ids, &self.media, told.side, turn.quiet);
             self.series = contract.join(&labels).or_else(|| {
                 if contract.rests(&labels) {
                     return None;
                 }
-                let has_room = now.room.take(ContractSeries::FAMILIES);
-                has_room.then(|| contract.open(labels, ContractSeries::default(), now.tick))
+                let has_room = turn.capacity.take(ContractSeries::FAMILIES);
+                has_room.then(|| contract.open(labels, ContractSeries::default(), turn.tick))
             });
         }
         if let Some(series) = self.series.and_then(|id| contract.get_mut(id)) {
-            series.touch(now.tick);
+            series.touch(turn.tick);
             series.values.take(&mut self.totals, told.gauges.score);
         }
     }

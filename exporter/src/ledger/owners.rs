@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::labels::block::{self, Block};
 use crate::labels::text::{clean, limit};
-use crate::ledger::objects::Now;
 use crate::ledger::series::SeriesId;
+use crate::ledger::turn::Turn;
 use crate::model::{Peer, PeerKey, RoomId, ServerTuple, Transport, TransportKind};
 use crate::state::Place;
 
@@ -80,9 +80,9 @@ pub(crate) struct Who {
 }
 
 impl PeerText {
-    pub(crate) fn new(peer: &Peer, stamp: u64, now: &mut Now<'_>) -> Self {
+    pub(crate) fn new(peer: &Peer, stamp: u64, turn: &mut Turn<'_>) -> Self {
         let Peer { id, source: _, room, display_name, user_agent } = peer;
-        let counts = &mut now.labels.text;
+        let counts = &mut turn.labels.text;
         let room = room.as_ref().map_or("", RoomId::as_str);
         let block = Block::open()
             .label("peer_id", &clean(id.as_str(), limit::ID, counts))
@@ -124,7 +124,7 @@ impl TransportText {
         placed: Placed,
         peer: Option<&PeerText>,
         stamps: &mut u64,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) {
         let changed = self.transport != *transport || self.placed != placed;
         if self.remote_end() != remote_end(transport) {
@@ -135,10 +135,10 @@ impl TransportText {
             self.placed = placed;
         }
         let renamed = self.peer_stamp != stamp(peer);
-        let admitted = !self.has_room && now.room.take(1);
+        let admitted = !self.has_room && turn.capacity.take(1);
         self.has_room |= admitted;
         if self.waits || changed || renamed || admitted {
-            self.rebuild(peer, stamps, now);
+            self.rebuild(peer, stamps, turn);
         }
     }
 
@@ -147,33 +147,38 @@ impl TransportText {
     }
 
     /// Makes all text anew.
-    pub(crate) fn rebuild(&mut self, peer: Option<&PeerText>, stamps: &mut u64, now: &mut Now<'_>) {
+    pub(crate) fn rebuild(
+        &mut self,
+        peer: Option<&PeerText>,
+        stamps: &mut u64,
+        turn: &mut Turn<'_>,
+    ) {
         let key = self.remote_end().and_then(ServerTuple::join_key);
         if let (None, Some(key)) = (&self.remote, &key) {
-            self.remote = now.labels.remote(key);
+            self.remote = turn.labels.remote(key);
         }
         self.waits = key.is_some() && self.remote.is_none();
         let ends = match self.waits {
             true => self.shown_ends().map(Arc::from),
-            false => Some(self.ends(now)),
+            false => Some(self.ends(turn)),
         };
         if !self.waits {
-            self.labels = self.has_room.then(|| self.info(peer, now));
+            self.labels = self.has_room.then(|| self.info(peer, turn));
         }
-        self.who = self.who_at(ends.as_deref(), self.placed.peer.as_ref(), peer, now);
+        self.who = self.who_at(ends.as_deref(), self.placed.peer.as_ref(), peer, turn);
         self.ends = ends.map_or(0, |ends| ends.len());
         self.peer_stamp = stamp(peer);
         *stamps += 1;
         self.stamp = *stamps;
     }
 
-    fn ends(&self, now: &mut Now<'_>) -> Arc<str> {
-        let id = if now.quiet { "" } else { self.transport.id.as_str() };
+    fn ends(&self, turn: &mut Turn<'_>) -> Arc<str> {
+        let id = if turn.quiet { "" } else { self.transport.id.as_str() };
         let (proto, local) = self.local();
         Block::middle()
-            .label("transport_id", &clean(id, limit::ID, &mut now.labels.text))
+            .label("transport_id", &clean(id, limit::ID, &mut turn.labels.text))
             .label("proto", proto)
-            .label("local_addr", &clean(&local, limit::HOST_NAME, &mut now.labels.text))
+            .label("local_addr", &clean(&local, limit::HOST_NAME, &mut turn.labels.text))
             .label("remote_addr", self.remote.as_deref().unwrap_or(""))
             .finish()
     }
@@ -188,7 +193,7 @@ impl TransportText {
         (proto.as_str(), local)
     }
 
-    fn info(&self, owner: Option<&PeerText>, now: &mut Now<'_>) -> Arc<str> {
+    fn info(&self, owner: Option<&PeerText>, turn: &mut Turn<'_>) -> Arc<str> {
         // The place says what owner and router mean.
         let Transport {
             id,
@@ -201,8 +206,8 @@ impl TransportText {
             dtls_state,
         } = &self.transport;
         let Placed { pid, peer, .. } = &self.placed;
-        let place = now.labels.place(self.remote_end().and_then(|tuple| tuple.remote));
-        let counts = &mut now.labels.text;
+        let place = turn.labels.place(self.remote_end().and_then(|tuple| tuple.remote));
+        let counts = &mut turn.labels.text;
         let (proto, local) = self.local();
         let block = Block::open()
             .label("transport_id", &clean(id.as_str(), limit::ID, counts))
@@ -236,9 +241,9 @@ impl TransportText {
         &self,
         peer: Option<&PeerKey>,
         text: Option<&PeerText>,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) -> Who {
-        self.who_at(self.shown_ends(), peer, text, now)
+        self.who_at(self.shown_ends(), peer, text, turn)
     }
 
     fn who_at(
@@ -246,9 +251,9 @@ impl TransportText {
         ends: Option<&str>,
         peer: Option<&PeerKey>,
         text: Option<&PeerText>,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) -> Who {
-        let counts = &mut now.labels.text;
+        let counts = &mut turn.labels.text;
         let room = clean(self.placed.room(text), limit::ROOM, counts);
         let peer = clean(peer_id(peer), limit::ID, counts);
         let info = Block::middle().label("peer_id", &peer).label("room_id", &room).finish();

@@ -6,24 +6,22 @@
 use std::sync::Arc;
 
 use crate::join::{self, Coverage};
-use crate::labels::{Labels, Tick};
+use crate::labels::Tick;
+use crate::ledger::capacity::Unclaimed;
 use crate::ledger::flows::{Connection, FlowSource, Sources};
 use crate::ledger::leftovers::Leftovers;
-use crate::ledger::series::{GRACE, Room, Table};
+use crate::ledger::series::{GRACE, Table};
 use crate::ledger::strangers::Strangers;
 use crate::ledger::stream_labels::StreamLabels;
 use crate::ledger::streams::{Claimed, StreamKey, StreamSeries, StreamSources};
 #[cfg(test)]
 use crate::ledger::totals::StreamTotals;
 use crate::ledger::totals::{Counts, add_all};
+use crate::ledger::turn::Turn;
 use crate::model::{Direction, Flow, Reading, Stream};
 use crate::prefetch;
 use crate::state::State;
 
-/// Families that one stream has a series in; in that of jitter only if its clock is known.
-pub(crate) const STREAM_SERIES: u64 = 8;
-/// Families that one class of a connection has a series in.
-pub(crate) const CLASS_SERIES: u64 = 4;
 /// Readings that a source may be missing from before it is forgotten: a table that is read while it
 /// changes may pass over an entry, but not this often.
 const MISSING: u64 = 64;
@@ -52,29 +50,9 @@ pub(crate) struct Packets {
     pub(crate) retired: (Counts, StreamTotals),
 }
 
-/// What one update needs to know.
-pub(crate) struct Now<'a> {
-    pub(crate) tick: Tick,
-    /// Ticks that traffic without an owner is held back.
-    pub(crate) hold: Tick,
-    /// Readings have jitter.
-    pub(crate) jitter: bool,
-    pub(crate) labels: &'a mut Labels,
-    pub(crate) room: &'a mut Room,
-}
-
-/// How many series without an owner there may be.
-#[derive(Debug)]
-pub(crate) struct Unclaimed {
-    pub(crate) connections: usize,
-    max_connections: usize,
-    pub(crate) streams: usize,
-    max_streams: usize,
-}
-
 impl Packets {
     pub(crate) fn new(max_connections: usize, max_streams: usize) -> Self {
-        let unclaimed = Unclaimed { connections: 0, max_connections, streams: 0, max_streams };
+        let unclaimed = Unclaimed::new(max_connections, max_streams);
         Self {
             sources: Sources::default(),
             streams: StreamSources::default(),
@@ -94,29 +72,29 @@ impl Packets {
     }
 
     /// Takes one reading in.
-    pub(crate) fn update(&mut self, reading: &Reading, state: &State, now: &mut Now<'_>) {
+    pub(crate) fn update(&mut self, reading: &Reading, state: &State, turn: &mut Turn<'_>) {
         // Events and table fill are no series of this ledger.
         let Reading { flows, streams, events: _, tables: _ } = reading;
         self.round += 1;
         self.coverage = Coverage::default();
         (self.strangers.pending_bytes, self.strangers.flows) = (0, 0);
         let Self { leftovers, connections, stream_series, unclaimed, .. } = self;
-        leftovers.settle(connections, stream_series, unclaimed, now);
+        leftovers.settle(connections, stream_series, unclaimed, turn);
         self.present.clear();
         let mut before = None;
         for flow in flows {
-            before = self.take_flow(flow, before, state, now.tick).or(before);
+            before = self.take_flow(flow, before, state, turn.tick).or(before);
         }
         let mut before = None;
         for stream in streams {
-            before = self.take_stream(stream, before, state, now).or(before);
+            before = self.take_stream(stream, before, state, turn).or(before);
         }
         for slot in std::mem::take(&mut self.present) {
-            self.settle(slot, now);
+            self.settle(slot, turn);
             self.present.push(slot);
         }
         self.forget_missing(reading);
-        self.retire(state, now);
+        self.retire(state, turn);
     }
 
     /// Finds the flow's source and takes in what it grew by; `None` for a stranger.
@@ -161,9 +139,9 @@ impl Packets {
         stream: &Stream,
         before: Option<u32>,
         state: &State,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) -> Option<u32> {
-        let Some(slot) = self.follow_stream(stream, before, state, now.tick) else {
+        let Some(slot) = self.follow_stream(stream, before, state, turn.tick) else {
             self.strangers.take_stream(stream);
             return None;
         };
@@ -179,7 +157,7 @@ impl Packets {
         let direction = key.direction as usize;
         flow.take_rtp(direction, grown.total);
         let table = &mut stream_series[direction];
-        if !stream.ended && source.go_on(grown, flow.claims, stream, table, now.tick) {
+        if !stream.ended && source.go_on(grown, flow.claims, stream, table, turn.tick) {
             return Some(slot);
         }
         let transport = flow.transport.as_ref().filter(|_| flow.claimed_now);
@@ -194,12 +172,12 @@ impl Packets {
             epoch: flow.epoch,
             claims: flow.claims,
         };
-        let _trailed = source.settle(grown, &claimed, stream, table, unclaimed, now);
+        let _trailed = source.settle(grown, &claimed, stream, table, unclaimed, turn);
         #[cfg(test)]
         self.retired.1.add(_trailed);
         if stream.ended {
             if let Some(source) = streams.remove(slot) {
-                leftovers.leave_stream(source, &claimed, now);
+                leftovers.leave_stream(source, &claimed, turn);
             }
             flow.streams -= 1;
             return None;
@@ -243,9 +221,9 @@ impl Packets {
     }
 
     /// Gives what a flow and its streams grew by to its connection's series.
-    fn settle(&mut self, slot: u32, now: &mut Now<'_>) {
+    fn settle(&mut self, slot: u32, turn: &mut Turn<'_>) {
         let source = self.sources.get_mut(slot);
-        source.settle(&mut self.connections, &mut self.unclaimed, now);
+        source.settle(&mut self.connections, &mut self.unclaimed, turn);
         if let Some(trailed) = source.trail() {
             add_all(&mut self.trailed, &trailed);
         }
@@ -253,7 +231,7 @@ impl Packets {
             return source.cover(&mut self.coverage);
         }
         if let Some(source) = self.sources.remove(slot) {
-            self.leftovers.leave_flow(source, now);
+            self.leftovers.leave_flow(source, turn);
         }
     }
 
@@ -283,10 +261,10 @@ impl Packets {
         }
     }
 
-    fn retire(&mut self, state: &State, now: &mut Now<'_>) {
+    fn retire(&mut self, state: &State, turn: &mut Turn<'_>) {
         let Self { connections, stream_series, unclaimed, .. } = self;
         connections.retire(
-            now.tick,
+            turn.tick,
             GRACE,
             |connection| match connection.owner() {
                 Some((id, key)) => state.has_tuple(id, key),
@@ -295,14 +273,14 @@ impl Packets {
             |connection| {
                 #[cfg(test)]
                 add_all(&mut self.retired.0, &connection.counts);
-                connection.leave(unclaimed, now.room);
+                connection.leave(unclaimed, turn.capacity);
             },
         );
         for (direction, table) in
             [Direction::Receive, Direction::Send].into_iter().zip(stream_series)
         {
             table.retire(
-                now.tick,
+                turn.tick,
                 GRACE,
                 |series| match &series.owner {
                     Some((transport, id, ssrc)) => {
@@ -315,7 +293,7 @@ impl Packets {
                 |series| {
                     #[cfg(test)]
                     self.retired.1.add(series.totals);
-                    series.leave(unclaimed, now.room);
+                    series.leave(unclaimed, turn.capacity);
                 },
             );
         }
@@ -344,17 +322,5 @@ impl Packets {
     /// Flows and streams that are followed.
     pub(crate) fn sources(&self) -> (usize, usize) {
         (self.sources.by_tuple.len(), self.streams.len())
-    }
-}
-
-impl Unclaimed {
-    pub(crate) fn take_connection(&mut self) -> bool {
-        let fits = self.connections < self.max_connections;
-        self.connections += usize::from(fits);
-        fits
-    }
-
-    pub(crate) fn has_stream(&self) -> bool {
-        self.streams < self.max_streams
     }
 }

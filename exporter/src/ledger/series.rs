@@ -220,68 +220,6 @@ fn hash_of<L: Hash, T>(slots: &[Slot<L, T>], hasher: &RandomState, index: u32) -
     series.map_or(0, |series| hasher.hash_one(&series.labels))
 }
 
-/// How many series a scrape may hold. Who is in keeps his place; a newcomer that does not fit is
-/// refused, counted, and asks again with the next reading.
-#[derive(Debug)]
-pub(crate) struct Room {
-    max: u64,
-    used: u64,
-    /// By [`Part`], in its last update.
-    refused: [u64; 2],
-    refused_before: u64,
-    part: Part,
-}
-
-/// What is brought up to date on its own.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Part {
-    /// What servers told.
-    Objects,
-    /// What was counted.
-    Traffic,
-}
-
-impl Room {
-    pub(crate) fn new(max: u64) -> Self {
-        Self { max, used: 0, refused: [0; 2], refused_before: 0, part: Part::Objects }
-    }
-
-    /// A new update of a part begins: its refusals are counted anew.
-    pub(crate) fn begin(&mut self, part: Part) {
-        self.part = part;
-        self.refused_before += std::mem::take(&mut self.refused[part as usize]);
-    }
-
-    pub(crate) fn take(&mut self, series: u64) -> bool {
-        let fits = self.used + series <= self.max;
-        if fits {
-            self.used += series;
-        } else {
-            self.refuse(series);
-        }
-        fits
-    }
-
-    /// Counts series that another bound kept out.
-    pub(crate) fn refuse(&mut self, series: u64) {
-        self.refused[self.part as usize] += series;
-    }
-
-    pub(crate) fn give_back(&mut self, series: u64) {
-        self.used -= series;
-    }
-
-    pub(crate) fn used(&self) -> u64 {
-        self.used
-    }
-
-    /// Series that had no room in the last update of each part, and in all updates together.
-    pub(crate) fn refused(&self) -> (u64, u64) {
-        let refused = self.refused.iter().sum();
-        (refused, self.refused_before + refused)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,22 +246,5 @@ mod tests {
         assert_eq!(table.join(&"a"), Some(again));
         assert!(table.get_mut(again).unwrap().shared);
         assert_eq!(table.from(0).map(|(_, s)| s.values).collect::<Vec<_>>(), [9, 2, 3]);
-    }
-
-    #[test]
-    fn who_is_in_keeps_his_place() {
-        let mut room = Room::new(10);
-        room.begin(Part::Objects);
-        assert!(room.take(7));
-        assert!(!room.take(4));
-        assert!(room.take(3));
-        assert_eq!(room.refused(), (4, 4));
-        room.begin(Part::Traffic);
-        assert!(!room.take(1));
-        assert_eq!(room.refused(), (5, 5), "the other part's still have no room");
-        room.begin(Part::Objects);
-        room.give_back(7);
-        assert!(room.take(4));
-        assert_eq!((room.used(), room.refused()), (7, (1, 5)));
     }
 }

@@ -11,7 +11,8 @@ use foldhash::HashMap;
 
 use crate::labels::block::Block;
 use crate::labels::{Labels, Tick};
-use crate::ledger::series::{GRACE, Room, SeriesId, Table};
+use crate::ledger::capacity::Capacity;
+use crate::ledger::series::{GRACE, SeriesId, Table};
 use crate::ledger::totals::grown_total;
 use crate::model::{Proto, SocketStats, Tuple};
 
@@ -61,7 +62,7 @@ impl Sockets {
         sockets: &[SocketStats],
         tick: Tick,
         labels: &mut Labels,
-        room: &mut Room,
+        capacity: &mut Capacity,
     ) {
         self.round += 1;
         for series in self.series.iter_mut() {
@@ -70,14 +71,20 @@ impl Sockets {
             values.round_trip_time = None;
         }
         for socket in sockets {
-            self.take(socket, tick, labels, room);
+            self.take(socket, tick, labels, capacity);
         }
         let round = self.round;
         self.sources.retain(|_, source| source.round == round);
-        self.series.retire(tick, GRACE, |_| false, |series| room.give_back(series.cost));
+        self.series.retire(tick, GRACE, |_| false, |series| capacity.give_back(series.cost));
     }
 
-    fn take(&mut self, socket: &SocketStats, tick: Tick, labels: &mut Labels, room: &mut Room) {
+    fn take(
+        &mut self,
+        socket: &SocketStats,
+        tick: Tick,
+        labels: &mut Labels,
+        capacity: &mut Capacity,
+    ) {
         let SocketStats { proto, local, remote, drops, receive_queue_bytes, send_queue_bytes, tcp } =
             socket;
         let source = self.sources.entry((*proto, *local, *remote)).or_insert_with(|| Source {
@@ -93,7 +100,7 @@ impl Sockets {
             source.pending[1] += grown_total(&mut source.retransmits, tcp.retransmits);
         }
         if source.series.is_none_or(|id| self.series.get(id).is_none()) {
-            source.series = open(&mut self.series, socket, tick, labels, room);
+            source.series = open(&mut self.series, socket, tick, labels, capacity);
         }
         let Some(series) = source.series.and_then(|id| self.series.get_mut(id)) else { return };
         series.touch(tick);
@@ -116,7 +123,7 @@ fn open(
     socket: &SocketStats,
     tick: Tick,
     labels: &mut Labels,
-    room: &mut Room,
+    capacity: &mut Capacity,
 ) -> Option<SeriesId> {
     let remote = match socket.remote {
         None => None,
@@ -134,7 +141,7 @@ fn open(
     }
     let tcp = socket.proto == Proto::Tcp;
     let cost = SOCKET_SERIES + if tcp { TCP_SERIES } else { 0 };
-    room.take(cost).then(|| {
+    capacity.take(cost).then(|| {
         table.open(text, SocketSeries { cost, _remote: remote, ..SocketSeries::default() }, tick)
     })
 }

@@ -6,12 +6,16 @@ use foldhash::HashMap;
 
 use crate::join::{Claim, Level};
 use crate::labels::{Labels, Tick};
-use crate::ledger::packets::{Now, STREAM_SERIES, Unclaimed};
-use crate::ledger::series::{Room, SeriesId, Table};
+use crate::ledger::capacity::{Capacity, Unclaimed};
+use crate::ledger::series::{SeriesId, Table};
 use crate::ledger::stream_labels::StreamLabels;
 use crate::ledger::totals::StreamTotals;
+use crate::ledger::turn::Turn;
 use crate::model::{Clock, Direction, Stream, TransportId};
 use crate::state::StreamRole;
+
+/// Families that one stream has a series in; in that of jitter only if its clock is known.
+const STREAM_SERIES: u64 = 8;
 
 /// A stream's series.
 #[derive(Debug)]
@@ -173,7 +177,7 @@ impl StreamSource {
         stream: &Stream,
         table: &mut Table<StreamLabels, StreamSeries>,
         unclaimed: &mut Unclaimed,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) -> StreamTotals {
         let nothing = StreamTotals::default();
         self.claims = claimed.claims;
@@ -187,30 +191,30 @@ impl StreamSource {
             let is_left = claimed.claim.level < self.level;
             self.orphan = is_left || claimed.claim.closed;
             if stays || is_left {
-                if self.go_on(pending, claimed.claims, stream, table, now.tick) {
+                if self.go_on(pending, claimed.claims, stream, table, turn.tick) {
                     return nothing;
                 }
             } else if claimed.claim.level > self.level
                 && table.get(id).is_some_and(|series| !series.shared)
-                && let Some(values) = table.vacate(id, now.tick)
+                && let Some(values) = table.vacate(id, turn.tick)
             {
                 // As for a connection: the bytes follow their owner.
                 pending.add(values.totals);
-                values.leave(unclaimed, now.room);
+                values.leave(unclaimed, turn.capacity);
             }
             self.series = None;
         }
         if pending.is_zero() {
-            self.since = now.tick + 1;
+            self.since = turn.tick + 1;
             return nothing;
         }
         if self.is_over(claimed) {
             return pending;
         }
-        let young = now.tick.saturating_sub(self.since) < now.hold;
+        let young = turn.tick.saturating_sub(self.since) < turn.hold;
         let may_be_claimed = claimed.claim.level < Level::Owner && !claimed.claim.closed;
         let waits = may_be_claimed && young && !stream.ended;
-        if waits || !self.open(pending, claimed, stream, table, unclaimed, now) {
+        if waits || !self.open(pending, claimed, stream, table, unclaimed, turn) {
             self.pending = Some(Box::new(pending));
         }
         nothing
@@ -234,20 +238,20 @@ impl StreamSource {
         stream: &Stream,
         table: &mut Table<StreamLabels, StreamSeries>,
         unclaimed: &mut Unclaimed,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) -> bool {
         let ssrc = self.key.ssrc;
         let Claim { level, owner, closed, role, clock } = &claimed.claim;
-        let labels = claimed.labels(ssrc, now.labels);
+        let labels = claimed.labels(ssrc, turn.labels);
         let named = claimed.transport.zip(owner.as_ref());
         let named = named.map(|(transport, id)| (transport.clone(), id.clone(), ssrc));
         let nobodys = *level == Level::Nobody;
-        let Some(id) = StreamSeries::open(labels, named, nobodys, table, unclaimed, now) else {
+        let Some(id) = StreamSeries::open(labels, named, nobodys, table, unclaimed, turn) else {
             return false;
         };
         if let Some(series) = table.get_mut(id) {
-            series.touch(now.tick);
-            series.values.clock = clock.filter(|_| now.jitter);
+            series.touch(turn.tick);
+            series.values.clock = clock.filter(|_| turn.jitter);
             series.values.take(pending, stream);
         }
         (self.series, self.orphan) = (Some(id), *closed);
@@ -265,7 +269,7 @@ impl StreamSeries {
         nobodys: bool,
         table: &mut Table<StreamLabels, Self>,
         unclaimed: &mut Unclaimed,
-        now: &mut Now<'_>,
+        turn: &mut Turn<'_>,
     ) -> Option<SeriesId> {
         if let Some(id) = table.join(&labels) {
             return Some(id);
@@ -274,16 +278,16 @@ impl StreamSeries {
             return None;
         }
         if nobodys && !unclaimed.has_stream() {
-            now.room.refuse(STREAM_SERIES);
+            turn.capacity.refuse(STREAM_SERIES);
             return None;
         }
-        if !now.room.take(STREAM_SERIES) {
+        if !turn.capacity.take(STREAM_SERIES) {
             return None;
         }
         unclaimed.streams += usize::from(nobodys);
         let totals = StreamTotals::default();
         let fresh = Self { totals, owner, jitter: 0, clock: None, unclaimed: nobodys };
-        Some(table.open(labels, fresh, now.tick))
+        Some(table.open(labels, fresh, turn.tick))
     }
 
     /// Interarrival jitter in sixteenths of a microsecond; `None` where the clock is not known. It
@@ -302,8 +306,8 @@ impl StreamSeries {
         }
     }
 
-    pub(crate) fn leave(self, unclaimed: &mut Unclaimed, room: &mut Room) {
-        room.give_back(STREAM_SERIES);
+    pub(crate) fn leave(self, unclaimed: &mut Unclaimed, capacity: &mut Capacity) {
+        capacity.give_back(STREAM_SERIES);
         unclaimed.streams -= usize::from(self.unclaimed);
     }
 }

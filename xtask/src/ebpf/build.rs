@@ -9,16 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::toolchain::Toolchain;
+use super::toolchain::{FLAGS, Toolchain};
 use crate::{cache, paths, process};
-
-/// What the compiler is told besides the paths that it must not write down.
-///
-/// The instruction set v3 has the atomic compare-and-exchange that the streams' lock needs (kernel
-/// 5.12). Debug information is what BTF is made from. TC programs use nothing that depends on the
-/// processor, so the bindings' architecture does not matter.
-pub const FLAGS: &[&str] =
-    &["--cfg=bpf_target_arch=\"x86_64\"", "-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -54,7 +46,7 @@ pub fn objects(toolchain: &Toolchain) -> anyhow::Result<[Vec<u8>; 2]> {
 
 fn cargo(toolchain: &Toolchain) -> Command {
     let mut cargo = Command::new(&toolchain.cargo);
-    cargo.current_dir(super::folder());
+    cargo.current_dir(paths::kernel_program());
     // We run under another cargo, whose settings are not meant for this build.
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy();
@@ -73,7 +65,7 @@ fn cargo(toolchain: &Toolchain) -> Command {
 
 /// Folders of this machine, and what stands in the object for each.
 fn remapped(toolchain: &Toolchain) -> anyhow::Result<Vec<(PathBuf, &'static str)>> {
-    let mut folders = vec![(super::folder(), "."), (toolchain.core.clone(), "rust")];
+    let mut folders = vec![(paths::kernel_program(), "."), (toolchain.core.clone(), "rust")];
     // Debian's is a link, and the compiler writes down where it leads.
     folders.push((toolchain.core.join("library").canonicalize()?, "rust/library"));
     // One folder for each registry, named after it.

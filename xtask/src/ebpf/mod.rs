@@ -5,6 +5,7 @@
 //! object holds no path of the machine, so that the same toolchain gives the same bytes everywhere.
 
 mod build;
+pub mod choice;
 mod sources;
 pub mod toolchain;
 
@@ -45,8 +46,8 @@ fn update() -> anyhow::Result<()> {
     }
     let list = sources::list(&sources, &objects);
     let files = [
-        (OBJECTS[0], objects[0].as_slice()),
-        (OBJECTS[1], objects[1].as_slice()),
+        (sources::OBJECTS[0], objects[0].as_slice()),
+        (sources::OBJECTS[1], objects[1].as_slice()),
         (DIGESTS, list.as_bytes()),
         (TOOLCHAIN, toolchain.description.as_bytes()),
     ];
@@ -55,7 +56,7 @@ fn update() -> anyhow::Result<()> {
         let path = prebuilt(name);
         fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
     }
-    for (name, object) in OBJECTS.iter().zip(&objects) {
+    for (name, object) in sources::OBJECTS.iter().zip(&objects) {
         eprintln!("wrote {} ({} bytes)", prebuilt(name).display(), object.len());
     }
     Ok(())
@@ -65,7 +66,7 @@ fn update() -> anyhow::Result<()> {
 /// returns why, where it is not.
 pub fn check() -> anyhow::Result<Option<String>> {
     let read = |name| cache::read(&prebuilt(name)).context(REMEDY);
-    let objects = [read(OBJECTS[0])?, read(OBJECTS[1])?];
+    let objects = [read(sources::OBJECTS[0])?, read(sources::OBJECTS[1])?];
     let recorded = String::from_utf8(cache::read(&prebuilt(DIGESTS))?)?;
     let differing = sources::differing(&recorded, &sources::list(&sources::digests()?, &objects));
     if !differing.is_empty() {
@@ -96,16 +97,9 @@ fn same_toolchain() -> anyhow::Result<Result<Toolchain, String>> {
     })
 }
 
-/// The files of [`build::OBJECTS`].
-const OBJECTS: [&str; 2] = ["exporter-ebpf.o", "baseline.o"];
 const DIGESTS: &str = "SOURCES.sha256";
 const TOOLCHAIN: &str = "TOOLCHAIN";
 
 fn prebuilt(file: &str) -> PathBuf {
-    folder().join("prebuilt").join(file)
-}
-
-/// The kernel program's package.
-fn folder() -> PathBuf {
-    paths::root().join("exporter-ebpf")
+    paths::kernel_program().join("prebuilt").join(file)
 }

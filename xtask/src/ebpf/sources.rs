@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 
-use crate::cache;
+use crate::{cache, paths};
+
+/// Files of what [`super::build::objects`] makes, in its order.
+pub const OBJECTS: [&str; 2] = ["exporter-ebpf.o", "baseline.o"];
 
 /// Digest by path, relative to `exporter-ebpf`.
 pub type Digests = BTreeMap<String, String>;
 
 /// The sources as they are now: the manifest, the lock file and everything below `src`.
 pub fn digests() -> anyhow::Result<Digests> {
-    let folder = super::folder();
+    let folder = paths::kernel_program();
     let mut files = vec![folder.join("Cargo.toml"), folder.join("Cargo.lock")];
     files.extend(cache::files_below(&folder.join("src"))?);
     // Editors' backups and hidden files are no sources, but everything that could be included is.
@@ -31,7 +34,7 @@ pub fn digests() -> anyhow::Result<Digests> {
 /// The list that is committed: the sources and the objects themselves.
 pub fn list(sources: &Digests, objects: &[Vec<u8>; 2]) -> String {
     let mut all = sources.clone();
-    for (name, object) in super::OBJECTS.iter().zip(objects) {
+    for (name, object) in OBJECTS.iter().zip(objects) {
         all.insert(format!("prebuilt/{name}"), cache::sha256(object));
     }
     all.iter().map(|(path, digest)| format!("{digest}  {path}\n")).collect()

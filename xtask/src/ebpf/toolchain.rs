@@ -13,12 +13,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+use super::choice;
 use crate::process;
 use crate::setup::linker;
 
-const VARIABLE: &str = "MEDIASOUP_EXPORTER_BPF_TOOLCHAIN";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+
+/// What the compiler is told besides the paths that it must not write down.
+///
+/// The instruction set v3 has the atomic compare-and-exchange that the streams' lock needs (kernel
+/// 5.12). Debug information is what BTF is made from. TC programs use nothing that depends on the
+/// processor, so the bindings' architecture does not matter.
+pub const FLAGS: &[&str] =
+    &["--cfg=bpf_target_arch=\"x86_64\"", "-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
 
 const QUICK: Duration = Duration::from_secs(60);
 
@@ -38,14 +46,9 @@ pub struct Toolchain {
     pub description: String,
 }
 
-/// The rustup toolchain that the environment asks for.
-pub fn chosen() -> Option<String> {
-    env::var(VARIABLE).ok().filter(|name| !name.is_empty())
-}
-
 /// Finds a complete toolchain, or says what is missing.
 pub fn find() -> anyhow::Result<Toolchain> {
-    if let Some(name) = chosen() {
+    if let Some(name) = choice::chosen() {
         return rustup(&name);
     }
     let debian = debian();
@@ -128,7 +131,7 @@ fn description(rustc: &str, linker: &str, linker_llvm: &str) -> String {
         }
     }
     text.push_str(&format!("{linker}, LLVM {linker_llvm}\n"));
-    text.push_str(&format!("flags: {}\n", super::build::FLAGS.join(" ")));
+    text.push_str(&format!("flags: {}\n", FLAGS.join(" ")));
     text
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::cache::{self, Locked, Recipe};
-use crate::ebpf::toolchain;
+use crate::ebpf::choice;
 use crate::process;
 
 const VERSION: &str = "0.13.0";
@@ -21,7 +21,7 @@ const BUILD: Duration = Duration::from_secs(20 * 60);
 
 /// Builds it unless it is there, or unless a toolchain was chosen that brings its own.
 pub fn install(cache: &Locked) -> anyhow::Result<()> {
-    if toolchain::chosen().is_some() {
+    if choice::chosen().is_some() {
         return Ok(());
     }
     cache.get_or_build("bpf-linker", recipe()?, build)?;

@@ -9,10 +9,12 @@ pub mod mediasoup;
 mod npm;
 mod packages;
 pub mod page;
+mod part;
 
 use std::time::Instant;
 
 use crate::cache;
+pub use part::Part;
 
 /// Options of `cargo xtask setup`.
 #[derive(clap::Args)]
@@ -20,21 +22,6 @@ pub struct Args {
     /// Install only this part.
     #[arg(long, value_enum, default_value_t = Part::All)]
     only: Part,
-}
-
-/// What can be installed by itself.
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Part {
-    /// Debian packages, of every part.
-    Packages,
-    /// The toolchain for the kernel object, its packages among it.
-    Ebpf,
-    /// The mediasoup workers, their packages among it.
-    Mediasoup,
-    /// The browser of the WebRTC tests and what its page is made of.
-    Webrtc,
-    /// Everything.
-    All,
 }
 
 /// Runs the command.
@@ -54,10 +41,12 @@ pub fn install(part: Part) -> anyhow::Result<()> {
         for version in mediasoup::VERSIONS {
             timed(&format!("mediasoup {version}"), || mediasoup::install(&cache, version))?;
         }
-        timed("what servers are bundled with", || bundlers::install(&cache))?;
+        timed("what servers are bundled with", || {
+            bundlers::BUNDLE.install(&cache, bundlers::check)
+        })?;
     }
     if wants(Part::Webrtc) {
-        timed("the page of the WebRTC tests", || page::install(&cache))?;
+        timed("the page of the WebRTC tests", || page::BUNDLE.install(&cache, page::check))?;
     }
     Ok(())
 }

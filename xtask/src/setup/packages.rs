@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::Part;
-use crate::ebpf::toolchain;
+use super::part::Part;
+use crate::ebpf::choice;
 use crate::process;
 
 /// For compiling anything at all.
@@ -48,7 +48,7 @@ const NODE: &[&str] = &["nodejs", "npm"];
 const WEBRTC: &[&str] = &["chromium"];
 
 /// What the tests run beside the exporter.
-const TESTS: &[&str] = &["iproute2", "nftables", "prometheus", "tcpdump"];
+const TESTS: &[&str] = &["iproute2", "nftables", "prometheus", "tcpdump", "valgrind"];
 
 /// The oldest Node.js that all mediasoup versions run on.
 const OLDEST_NODE: u32 = 20;
@@ -76,7 +76,7 @@ pub fn install(part: Part) -> anyhow::Result<()> {
 fn needed(part: Part) -> Vec<&'static str> {
     let wants = |one| matches!(part, Part::All | Part::Packages) || part == one;
     let mut needed = COMPILER.to_vec();
-    if wants(Part::Ebpf) && toolchain::chosen().is_none() {
+    if wants(Part::Ebpf) && choice::chosen().is_none() {
         needed.extend(EBPF);
     }
     if wants(Part::Mediasoup) {

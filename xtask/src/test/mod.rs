@@ -32,6 +32,7 @@ struct Outcome {
     counts: Counts,
     error: Option<anyhow::Error>,
     reasons: Vec<String>,
+    complaints: Vec<String>,
 }
 
 /// Runs the command.
@@ -57,7 +58,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 fn perform(step: Step) -> Outcome {
     eprintln!("\n== {} ==", step.name);
     let start = Instant::now();
-    let (counts, reasons, error) = match step.action {
+    let Ended { counts, reasons, complaints, error } = match step.action {
         Action::Own(action) => of_check(action()),
         Action::Command(mut command, limit) => match process::tee(&mut command, limit) {
             Ok(finished) if step.is_tests => of_tests(&finished),
@@ -68,17 +69,29 @@ fn perform(step: Step) -> Outcome {
     if let Some(error) = &error {
         eprintln!("{}: {error:#}", step.name);
     }
-    Outcome { name: step.name, took: start.elapsed(), counts, error, reasons }
+    Outcome { name: step.name, took: start.elapsed(), counts, error, reasons, complaints }
 }
 
-type Ended = (Counts, Vec<String>, Option<anyhow::Error>);
+/// What is known of a step that ended.
+#[derive(Default)]
+struct Ended {
+    counts: Counts,
+    reasons: Vec<String>,
+    complaints: Vec<String>,
+    error: Option<anyhow::Error>,
+}
 
 /// A check counts as one, and so does the half of it that could not be done.
 fn of_check(result: anyhow::Result<Option<String>>) -> Ended {
+    let (passed, failed, skipped) = match &result {
+        Ok(None) => (1, 0, 0),
+        Ok(Some(_)) => (1, 0, 1),
+        Err(_) => (0, 1, 0),
+    };
+    let counts = Counts { passed, failed, skipped };
     match result {
-        Ok(None) => (Counts { passed: 1, ..Counts::default() }, Vec::new(), None),
-        Ok(Some(why)) => (Counts { passed: 1, skipped: 1, ..Counts::default() }, vec![why], None),
-        Err(error) => (Counts { failed: 1, ..Counts::default() }, Vec::new(), Some(error)),
+        Ok(why) => Ended { counts, reasons: Vec::from_iter(why), ..Ended::default() },
+        Err(error) => Ended { counts, error: Some(error), ..Ended::default() },
     }
 }
 
@@ -90,7 +103,11 @@ fn of_tests(finished: &Finished) -> Ended {
         // A compiler's error leaves no test to count.
         counts.failed = 1;
     }
-    (counts, reasons.into_iter().map(str::to_owned).collect(), error)
+    let complaints = match error {
+        Some(_) => summary::complaints(&finished.stdout, &finished.stderr),
+        None => Vec::new(),
+    };
+    Ended { counts, reasons: reasons.into_iter().map(str::to_owned).collect(), complaints, error }
 }
 
 fn succeeded(finished: &Finished) -> anyhow::Result<()> {
@@ -118,6 +135,9 @@ fn sum_up(outcomes: &[Outcome]) -> Counts {
         }
     }
     for outcome in outcomes {
+        for complaint in &outcome.complaints {
+            println!("{complaint}");
+        }
         if let Some(error) = &outcome.error {
             println!("failed: {}: {error:#}", outcome.name);
         }

@@ -1,6 +1,5 @@
 //! The checks and tests, in the order in which they run: quick ones that say most come first.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -29,8 +28,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 const QUICK: Duration = MINUTE;
 const BUILD: Duration = Duration::from_secs(15 * 60);
 const TESTS: Duration = Duration::from_secs(25 * 60);
-
-const KERNEL_PROGRAM: &str = "exporter-ebpf/Cargo.toml";
 
 impl Step {
     /// A check that runs in this program.
@@ -83,9 +80,11 @@ fn tests(filter: &[String]) -> anyhow::Result<Vec<Step>> {
         cargo(["test", "--workspace", "--exclude", "exporter-tests", "--locked", "--no-fail-fast"]);
     let kernel = kernel(["test", "--lib", "--locked"]);
     let mut system = cargo(["test", "--package", "exporter-tests", "--locked", "--no-fail-fast"]);
+    // An error of these says where it arose by itself; the way there would hide it.
+    system.env("RUST_LIB_BACKTRACE", "0");
     mediasoup::name_to(&mut system)?;
-    page::name_to(&mut system)?;
-    bundlers::name_to(&mut system)?;
+    page::BUNDLE.name_to(&mut system)?;
+    bundlers::BUNDLE.name_to(&mut system)?;
     system.env("MEDIASOUP_EXPORTER_BIN", paths::target().join("debug/mediasoup-exporter"));
     Ok(vec![
         Step::tests("tests: kernel program", with_filter(kernel, filter, &[])),
@@ -121,7 +120,7 @@ fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
 /// compiled for this machine.
 fn kernel<const N: usize>(arguments: [&str; N]) -> Command {
     let mut cargo = cargo(arguments);
-    cargo.arg("--manifest-path").arg(Path::new(paths::root()).join(KERNEL_PROGRAM));
+    cargo.arg("--manifest-path").arg(paths::kernel_program().join("Cargo.toml"));
     cargo.env("CARGO_TARGET_DIR", paths::target().join("ebpf-host"));
     cargo
 }

@@ -47,6 +47,35 @@ pub fn reasons<'a>(stdout: &'a str, stderr: &'a str) -> Vec<&'a str> {
     stdout.lines().chain(stderr.lines()).filter_map(reason).collect()
 }
 
+/// Lines of one complaint that are kept.
+const COMPLAINT: usize = 12;
+
+/// What failing tests said: which, and the beginning of each complaint, without the way that led there.
+pub fn complaints(stdout: &str, stderr: &str) -> Vec<String> {
+    let failed = |line: &&str| line.starts_with("test ") && line.ends_with(" ... FAILED");
+    let mut complaints: Vec<_> = stdout.lines().filter(failed).map(str::to_owned).collect();
+    for text in [stdout, stderr] {
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            if line.starts_with("Error: ")
+                || (line.starts_with("thread '") && line.contains(" panicked at "))
+            {
+                let more = lines.clone().take(COMPLAINT).take_while(|it| !ends_complaint(it));
+                complaints.push(line.to_owned());
+                complaints.extend(more.map(|it| format!("    {it}")));
+            }
+        }
+    }
+    complaints
+}
+
+fn ends_complaint(line: &str) -> bool {
+    let lower = line.trim_start().to_ascii_lowercase();
+    lower.starts_with("stack backtrace:")
+        || lower.starts_with("test ")
+        || lower.starts_with("note:")
+}
+
 /// libtest prints `test name ... ` and no newline before a test runs, so that with one thread what
 /// a test prints itself may follow on the same line.
 fn reason(line: &str) -> Option<&str> {
@@ -99,6 +128,27 @@ mod tests {
         check(&format!("test needs::root ... skipped: needs root\nok\n{one}"), "", 0, 0, 1);
         check(&format!("test a ... not skipped: at all\n{one}"), "warning: skipped: x\n", 1, 0, 0);
         check("test result: of something else\n", "", 0, 0, 0);
+    }
+
+    #[test]
+    fn complaints_are_told_without_the_way_there() {
+        let stdout = "test a ... ok\ntest b ... FAILED\ntest c ... FAILED\n";
+        let stderr = "Error: streams\n\nCaused by:\n    none\n\nStack backtrace:\n  0: x\n\
+            thread 'c' (7) panicked at src/c.rs:1:2:\nno\nnote: run with\n";
+        let told = complaints(stdout, stderr);
+        let expected = [
+            "test b ... FAILED",
+            "test c ... FAILED",
+            "Error: streams",
+            "    ",
+            "    Caused by:",
+            "        none",
+            "    ",
+            "thread 'c' (7) panicked at src/c.rs:1:2:",
+            "    no",
+        ];
+        assert_eq!(told, expected);
+        assert!(complaints("test a ... ok\n", "warning: x\n").is_empty());
     }
 
     #[test]

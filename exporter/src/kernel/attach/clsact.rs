@@ -17,7 +17,7 @@ use netlink_packet_route::tc::{
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::{Place, Side};
+use super::position::{Position, Side};
 use crate::host::netlink::Client;
 
 /// Every filter of ours is called this, the exporter, a colon, and the program's name.
@@ -119,10 +119,10 @@ impl Clsact {
     }
 
     /// Where the filter is now.
-    pub(super) fn place(&mut self, filter: &Filter) -> anyhow::Result<Place> {
+    pub(super) fn position(&mut self, filter: &Filter) -> anyhow::Result<Position> {
         let rows = self.list(filter.index, filter.side).context("list filters")?;
         let Some(at) = rows.iter().position(|row| row.name == filter.name) else {
-            return Ok(Place::Gone);
+            return Ok(Position::Gone);
         };
         let before = rows[..at].iter().find(|row| !row.is_ours());
         Ok(match before {
@@ -132,9 +132,9 @@ impl Clsact {
                     Side::Egress => "egress",
                 };
                 let (kind, priority) = (&row.kind, row.priority());
-                Place::Behind(format!("the {side} filter of kind {kind} with pref {priority}"))
+                Position::Behind(format!("the {side} filter of kind {kind} with pref {priority}"))
             }
-            None => Place::First,
+            None => Position::First,
         })
     }
 

@@ -6,6 +6,7 @@
 
 pub(super) mod cgroup;
 mod clsact;
+mod position;
 mod tcx;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use anyhow::Context;
 use aya::Ebpf;
 
 use self::clsact::{Clsact, Filter};
+use self::position::{Position, Side};
 use super::ebpf::load;
 use super::options::Mechanism;
 use crate::host::claim::Claim;
@@ -50,28 +52,10 @@ struct Hook {
     side: Side,
 }
 
-/// Which way packets go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Side {
-    /// Coming in.
-    Ingress,
-    /// Going out.
-    Egress,
-}
-
 enum Attachment {
     /// Detached by its own drop.
     Tcx(tcx::Link),
     Clsact(Filter),
-}
-
-/// Where an attachment is found to be.
-enum Place {
-    First,
-    /// What stands in front of it.
-    Behind(String),
-    /// Somebody took it away.
-    Gone,
 }
 
 impl Attacher {
@@ -115,14 +99,14 @@ impl Attacher {
         let links: BTreeSet<u32> = attached.links().collect();
         let (mut behind, mut gone) = (None, false);
         for attachment in attached.attachments.values() {
-            let place = match attachment {
-                Attachment::Tcx(link) => tcx::place(link, |id| links.contains(&id))?,
-                Attachment::Clsact(filter) => self.clsact.place(filter)?,
+            let position = match attachment {
+                Attachment::Tcx(link) => tcx::position(link, |id| links.contains(&id))?,
+                Attachment::Clsact(filter) => self.clsact.position(filter)?,
             };
-            match place {
-                Place::First => {}
-                Place::Behind(whose) => behind = Some(whose),
-                Place::Gone => gone = true,
+            match position {
+                Position::First => {}
+                Position::Behind(whose) => behind = Some(whose),
+                Position::Gone => gone = true,
             }
         }
         if gone {

@@ -9,7 +9,7 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::{TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 
-use super::{Place, Side};
+use super::position::{Position, Side};
 use crate::kernel::ebpf::sys;
 
 /// A program at a hook; dropping it detaches.
@@ -45,16 +45,16 @@ pub(super) fn is_missing(error: &anyhow::Error) -> bool {
 }
 
 /// Where the link is now. `ours` says of links whether they are this exporter's.
-pub(super) fn place(link: &Link, ours: impl Fn(u32) -> bool) -> anyhow::Result<Place> {
+pub(super) fn position(link: &Link, ours: impl Fn(u32) -> bool) -> anyhow::Result<Position> {
     let chain =
         sys::tcx_chain(link.index, link.side == Side::Ingress).context("ask for TCX programs")?;
     let Some(at) = chain.iter().position(|member| member.link == link.id) else {
-        return Ok(Place::Gone);
+        return Ok(Position::Gone);
     };
     let before = chain[..at].iter().find(|member| !ours(member.link));
     Ok(match before {
-        Some(member) => Place::Behind(format!("the TCX program with id {}", member.program)),
-        None => Place::First,
+        Some(member) => Position::Behind(format!("the TCX program with id {}", member.program)),
+        None => Position::First,
     })
 }
 
