@@ -14,7 +14,7 @@ use crate::ports::PortSet;
 pub const MAX_EXTENSIONS: usize = 6;
 /// No header begins behind this, which as a mask says so to the verifier.
 const MAX_OFFSET: usize = 0x3fff;
-const _: () = assert!(14 + 8 + 40 + MAX_EXTENSIONS * 2048 <= MAX_OFFSET);
+const _: () = assert!(60 + 16 + 40 + MAX_EXTENSIONS * 2048 <= MAX_OFFSET);
 
 /// What stands before the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub enum Link {
     Ethernet,
     /// Nothing (tun, WireGuard, raw IP).
     Raw,
+    /// What a tunnel or InfiniBand puts there: nothing; an IPv4 header with GRE's behind it (RFC 2784 and
+    /// 2890), which Linux leaves in front of what comes in by an IPv4 GRE interface; or a hardware address
+    /// of 20 bytes and a header of 4 (IPoIB, RFC 4391 §6, as Linux gives it to packet sockets).
+    Wrapped,
 }
 
 /// How to look at a frame.
@@ -186,13 +190,62 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 pub fn network<P: PortSet>(bytes: Bytes<'_>, view: &View<P>) -> Result<Network, Skip> {
     match view.link {
         Link::Ethernet => ethernet(bytes),
-        // Never a single byte: the verifier learns nothing from `address >= end`, which is what the
-        // compiler makes of that test.
-        Link::Raw => match u32::from_be(bytes.read(0).ok_or(Skip::SHORT)?) >> 28 {
+        Link::Raw => match version(bytes)? {
             4 => Ok(Network::V4(0)),
             6 => Ok(Network::V6(0)),
             _ => Err(Skip::ELSEWHERE),
         },
+        Link::Wrapped => match version(bytes)? {
+            4 => generic_routing(bytes),
+            6 => Ok(Network::V6(0)),
+            _ => infiniband(bytes),
+        },
+    }
+}
+
+/// The first four bits, which say IP's version. Never a single byte: the verifier learns nothing from
+/// `address >= end`, which is what the compiler makes of that test.
+#[inline(always)]
+fn version(bytes: Bytes<'_>) -> Result<u32, Skip> {
+    Ok(u32::from_be(bytes.read(0).ok_or(Skip::SHORT)?) >> 28)
+}
+
+/// GRE's protocol number.
+const GRE: u8 = 47;
+
+/// IPv4, or what GRE carries in it.
+#[inline(always)]
+fn generic_routing(bytes: Bytes<'_>) -> Result<Network, Skip> {
+    let outer: Ipv4 = bytes.read(0).ok_or(Skip::SHORT)?;
+    if outer.proto != GRE {
+        return Ok(Network::V4(0));
+    }
+    let start = (outer.version_and_words & 0x0f) as usize * 4;
+    let flags = u16::from_be(bytes.read(start).ok_or(Skip::SHORT)?);
+    let kind = u16::from_be(bytes.read(start + 2).ok_or(Skip::SHORT)?);
+    // Checksum, key and sequence number take four bytes each; whoever sets another bit means another GRE.
+    if flags & !0xb000 != 0 {
+        return Err(Skip::ELSEWHERE);
+    }
+    let options = (flags >> 15) + (flags >> 13 & 1) + (flags >> 12 & 1);
+    // So that the verifier goes through the rest once, whichever there are.
+    let [forgotten, ..] = forget([(start + 4) as u8 + options as u8 * 4, 0, 0, 0]);
+    carried(kind, forgotten as usize & 0x7f)
+}
+
+/// What IPoIB carries.
+#[inline(always)]
+fn infiniband(bytes: Bytes<'_>) -> Result<Network, Skip> {
+    carried(u16::from_be(bytes.read(20).ok_or(Skip::SHORT)?), 24)
+}
+
+/// IP by its EtherType.
+#[inline(always)]
+fn carried(kind: u16, offset: usize) -> Result<Network, Skip> {
+    match kind {
+        0x0800 => Ok(Network::V4(offset)),
+        0x86dd => Ok(Network::V6(offset)),
+        _ => Err(Skip::ELSEWHERE),
     }
 }
 
@@ -212,11 +265,7 @@ fn ethernet(bytes: Bytes<'_>) -> Result<Network, Skip> {
         let [forgotten, ..] = forget([offset as u8, 0, 0, 0]);
         offset = forgotten as usize & 0x1f;
     }
-    match kind {
-        0x0800 => Ok(Network::V4(offset)),
-        0x86dd => Ok(Network::V6(offset)),
-        _ => Err(Skip::ELSEWHERE),
-    }
+    carried(kind, offset)
 }
 
 /// 802.1Q, 802.1ad, and the number that was used before 802.1ad had one.
@@ -307,6 +356,7 @@ pub fn is_plainly_elsewhere<P: PortSet>(bytes: Bytes<'_>, view: &View<P>) -> boo
         Link::Ethernet if bytes.read::<u16>(12) != Some(0x0800u16.to_be()) => return false,
         Link::Ethernet => 14,
         Link::Raw => 0,
+        Link::Wrapped => return false,
     };
     let Some(header) = bytes.read::<Ipv4AndPorts>(offset) else { return false };
     if header.ip.version_and_words != 0x45 || header.ip.fragment & 0x1fffu16.to_be() != 0 {

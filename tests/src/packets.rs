@@ -4,6 +4,7 @@
 //! the parser works.
 
 use exporter_ebpf::abi::{Class, Event, RECEIVE};
+use exporter_ebpf::packet::Link;
 
 /// The SFU's addresses in all frames.
 pub const LOCAL_V4: [u8; 4] = [192, 0, 2, 1];
@@ -24,10 +25,10 @@ pub const UDP: u8 = 17;
 pub struct Shape {
     /// What it is.
     pub name: String,
-    /// From the Ethernet header on, unless `is_raw`.
+    /// From the link's header on.
     pub frame: Vec<u8>,
-    /// There is no link header.
-    pub is_raw: bool,
+    /// What that is.
+    pub link: Link,
     /// Payload of one segment of an aggregate; 0: none.
     pub gso_size: u32,
     /// Segments of an aggregate; 0: none.
@@ -242,6 +243,14 @@ pub fn corpus(direction: u8, first_port: u16) -> Vec<Shape> {
     corpus.shapes
 }
 
+/// An IPv4 header and GRE's (RFC 2784 §2, RFC 2890 §2).
+pub fn gre(flags: [u8; 2], kind: [u8; 2], options: &[u8]) -> Vec<u8> {
+    let mut outer = vec![0x45; 1];
+    outer.resize(20, 0);
+    outer[9] = 47;
+    [&outer[..], &flags, &kind, options].concat()
+}
+
 struct Corpus {
     direction: u8,
     port: u16,
@@ -265,7 +274,7 @@ impl Corpus {
         self.shapes.push(Shape {
             name: name.to_owned(),
             frame,
-            is_raw: false,
+            link: Link::Ethernet,
             gso_size: 0,
             gso_segs: 0,
             ends,
@@ -283,6 +292,34 @@ impl Corpus {
     fn payload(&mut self, name: &str, payload: Vec<u8>, counted: &[Counted]) {
         let ends = self.v4();
         self.packet(name, ends, ends.ip(UDP, &ends.udp(&payload)), counted);
+    }
+
+    /// As GRE over IPv4 and IPoIB give it.
+    fn wrapped(&mut self, ends: Ends, media: &[u8], counted: &[Counted]) {
+        let kind: [u8; 2] = if ends.is_v6 { [0x86, 0xdd] } else { [8, 0] };
+        let options = |flags: u8| vec![0; 4 * flags.count_ones() as usize];
+        for (name, wrap) in [
+            ("a tunnel's IP", Vec::new()),
+            ("GRE", gre([0, 0], kind, &[])),
+            ("GRE with a key", gre([0x20, 0], kind, &options(0x20))),
+            ("GRE with all options", gre([0xb0, 0], kind, &options(0xb0))),
+            ("IPoIB", [&[0; 20][..], &kind, &[0, 0]].concat()),
+            ("IPoIB to an address", [&[0x80; 20][..], &kind, &[0, 0]].concat()),
+        ] {
+            self.port += 1;
+            let ends = Ends { remote_port: self.port, ..ends };
+            let packet = ends.ip(UDP, &ends.udp(media));
+            self.add(name, ends, [wrap, packet].concat(), counted).link = Link::Wrapped;
+        }
+        for (name, wrap) in [
+            ("GRE with routing", gre([0x40, 0], kind, &[0; 4])),
+            ("GRE version 1", gre([0x20, 1], kind, &[0; 4])),
+            ("Ethernet in GRE", gre([0, 0], [0x65, 0x58], &[])),
+            ("IPoIB of another kind", [&[0; 20][..], &[8, 6, 0, 0]].concat()),
+        ] {
+            let packet = ends.ip(UDP, &ends.udp(media));
+            self.add(name, ends, [wrap, packet].concat(), &[]).link = Link::Wrapped;
+        }
     }
 
     fn links(&mut self) {
@@ -304,7 +341,8 @@ impl Corpus {
                 self.add(name, ends, ethernet(tags, &packet), &counted);
             }
             self.add("three tags", ends, ethernet(&[0x88a8, 0x8100, 0x8100], &packet), &[]);
-            self.add("no link header", ends, packet, &counted).is_raw = true;
+            self.add("no link header", ends, packet, &counted).link = Link::Raw;
+            self.wrapped(ends, &media, &counted);
         }
         let ends = self.v4();
         let mut arp = ethernet(&[], &ends.ip(UDP, &ends.udp(&media)));
@@ -317,7 +355,7 @@ impl Corpus {
         let ends = self.v4();
         let mut odd = ends.ip(UDP, &ends.udp(&media));
         odd[0] = 0x35;
-        self.add("no IP version", ends, odd, &[]).is_raw = true;
+        self.add("no IP version", ends, odd, &[]).link = Link::Raw;
     }
 
     fn networks(&mut self) {

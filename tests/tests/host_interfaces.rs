@@ -6,7 +6,9 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
+use exporter_ebpf::abi::RECEIVE;
 use exporter_tests::netns::{Netns, veth};
+use exporter_tests::packets::{Ends, LOCAL_V4, UDP, gre};
 use exporter_tests::pair::{Conversation, Pair, counted, options, start_with};
 use exporter_tests::process::TempDir;
 use exporter_tests::rtp::Packet;
@@ -200,6 +202,32 @@ impl Drop for Worker {
     }
 }
 
+/// An interface of GRE over IPv4 may give what came in with GRE's headers still in front.
+#[test]
+fn what_comes_in_by_gre_is_counted() -> Result<()> {
+    /// ARPHRD_IPGRE
+    const GRE: u16 = 778;
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let host = Netns::new("gre")?;
+    let mut device = host.run_in(|| tun::open("gre0x", Some(GRE)))?;
+    host.ip("link set gre0x up")?;
+    host.address("gre0x", IpAddr::from(LOCAL_V4), 24)?;
+    let counting = start_with(&host, Options { method: MethodChoice::Ebpf, ..options() })?;
+    let ends = Ends::v4(RECEIVE, 5000);
+    let with_key = gre([0x20, 0], [8, 0], &[0; 4]);
+    for sequence in 0..PACKETS as u16 {
+        let packet = Packet { sequence, ssrc: 7, payload: vec![0; 100], ..Packet::default() };
+        let packet = ends.ip(UDP, &ends.udp(&packet.to_bytes()));
+        let wrapped = if sequence % 2 == 0 { [&with_key[..], &packet].concat() } else { packet };
+        std::io::Write::write_all(&mut device, &wrapped)?;
+    }
+    wait::until_equal("each packet to be counted once", wait::LONG, || {
+        Ok((PACKETS, counted(&counting.read()?, Receive, 7).0))
+    })
+}
+
 #[test]
 fn link_types_that_are_not_understood_are_told() -> Result<()> {
     if !root_or_skip() {
@@ -207,14 +235,14 @@ fn link_types_that_are_not_understood_are_told() -> Result<()> {
     }
     let host = Netns::new("kinds")?;
     let mut devices = Vec::new();
-    for (name, kind, address) in [("gre0x", 823, "10.86.1.1"), ("ib0x", 32, "10.86.2.1")] {
+    for (name, kind, address) in [("gre6x", 823, "10.86.1.1"), ("x25x", 271, "10.86.2.1")] {
         devices.push(host.run_in(|| tun::open(name, Some(kind)))?);
         host.ip(&format!("link set {name} up"))?;
         host.address(name, address.parse()?, 24)?;
     }
     let counting = start_with(&host, Options { method: MethodChoice::Ebpf, ..options() })?;
     let status = counting.status();
-    assert_eq!(status.interfaces, ["lo", "gre0x"]);
-    assert!(status.failing["ib0x"].contains("link type 32"), "{status:?}");
+    assert_eq!(status.interfaces, ["lo", "gre6x"]);
+    assert!(status.failing["x25x"].contains("link type 271"), "{status:?}");
     Ok(())
 }

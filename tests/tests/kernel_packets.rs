@@ -117,11 +117,13 @@ fn load() -> Program {
 }
 
 fn program_for(shape: &Shape) -> &'static str {
-    match (shape.ends.direction, shape.is_raw) {
-        (RECEIVE, false) => "count_receive",
-        (RECEIVE, true) => "count_receive_raw",
-        (_, false) => "count_send",
-        (_, true) => "count_send_raw",
+    match (shape.ends.direction, shape.link) {
+        (RECEIVE, Link::Ethernet) => "count_receive",
+        (RECEIVE, Link::Raw) => "count_receive_raw",
+        (RECEIVE, Link::Wrapped) => "count_receive_wrapped",
+        (_, Link::Ethernet) => "count_send",
+        (_, Link::Raw) => "count_send_raw",
+        (_, Link::Wrapped) => "count_send_wrapped",
     }
 }
 
@@ -213,7 +215,7 @@ impl Totals {
 fn host(shape: &Shape, bytes: &[u8], length: usize) -> Vec<Counted> {
     assert!(DIRECTIONS > usize::from(shape.ends.direction));
     let view = View {
-        link: if shape.is_raw { Link::Raw } else { Link::Ethernet },
+        link: shape.link,
         direction: shape.ends.direction,
         ports: Fixed(&ports::of_range(40_000, 49_999)),
         frame: length as u32,

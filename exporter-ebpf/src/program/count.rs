@@ -16,16 +16,18 @@ use super::streams;
 use super::tables::{Family as _, event, tell_if_full};
 
 /// [`Link::Ethernet`], as a generic argument.
-pub const ETHERNET: bool = true;
+pub const ETHERNET: u8 = 0;
 /// [`Link::Raw`].
-pub const RAW: bool = false;
+pub const RAW: u8 = 1;
+/// [`Link::Wrapped`].
+pub const WRAPPED: u8 = 2;
 
 /// Longest run of headers that are looked at, generously: two tags, IPv6, extensions, UDP, RTP.
 const HEADERS: u32 = 512;
 
 /// Counts one frame, which the kernel owns: nothing of it changes but the mark that says so.
 #[inline(always)]
-pub fn frame<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) {
+pub fn frame<const LINK: u8, const DIRECTION: u8>(skb: *mut __sk_buff) {
     let mut left = linear::<LINK, DIRECTION>(skb);
     // SAFETY: the kernel's context.
     let length = unsafe { (*skb).len };
@@ -57,12 +59,16 @@ fn skipped<const DIRECTION: u8>(skb: *mut __sk_buff, kind: Event, bytes: u32) {
 /// Counts a frame whose headers are readable, and tells what is left to do: nothing, as with frames
 /// that are no concern of ours, unless it says otherwise.
 #[inline(always)]
-fn linear<const LINK: bool, const DIRECTION: u8>(skb: *mut __sk_buff) -> Skip {
+fn linear<const LINK: u8, const DIRECTION: u8>(skb: *mut __sk_buff) -> Skip {
     // SAFETY: the kernel's context: the bytes between the two addresses are readable.
     let (bytes, frame) =
         unsafe { (Bytes::between((*skb).data as usize, (*skb).data_end as usize), (*skb).len) };
     let view = View {
-        link: if LINK == ETHERNET { Link::Ethernet } else { Link::Raw },
+        link: match LINK {
+            ETHERNET => Link::Ethernet,
+            RAW => Link::Raw,
+            _ => Link::Wrapped,
+        },
         direction: DIRECTION,
         ports: OpenPorts,
         frame,

@@ -18,7 +18,7 @@ use aya_ebpf::macros::{cgroup_sock, classifier};
 use aya_ebpf::programs::{SockContext, TcContext};
 use exporter_ebpf::abi::{RECEIVE, SEND};
 
-use self::count::{ETHERNET, RAW};
+use self::count::{ETHERNET, RAW, WRAPPED};
 
 /// TCX_NEXT, which to clsact is TC_ACT_UNSPEC: whoever comes next decides.
 const NEXT: i32 = -1;
@@ -54,6 +54,22 @@ pub fn count_receive_raw(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn count_send_raw(ctx: TcContext) -> i32 {
     count::frame::<RAW, SEND>(ctx.skb.skb);
+    NEXT
+}
+
+/// Towards this host, on an interface of a tunnel or of InfiniBand.
+#[classifier]
+#[inline(always)]
+pub fn count_receive_wrapped(ctx: TcContext) -> i32 {
+    count::frame::<WRAPPED, RECEIVE>(ctx.skb.skb);
+    NEXT
+}
+
+/// From this host, on an interface of a tunnel or of InfiniBand.
+#[classifier]
+#[inline(always)]
+pub fn count_send_wrapped(ctx: TcContext) -> i32 {
+    count::frame::<WRAPPED, SEND>(ctx.skb.skb);
     NEXT
 }
 

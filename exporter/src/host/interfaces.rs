@@ -56,6 +56,8 @@ pub enum Layer {
     Ethernet,
     /// Nothing (tun, WireGuard, PPP, tunnels).
     Raw,
+    /// What GRE over IPv4 or InfiniBand puts there, or nothing.
+    Wrapped,
 }
 
 /// One interface to count on.
@@ -140,8 +142,6 @@ pub fn patterns(globs: &[String]) -> Result<Option<GlobSet>, globset::Error> {
 const RAW_IP: u16 = 519;
 const IP6_GRE: u16 = 823;
 
-/// IPoIB (ARPHRD_INFINIBAND) is not among them: its packets have a pseudo header of 20 bytes and a
-/// link header of four in front, which the kernel program does not look through.
 fn layer(kind: u16) -> Option<Layer> {
     match kind {
         libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Some(Layer::Ethernet),
@@ -151,8 +151,8 @@ fn layer(kind: u16) -> Option<Layer> {
         | libc::ARPHRD_TUNNEL
         | libc::ARPHRD_TUNNEL6
         | libc::ARPHRD_SIT
-        | libc::ARPHRD_IPGRE
         | IP6_GRE => Some(Layer::Raw),
+        libc::ARPHRD_IPGRE | libc::ARPHRD_INFINIBAND => Some(Layer::Wrapped),
         _ => None,
     }
 }
@@ -160,6 +160,9 @@ fn layer(kind: u16) -> Option<Layer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// ARPHRD_X25
+    const X25: u16 = 271;
 
     fn link(index: u32, name: &str, kind: u16) -> Interface {
         Interface { index, name: name.to_owned(), kind, up: true, ..Interface::default() }
@@ -175,12 +178,14 @@ mod tests {
                 down,
                 link(5, "can0", 280),
                 link(6, "ib0", libc::ARPHRD_INFINIBAND),
+                link(8, "x25", X25),
                 link(7, "gre6", IP6_GRE),
             ],
             addresses: vec![
                 (2, "192.0.2.1".parse().unwrap()),
                 (3, "fd00::1".parse().unwrap()),
                 (6, "10.9.0.1".parse().unwrap()),
+                (8, "10.9.1.1".parse().unwrap()),
             ],
             workers: BTreeSet::new(),
         }
@@ -193,11 +198,12 @@ mod tests {
     #[test]
     fn without_patterns_all_that_are_up_and_understood_are_chosen() {
         let choice = choose(&host(), None);
-        assert_eq!(names(&choice), ["lo", "eth0", "wg0", "gre6"]);
+        assert_eq!(names(&choice), ["lo", "eth0", "wg0", "ib0", "gre6"]);
         let layers: Vec<Layer> = choice.attach.iter().map(|attach| attach.layer).collect();
-        assert_eq!(layers, [Layer::Ethernet, Layer::Ethernet, Layer::Raw, Layer::Raw]);
+        let (ethernet, raw) = (Layer::Ethernet, Layer::Raw);
+        assert_eq!(layers, [ethernet, ethernet, raw, Layer::Wrapped, raw]);
         // Only where IP is spoken something is missing.
-        assert_eq!(choice.unsupported, [("ib0".to_owned(), libc::ARPHRD_INFINIBAND)]);
+        assert_eq!(choice.unsupported, [("x25".to_owned(), X25)]);
     }
 
     #[test]
@@ -232,8 +238,8 @@ mod tests {
         let choice = choose(&situation, None);
         let names = names(&choice);
         assert_eq!(names.len(), MOST_INTERFACES);
-        assert_eq!(names[..6], ["lo", "eth0", "wg0", "veth450", "eth2", "gre6"]);
-        assert_eq!(choice.left_out, 500 + 5 - MOST_INTERFACES);
-        assert!(choice.attach[3].crossing && !choice.attach[4].crossing);
+        assert_eq!(names[..7], ["lo", "eth0", "wg0", "ib0", "veth450", "eth2", "gre6"]);
+        assert_eq!(choice.left_out, 500 + 6 - MOST_INTERFACES);
+        assert!(choice.attach[4].crossing && !choice.attach[5].crossing);
     }
 }

@@ -228,6 +228,7 @@ fn hooks(what: &Attach) -> Vec<Hook> {
     let (receive, send) = match what.layer {
         Layer::Ethernet => ("count_receive", "count_send"),
         Layer::Raw => ("count_receive_raw", "count_send_raw"),
+        Layer::Wrapped => ("count_receive_wrapped", "count_send_wrapped"),
     };
     let mut hooks = vec![Hook { program: receive, side: Side::Ingress }];
     if what.crossing {

@@ -72,6 +72,8 @@ impl Filter {
                 code.extend(when(JGE, 0x60, &self.ipv6(0)));
                 code.extend(when(JGE, 0x40, &self.ipv4(0)));
             }
+            // Rare, and not worth a filter of its own.
+            Layer::Wrapped => code.extend(pass()),
             Layer::Ethernet => {
                 code.extend(self.ethernet(12));
                 let tags = if self.skip_tagged { 0 } else { 2 };

@@ -279,6 +279,7 @@ fn open(
         let link = match what.attach.layer {
             Layer::Ethernet => Link::Ethernet,
             Layer::Raw => Link::Raw,
+            Layer::Wrapped => Link::Wrapped,
         };
         let (counted, ended) = (Arc::clone(counted), Arc::clone(&stop));
         let its_socket = Arc::clone(&socket);
