@@ -5,11 +5,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use exporter_ebpf::abi::Event;
 use exporter_tests::netns::Netns;
 use exporter_tests::pair::{Pair, counted, options, start_with};
-use exporter_tests::root_or_skip;
+use exporter_tests::{bpf, prog, root_or_skip, skip};
 use mediasoup_exporter::kernel::{Counting, Mechanism, MethodChoice, Options};
 use mediasoup_exporter::model::Direction::{Receive, Send};
 use mediasoup_exporter::model::Reading;
@@ -309,6 +310,58 @@ fn what_another_tool_removed_is_attached_again() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A program of somebody else's, put in front of ours, could end the chain.
+#[test]
+fn a_tcx_program_in_front_of_ours_is_told() -> Result<()> {
+    let Some((pair, counting)) = with_tcx()? else { return Ok(()) };
+    let mut object = aya::EbpfLoader::new().load(prog::OBJECT)?;
+    let program: &mut SchedClassifier =
+        object.program_mut("tend").context("a program")?.try_into()?;
+    program.load()?;
+    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let side = TcAttachType::Ingress;
+    let link = pair.sfu.run_in(|| program.attach_with_options("sfu0", side, first))?;
+    pair.sfu.run_in(|| counting.refresh())?;
+    let told = counting.status().behind;
+    ensure!(told["sfu0"].contains("the TCX program with id"), "{told:?}");
+    program.detach(link)?;
+    pair.sfu.run_in(|| counting.refresh())?;
+    assert_eq!(counting.status().behind.len(), 0);
+    Ok(())
+}
+
+#[test]
+fn links_that_were_detached_by_force_are_attached_again() -> Result<()> {
+    let Some((pair, counting)) = with_tcx()? else { return Ok(()) };
+    let chain = || pair.sfu.run_in(|| SchedClassifier::query_tcx("sfu0", TcAttachType::Egress));
+    let ours: Vec<u32> = chain()?.1.iter().map(|it| it.id()).collect();
+    assert_eq!(ours.len(), EACH_SIDE);
+    bpf::detach_by_force(|link| ours.contains(&link.program_id()))?;
+    ensure!(chain()?.1.is_empty(), "they are still there");
+    pair.sfu.run_in(|| counting.refresh())?;
+    assert_eq!(chain()?.1.len(), EACH_SIDE);
+    assert_eq!(counting.status().interfaces, ["sfu0"]);
+    let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
+    talk.say(Send, 1, 10, 100)?;
+    assert_eq!(counted(&counting.read()?, Send, 1).0, 10);
+    Ok(())
+}
+
+/// Counting by TCX, where the kernel has it.
+fn with_tcx() -> Result<Option<(Pair, Counting)>> {
+    if !root_or_skip() {
+        return Ok(None);
+    }
+    let pair = Pair::new()?;
+    let counting = start_by(&pair.sfu, Mechanism::Auto)?;
+    let side = TcAttachType::Ingress;
+    let has_tcx = pair.sfu.run_in(|| SchedClassifier::query_tcx("sfu0", side)).is_ok();
+    if !has_tcx {
+        skip("this kernel has no TCX (Linux 6.6)");
+    }
+    Ok(has_tcx.then_some((pair, counting)))
 }
 
 fn start_by(host: &Netns, mechanism: Mechanism) -> Result<Counting> {

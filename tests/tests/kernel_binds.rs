@@ -4,6 +4,7 @@ use std::net::UdpSocket;
 
 use anyhow::{Context, Result, ensure};
 use exporter_ebpf::abi::Event;
+use exporter_tests::bpf;
 use exporter_tests::netns::Netns;
 use exporter_tests::pair::{Pair, counted, start_with};
 use exporter_tests::process::{Guard, TempDir};
@@ -107,6 +108,28 @@ fn a_worker_by_another_name_is_found_when_it_binds() -> Result<()> {
         arrived(&counting, ssrc)?;
     }
     Ok(())
+}
+
+/// Whoever may detach our programs from the cgroups does so.
+#[test]
+fn programs_that_were_detached_see_binds_again() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let (pair, workers) = (Pair::new()?, Workers::new()?);
+    let counting = start_with(&pair.sfu, options())?;
+    let known = counting.status().owned.by;
+    ensure!(known == Knowledge::Cgroup, "{:?}", counting.status());
+    bpf::detach_by_force(|link| {
+        let program = aya::programs::loaded_programs().flatten();
+        let ours = |name: Option<&str>| matches!(name, Some("bound_v4" | "bound_v6" | "released"));
+        program.into_iter().any(|it| it.id() == link.program_id() && ours(it.name_as_str()))
+    })?;
+    refresh(&pair, &counting)?;
+    let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
+    worker.bind("0.0.0.0:2000")?;
+    send(&pair.peer, 2_000, 1)?;
+    arrived(&counting, 1)
 }
 
 #[test]

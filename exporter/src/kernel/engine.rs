@@ -48,7 +48,7 @@ enum Owners {
     /// By the operator.
     Named,
     /// By programs that see sockets being bound and closed.
-    Watched { keeper: Keeper<Owned>, _watch: Watch },
+    Watched { keeper: Keeper<Owned>, watch: Watch },
     /// By looking for sockets, and why.
     Looked(Keeper<Owned>, String),
 }
@@ -124,6 +124,7 @@ impl EbpfEngine {
         if let Some(log) = log {
             log.flush();
         }
+        lock(&self.owners).look_after(attacher.programs());
         self.look_for_sockets()?;
         let survey = surveyor.look()?;
         let local = &survey.local.prefixes;
@@ -152,7 +153,7 @@ impl Owners {
         };
         let mut keeper = Keeper::new(owned, ownership.clone(), workers, Some(cookies));
         match watch(options, &mut keeper, ebpf) {
-            Ok(watch) => Ok(Self::Watched { keeper, _watch: watch }),
+            Ok(watch) => Ok(Self::Watched { keeper, watch }),
             Err(error) => {
                 let why = format!("{error:#}");
                 tracing::warn!(
@@ -162,6 +163,25 @@ impl Owners {
                 keeper.forget_cookies();
                 Ok(Self::Looked(keeper, why))
             }
+        }
+    }
+
+    /// Attaches programs again that somebody detached; what was bound meanwhile is found by looking.
+    fn look_after(&mut self, ebpf: &mut Ebpf) {
+        let Self::Watched { watch, .. } = self else { return };
+        // Where that cannot be asked it is left at what was true when they were attached.
+        if watch.is_whole().unwrap_or(true) {
+            return;
+        }
+        match Watch::start(ebpf) {
+            Ok(again) => {
+                tracing::warn!(
+                    "somebody detached our programs from the root of the cgroups: attached them again; \
+                     the first packets to ports that were bound meanwhile are missed"
+                );
+                *watch = again;
+            }
+            Err(error) => tracing::warn!("attach the programs to the cgroups again: {error:#}"),
         }
     }
 

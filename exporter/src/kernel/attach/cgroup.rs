@@ -4,6 +4,8 @@
 //! they go with a crashed process, too. Others' programs there go on running.
 
 use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -11,11 +13,18 @@ use aya::Ebpf;
 use aya::programs::cgroup_sock::CgroupSockLink;
 use aya::programs::{CgroupAttachMode, CgroupSock};
 
-use crate::kernel::ebpf::load;
+use crate::kernel::ebpf::{load, sys};
+
+/// The programs and their hooks (`enum bpf_attach_type`). A socket that is closed before anybody sees it
+/// bound is no loss, the other way round it is.
+const PROGRAMS: [(&str, u32); 3] = [("released", 34), ("bound_v4", 12), ("bound_v6", 13)];
 
 /// The programs; detached by being dropped.
 #[derive(Debug)]
 pub(in crate::kernel) struct Watch {
+    cgroup: File,
+    /// Hooks, and the ids of what was attached there.
+    attached: Vec<(u32, u32)>,
     _links: Vec<CgroupSockLink>,
 }
 
@@ -25,13 +34,24 @@ impl Watch {
         let root = root(&fs::read_to_string("/proc/mounts").context("read /proc/mounts")?)?;
         let shown = root.display();
         let cgroup = File::open(&root).with_context(|| format!("open {shown}"))?;
-        // A socket that is closed before anybody sees it bound is no loss, the other way round it is.
-        let links = ["released", "bound_v4", "bound_v6"].map(|name| {
+        let (mut attached, mut links) = (Vec::new(), Vec::new());
+        for (name, hook) in PROGRAMS {
             let program = load::cgroup_program(ebpf, name)?;
-            attach(program, &cgroup).with_context(|| format!("attach {name} to {shown}"))
-        });
-        let links: anyhow::Result<Vec<_>> = links.into_iter().collect();
-        Ok(Self { _links: links? })
+            attached.push((hook, program.info().context("ask for a program's id")?.id()));
+            let link = attach(program, &cgroup);
+            links.push(link.with_context(|| format!("attach {name} to {shown}"))?);
+        }
+        Ok(Self { cgroup, attached, _links: links })
+    }
+
+    /// Whether all of them still hang there: whoever may attach may detach, others' too.
+    pub(in crate::kernel) fn is_whole(&self) -> io::Result<bool> {
+        for (hook, program) in &self.attached {
+            if !sys::cgroup_programs(self.cgroup.as_fd(), *hook)?.contains(program) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -86,6 +86,11 @@ impl Attacher {
         outcome
     }
 
+    /// The programs, for others that hang some of them elsewhere.
+    pub(super) fn programs(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
     /// Names of the interfaces that are counted on in both directions.
     pub(super) fn interfaces(&self) -> impl Iterator<Item = &str> {
         let whole =

@@ -106,7 +106,8 @@ struct TestRun {
 #[repr(C)]
 #[derive(Default)]
 struct Query {
-    interface: u32,
+    /// An interface's number, or a cgroup's descriptor.
+    target: u32,
     hook: u32,
     query_flags: u32,
     attach_flags: u32,
@@ -136,7 +137,7 @@ pub(in crate::kernel) fn tcx_chain(interface: u32, ingress: bool) -> io::Result<
     const HOOKS: [u32; 2] = [47, 46];
     let (mut programs, mut links) = ([0_u32; MOST], [0_u32; MOST]);
     let mut attributes = Query {
-        interface,
+        target: interface,
         hook: HOOKS[usize::from(ingress)],
         programs: programs.as_mut_ptr() as u64,
         links: links.as_mut_ptr() as u64,
@@ -148,6 +149,25 @@ pub(in crate::kernel) fn tcx_chain(interface: u32, ingress: bool) -> io::Result<
     }
     let members = programs.into_iter().zip(links).take(attributes.count as usize);
     Ok(members.map(|(program, link)| TcxMember { program, link }).collect())
+}
+
+/// Ids of the programs at one of a cgroup's hooks (`enum bpf_attach_type`; Linux 4.15).
+pub(in crate::kernel) fn cgroup_programs(
+    cgroup: BorrowedFd<'_>,
+    hook: u32,
+) -> io::Result<Vec<u32>> {
+    /// BPF_CGROUP_MAX_PROGS.
+    const MOST: usize = 64;
+    let mut programs = [0_u32; MOST];
+    let mut attributes = Query {
+        target: number(cgroup),
+        hook,
+        programs: programs.as_mut_ptr() as u64,
+        count: MOST as u32,
+        ..Query::default()
+    };
+    bpf(PROG_QUERY, &mut attributes)?;
+    Ok(programs[..MOST.min(attributes.count as usize)].to_vec())
 }
 
 /// Reads the element at `key`; `None` when there is none. `value` must be as long as the kernel
