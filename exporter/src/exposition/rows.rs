@@ -128,9 +128,9 @@ pub(crate) fn consumer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>
         lines,
         |it| &*it.values.ids,
         |consumer, lines| {
-            let Object { ids, who, media, source, .. } = &consumer.values;
+            let Object { ids, who, media, consumed, .. } = &consumer.values;
             if !who.is_empty() {
-                lines.put(&[ids, ",", who, ",", media, ",producer_id=\"", source, "\"} "], 1_u8);
+                lines.put(&[ids, ",", who, ",", media, ",producer_id=\"", consumed, "\"} "], 1_u8);
             }
         },
     )

@@ -30,15 +30,15 @@ pub(crate) struct Connection {
 
 /// All flows that are followed.
 #[derive(Debug, Default)]
-pub(crate) struct Sources {
+pub(crate) struct FlowMeters {
     pub(crate) by_tuple: HashMap<Tuple, u32>,
-    pub(crate) flows: Vec<Option<FlowSource>>,
+    pub(crate) flows: Vec<Option<FlowMeter>>,
     free: Vec<u32>,
 }
 
 /// A flow's last totals, and where what it grows by goes.
 #[derive(Debug)]
-pub(crate) struct FlowSource {
+pub(crate) struct FlowMeter {
     pub(crate) tuple: Tuple,
     last: Counts,
     /// Grown, but not yet in a series.
@@ -74,13 +74,13 @@ pub(crate) struct FlowSource {
     pub(crate) streams: u32,
     pub(crate) ended: bool,
     pub(crate) round: u64,
-    /// The source that came after this one in the last reading.
+    /// The meter that came after this one in the last reading.
     pub(crate) next: u32,
 }
 
-impl Sources {
+impl FlowMeters {
     pub(crate) fn insert(&mut self, tuple: Tuple, tick: Tick) -> u32 {
-        let source = Some(FlowSource {
+        let meter = Some(FlowMeter {
             tuple,
             last: Counts::default(),
             pending: Counts::default(),
@@ -106,11 +106,11 @@ impl Sources {
         });
         let slot = match self.free.pop() {
             Some(slot) => {
-                self.flows[slot as usize] = source;
+                self.flows[slot as usize] = meter;
                 slot
             }
             None => {
-                self.flows.push(source);
+                self.flows.push(meter);
                 self.flows.len() as u32 - 1
             }
         };
@@ -131,32 +131,32 @@ impl Sources {
         Some(found)
     }
 
-    /// The flow in this slot will be asked for soon. Streams come in the order of their sources, mostly,
+    /// The flow in this slot will be asked for soon. Streams come in the order of their meters, mostly,
     /// but with 20,000 flows between them no cache holds the next one's.
     pub(crate) fn prefetch(&self, slot: u32) {
-        if let Some(source) = self.flows.get(slot as usize) {
-            prefetch::value(source);
+        if let Some(meter) = self.flows.get(slot as usize) {
+            prefetch::value(meter);
         }
     }
 
     pub(crate) fn is(&self, slot: u32, tuple: &Tuple) -> bool {
-        let source = self.flows.get(slot as usize).and_then(Option::as_ref);
-        source.is_some_and(|source| source.tuple == *tuple)
+        let meter = self.flows.get(slot as usize).and_then(Option::as_ref);
+        meter.is_some_and(|meter| meter.tuple == *tuple)
     }
 
-    pub(crate) fn get_mut(&mut self, slot: u32) -> &mut FlowSource {
+    pub(crate) fn get_mut(&mut self, slot: u32) -> &mut FlowMeter {
         self.flows[slot as usize].as_mut().expect("a slot that the index names is taken")
     }
 
-    pub(crate) fn remove(&mut self, slot: u32) -> Option<FlowSource> {
-        let source = self.flows[slot as usize].take()?;
-        self.by_tuple.remove(&source.tuple);
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<FlowMeter> {
+        let meter = self.flows[slot as usize].take()?;
+        self.by_tuple.remove(&meter.tuple);
         self.free.push(slot);
-        Some(source)
+        Some(meter)
     }
 }
 
-impl FlowSource {
+impl FlowMeter {
     pub(crate) fn take(&mut self, raw: &Counts, ended: bool) {
         let lasts = self.last.iter_mut().flatten();
         let pendings = self.pending.iter_mut().flatten();
@@ -169,7 +169,7 @@ impl FlowSource {
         self.grow(bytes);
         self.ended = ended;
         if ended {
-            // The same tuple begins again from zero. The source itself stays while it has streams:
+            // The same tuple begins again from zero. The meter itself stays while it has streams:
             // they are known by its slot.
             self.last = Counts::default();
         }
@@ -231,7 +231,7 @@ impl FlowSource {
         let claimed = self.claimed_now;
         if let Some(id) = self.series {
             match table.get_mut(id) {
-                // It was retired under this source, whose transport is gone.
+                // It was retired under this meter, whose transport is gone.
                 None => self.series = None,
                 Some(series) if self.claimed && !claimed => {
                     return series.values.take(&mut self.pending, turn.capacity);

@@ -7,17 +7,17 @@ use std::sync::Arc;
 
 use crate::join::Level;
 use crate::ledger::capacity::Unclaimed;
-use crate::ledger::flows::{Connection, FlowSource, Named};
+use crate::ledger::flows::{Connection, FlowMeter, Named};
 use crate::ledger::series::Table;
 use crate::ledger::stream_labels::StreamLabels;
-use crate::ledger::streams::{Claimed, StreamSeries, StreamSource};
+use crate::ledger::streams::{Claimed, StreamMeter, StreamSeries};
 use crate::ledger::totals::{Counts, StreamTotals};
 use crate::ledger::turn::Turn;
 
 /// Leftovers of each kind at most.
 const MAX: usize = 4096;
 
-/// Bytes of ended sources that wait for a series.
+/// Bytes of ended meters that wait for a series.
 #[derive(Debug, Default)]
 pub(crate) struct Leftovers {
     streams: Vec<StreamLeftover>,
@@ -43,26 +43,26 @@ impl Leftovers {
     /// Keeps what an ended stream still holds.
     pub(crate) fn leave_stream(
         &mut self,
-        source: StreamSource,
+        meter: StreamMeter,
         claimed: &Claimed<'_>,
         turn: &mut Turn<'_>,
     ) {
-        let Some(totals) = source.pending.filter(|_| self.streams.len() < MAX) else { return };
+        let Some(totals) = meter.pending.filter(|_| self.streams.len() < MAX) else { return };
         self.streams.push(StreamLeftover {
-            direction: source.key.direction as usize,
-            labels: claimed.labels(source.key.ssrc, turn.labels),
+            direction: meter.key.direction as usize,
+            labels: claimed.labels(meter.key.ssrc, turn.labels),
             nobodys: claimed.claim.level == Level::Nobody,
             totals: *totals,
         });
     }
 
     /// Keeps what an ended flow still holds.
-    pub(crate) fn leave_flow(&mut self, mut source: FlowSource, turn: &mut Turn<'_>) {
-        if is_empty(&source.pending) || self.connections.len() >= MAX {
+    pub(crate) fn leave_flow(&mut self, mut meter: FlowMeter, turn: &mut Turn<'_>) {
+        if is_empty(&meter.pending) || self.connections.len() >= MAX {
             return;
         }
-        if let Some((labels, named)) = source.labels(source.claimed_now, turn) {
-            self.connections.push(ConnectionLeftover { labels, named, counts: source.pending });
+        if let Some((labels, named)) = meter.labels(meter.claimed_now, turn) {
+            self.connections.push(ConnectionLeftover { labels, named, counts: meter.pending });
         }
     }
 

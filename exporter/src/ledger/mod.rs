@@ -5,10 +5,10 @@
 //!
 //! # What is exact
 //!
-//! A *source* is what gives a total: an entry of a kernel table, an encoding's statistics, a socket.
-//! The ledger remembers each source's last total, and gives what it grew by to exactly one series.
-//! Hence what all series together hold is what all sources counted: nothing twice, nothing lost. A
-//! source that *ended* gave its last total, and what comes under its key after that begins from zero.
+//! A *meter* is what gives a total: an entry of a kernel table, an encoding's statistics, a socket.
+//! The ledger remembers each meter's last total, and gives what it grew by to exactly one series.
+//! Hence what all series together hold is what all meters counted: nothing twice, nothing lost. A
+//! meter that *ended* gave its last total, and what comes under its key after that begins from zero.
 //! A total that fell without having ended began from zero, too (a table was made anew).
 //!
 //! A connection's RTP is its flow's own plus that of the flow's streams. A stream hence gives what it
@@ -23,7 +23,7 @@
 //! held back for `hold` ticks, in which the ledger counts it but opens no series. When the claim comes
 //! in time, all of it goes to the owner's series. When it does not, the series is opened with empty
 //! ids; and when the claim comes still later, then
-//! - the bytes follow their owner as long as the nameless series had this one source only: the series
+//! - the bytes follow their owner as long as the nameless series had this one meter only: the series
 //!   is renamed, that is, its total goes to the owner's series and it disappears in the same scrape
 //!   (its labels then rest for the grace, so that no one sees them fall);
 //! - they stay where they were counted when the nameless series is shared (two flows that read the
@@ -37,7 +37,7 @@
 //! nobody's, and treated like any traffic that nobody claims. Where one owner follows another (an SSRC
 //! used again by the next producer), each keeps what came in its time.
 //!
-//! A stranger's traffic is no source: it is added to the strangers' totals when its entry ends. While
+//! A stranger's traffic is no meter: it is added to the strangers' totals when its entry ends. While
 //! it lives it is only a gauge, so that a stranger who becomes known takes all of it along.
 //!
 //! # How long a series stays
@@ -195,7 +195,7 @@ impl Ledger {
 
     /// How full it is.
     pub fn fill(&self) -> Fill {
-        let (flows, streams) = self.packets.sources();
+        let (flows, streams) = self.packets.meters();
         let (refused, refused_total) = self.capacity.refused();
         let (flows, streams) = (flows as u64, streams as u64);
         Fill { series: self.capacity.used(), refused, refused_total, flows, streams }

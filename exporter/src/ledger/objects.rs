@@ -63,7 +63,7 @@ pub(crate) struct Object {
     /// `kind` and `codec`.
     pub(crate) media: Arc<str>,
     /// The id of the producer that is consumed, escaped; empty for a producer.
-    pub(crate) source: Arc<str>,
+    pub(crate) consumed: Arc<str>,
     pub(crate) gauges: Gauges,
     peer: Option<PeerKey>,
     stamps: [u64; 2],
@@ -95,7 +95,7 @@ struct Told<'a> {
     id: &'a Arc<str>,
     /// If it is not the transport's.
     peer: Option<PeerKey>,
-    source: Option<&'a Arc<str>>,
+    consumed: Option<&'a Arc<str>>,
     encodings: &'a [Encoding],
     gauges: Gauges,
     side: usize,
@@ -231,11 +231,11 @@ impl Objects {
             score: encodings.iter().filter_map(|encoding| encoding.score).max(),
             ..Gauges::of(encodings)
         };
-        let (id, source, side) = (&id.0, None, 0);
+        let (id, consumed, side) = (&id.0, None, 0);
         let near = self.transports.find(transport).and_then(|id| self.transports.get(id));
         let near = near.and_then(|text| text.values.placed.peer.as_ref());
         let peer = state.peer_of_producer(producer, near);
-        let told = Told { transport, id, peer, source, encodings, gauges, side };
+        let told = Told { transport, id, peer, consumed, encodings, gauges, side };
         let known = match self.producers.follow(before, key) {
             Some(known) => known,
             None if !turn.capacity.take(PRODUCER_SERIES) => return None,
@@ -283,9 +283,9 @@ impl Objects {
             temporal_layer: *temporal_layer,
             ..Gauges::of(encodings)
         };
-        let (id, source, side) = (&id.0, Some(&producer.0), 1);
+        let (id, consumed, side) = (&id.0, Some(&producer.0), 1);
         let peer = owner.clone();
-        let told = Told { transport, id, peer, source, encodings, gauges, side };
+        let told = Told { transport, id, peer, consumed, encodings, gauges, side };
         let known = match self.consumers.follow(before, key) {
             Some(known) => known,
             None if !turn.capacity.take(CONSUMER_SERIES) => return None,
@@ -369,12 +369,12 @@ impl Object {
     fn new(told: &Told<'_>, media: Arc<str>, turn: &mut Turn<'_>) -> Self {
         let ids = turn.labels.object(told.transport.as_str(), told.id);
         let counts = &mut turn.labels.text;
-        let source = told.source.map(|source| block::value(source, limit::ID, counts));
+        let consumed = told.consumed.map(|id| block::value(id, limit::ID, counts));
         Self {
             ids,
             who: "".into(),
             media,
-            source: source.unwrap_or_else(|| "".into()),
+            consumed: consumed.unwrap_or_else(|| "".into()),
             gauges: Gauges::default(),
             peer: None,
             stamps: [u64::MAX; 2],

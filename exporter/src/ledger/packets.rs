@@ -1,6 +1,6 @@
 //! The ledger of what was counted on the wire: connections, streams, and strangers.
 //!
-//! Joined rows come in; monotonic series go out. What the sources here are, and what happens to bytes
+//! Joined rows come in; monotonic series go out. What the meters here are, and what happens to bytes
 //! whose owner is told late, stands in the documentation of [`crate::ledger`].
 
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use std::sync::Arc;
 use crate::join::{self, Coverage};
 use crate::labels::Tick;
 use crate::ledger::capacity::Unclaimed;
-use crate::ledger::flows::{Connection, FlowSource, Sources};
+use crate::ledger::flows::{Connection, FlowMeter, FlowMeters};
 use crate::ledger::leftovers::Leftovers;
 use crate::ledger::series::{GRACE, Table};
 use crate::ledger::strangers::Strangers;
 use crate::ledger::stream_labels::StreamLabels;
-use crate::ledger::streams::{Claimed, StreamKey, StreamSeries, StreamSources};
+use crate::ledger::streams::{Claimed, StreamKey, StreamMeters, StreamSeries};
 #[cfg(test)]
 use crate::ledger::totals::StreamTotals;
 use crate::ledger::totals::{Counts, add_all};
@@ -22,15 +22,15 @@ use crate::model::{Direction, Flow, Reading, Stream};
 use crate::prefetch;
 use crate::state::State;
 
-/// Readings that a source may be missing from before it is forgotten: a table that is read while it
+/// Readings that a meter may be missing from before it is forgotten: a table that is read while it
 /// changes may pass over an entry, but not this often.
 const MISSING: u64 = 64;
 
 /// The ledger of flows and streams.
 #[derive(Debug)]
 pub(crate) struct Packets {
-    sources: Sources,
-    streams: StreamSources,
+    meters: FlowMeters,
+    streams: StreamMeters,
     pub(crate) connections: Table<Arc<str>, Connection>,
     /// By direction.
     pub(crate) stream_series: [Table<StreamLabels, StreamSeries>; 2],
@@ -42,7 +42,7 @@ pub(crate) struct Packets {
     leftovers: Leftovers,
     unclaimed: Unclaimed,
     pub(crate) coverage: Coverage,
-    /// Sources of flows that this reading speaks of.
+    /// FlowMeters of flows that this reading speaks of.
     present: Vec<u32>,
     round: u64,
     /// What the series that went had counted, so that tests can see that nothing else is missing.
@@ -54,8 +54,8 @@ impl Packets {
     pub(crate) fn new(max_connections: usize, max_streams: usize) -> Self {
         let unclaimed = Unclaimed::new(max_connections, max_streams);
         Self {
-            sources: Sources::default(),
-            streams: StreamSources::default(),
+            meters: FlowMeters::default(),
+            streams: StreamMeters::default(),
             connections: Table::default(),
             stream_series: Default::default(),
             strangers: Strangers::default(),
@@ -97,7 +97,7 @@ impl Packets {
         self.retire(state, turn);
     }
 
-    /// Finds the flow's source and takes in what it grew by; `None` for a stranger.
+    /// Finds the flow's meter and takes in what it grew by; `None` for a stranger.
     fn take_flow(
         &mut self,
         flow: &Flow,
@@ -106,34 +106,34 @@ impl Packets {
         tick: Tick,
     ) -> Option<u32> {
         let Flow { tuple, known, idle_seconds: _, ended, counts } = flow;
-        let slot = match self.sources.follow(before, tuple) {
+        let slot = match self.meters.follow(before, tuple) {
             Some(slot) => slot,
             // The kernel may not have heard yet what the servers told.
             None if *known || join::flow(state, tuple).is_some() => {
-                self.sources.insert(*tuple, tick)
+                self.meters.insert(*tuple, tick)
             }
             None => {
                 self.strangers.take_flow(flow);
                 return None;
             }
         };
-        let source = self.meet(slot, state);
-        source.take(counts, *ended);
+        let meter = self.meet(slot, state);
+        meter.take(counts, *ended);
         Some(slot)
     }
 
     /// A flow of which this reading speaks, with what the servers say of it now.
-    fn meet(&mut self, slot: u32, state: &State) -> &mut FlowSource {
-        let source = self.sources.get_mut(slot);
-        if source.round != self.round {
-            source.ask(state, &mut self.seen);
-            source.round = self.round;
+    fn meet(&mut self, slot: u32, state: &State) -> &mut FlowMeter {
+        let meter = self.meters.get_mut(slot);
+        if meter.round != self.round {
+            meter.ask(state, &mut self.seen);
+            meter.round = self.round;
             self.present.push(slot);
         }
-        source
+        meter
     }
 
-    /// Finds the stream's source and gives what it grew by to its series; `None` for a stranger's.
+    /// Finds the stream's meter and gives what it grew by to its series; `None` for a stranger's.
     fn take_stream(
         &mut self,
         stream: &Stream,
@@ -146,18 +146,18 @@ impl Packets {
             return None;
         };
         if let Some(later) = self.streams.get(slot + prefetch::AHEAD as u32) {
-            self.sources.prefetch(later.key.flow);
+            self.meters.prefetch(later.key.flow);
         }
         let key = self.streams.get_mut(slot).key;
         self.meet(key.flow, state);
-        let Self { sources, streams, stream_series, unclaimed, leftovers, .. } = self;
-        let (flow, source) = (sources.get_mut(key.flow), streams.get_mut(slot));
-        source.round = flow.round;
-        let grown = source.last.grow(stream.into());
+        let Self { meters, streams, stream_series, unclaimed, leftovers, .. } = self;
+        let (flow, meter) = (meters.get_mut(key.flow), streams.get_mut(slot));
+        meter.round = flow.round;
+        let grown = meter.last.grow(stream.into());
         let direction = key.direction as usize;
         flow.take_rtp(direction, grown.total);
         let table = &mut stream_series[direction];
-        if !stream.ended && source.go_on(grown, flow.claims, stream, table, turn.tick) {
+        if !stream.ended && meter.go_on(grown, flow.claims, stream, table, turn.tick) {
             return Some(slot);
         }
         let transport = flow.transport.as_ref().filter(|_| flow.claimed_now);
@@ -172,12 +172,12 @@ impl Packets {
             epoch: flow.epoch,
             claims: flow.claims,
         };
-        let _trailed = source.settle(grown, &claimed, stream, table, unclaimed, turn);
+        let _trailed = meter.settle(grown, &claimed, stream, table, unclaimed, turn);
         #[cfg(test)]
         self.retired.1.add(_trailed);
         if stream.ended {
-            if let Some(source) = streams.remove(slot) {
-                leftovers.leave_stream(source, &claimed, turn);
+            if let Some(meter) = streams.remove(slot) {
+                leftovers.leave_stream(meter, &claimed, turn);
             }
             flow.streams -= 1;
             return None;
@@ -185,7 +185,7 @@ impl Packets {
         Some(slot)
     }
 
-    /// The stream's source; mostly it is the one that came after `before` the last time. A reading's
+    /// The stream's meter; mostly it is the one that came after `before` the last time. A reading's
     /// tables are not read at the same moment, so a stream's flow may be younger than the reading of
     /// the flows, or have ended with an earlier one.
     fn follow_stream(
@@ -196,22 +196,22 @@ impl Packets {
         tick: Tick,
     ) -> Option<u32> {
         let next = before.and_then(|before| self.streams.get(before)).map_or(0, |s| s.next);
-        if let Some(source) = self.streams.get(next)
-            && (source.key.direction, source.key.ssrc) == (stream.direction, stream.ssrc)
-            && self.sources.is(source.key.flow, &stream.tuple)
+        if let Some(meter) = self.streams.get(next)
+            && (meter.key.direction, meter.key.ssrc) == (stream.direction, stream.ssrc)
+            && self.meters.is(meter.key.flow, &stream.tuple)
         {
             return Some(next);
         }
-        let flow = match self.sources.by_tuple.get(&stream.tuple) {
+        let flow = match self.meters.by_tuple.get(&stream.tuple) {
             Some(flow) => *flow,
             None if stream.known || join::flow(state, &stream.tuple).is_some() => {
-                self.sources.insert(stream.tuple, tick)
+                self.meters.insert(stream.tuple, tick)
             }
             None => return None,
         };
         let key = StreamKey { flow, direction: stream.direction, ssrc: stream.ssrc };
         let found = self.streams.find(&key).unwrap_or_else(|| {
-            self.sources.get_mut(flow).streams += 1;
+            self.meters.get_mut(flow).streams += 1;
             self.streams.insert(key, tick)
         });
         if let Some(before) = before {
@@ -222,41 +222,41 @@ impl Packets {
 
     /// Gives what a flow and its streams grew by to its connection's series.
     fn settle(&mut self, slot: u32, turn: &mut Turn<'_>) {
-        let source = self.sources.get_mut(slot);
-        source.settle(&mut self.connections, &mut self.unclaimed, turn);
-        if let Some(trailed) = source.trail() {
+        let meter = self.meters.get_mut(slot);
+        meter.settle(&mut self.connections, &mut self.unclaimed, turn);
+        if let Some(trailed) = meter.trail() {
             add_all(&mut self.trailed, &trailed);
         }
-        if !(source.ended && source.streams == 0) {
-            return source.cover(&mut self.coverage);
+        if !(meter.ended && meter.streams == 0) {
+            return meter.cover(&mut self.coverage);
         }
-        if let Some(source) = self.sources.remove(slot) {
-            self.leftovers.leave_flow(source, turn);
+        if let Some(meter) = self.meters.remove(slot) {
+            self.leftovers.leave_flow(meter, turn);
         }
     }
 
-    /// Forgets sources that have been missing for long without having ended: their table was made
-    /// anew. When every source was in the reading there is nothing to look for.
+    /// Forgets meters that have been missing for long without having ended: their table was made
+    /// anew. When every meter was in the reading there is nothing to look for.
     fn forget_missing(&mut self, reading: &Reading) {
         let round = self.round;
-        if self.streams.len() + self.sources.by_tuple.len()
+        if self.streams.len() + self.meters.by_tuple.len()
             <= reading.streams.len() + reading.flows.len()
             && !round.is_multiple_of(MISSING)
         {
             return;
         }
-        let Self { sources, streams, .. } = self;
+        let Self { meters, streams, .. } = self;
         for slot in streams.slots() {
-            if streams.get(slot).is_some_and(|source| round - source.round >= MISSING)
-                && let Some(source) = streams.remove(slot)
+            if streams.get(slot).is_some_and(|meter| round - meter.round >= MISSING)
+                && let Some(meter) = streams.remove(slot)
             {
-                sources.get_mut(source.key.flow).streams -= 1;
+                meters.get_mut(meter.key.flow).streams -= 1;
             }
         }
-        let missing = |source: &FlowSource| round - source.round >= MISSING && source.streams == 0;
-        for slot in 0..sources.flows.len() {
-            if sources.flows[slot].as_ref().is_some_and(missing) {
-                sources.remove(slot as u32);
+        let missing = |meter: &FlowMeter| round - meter.round >= MISSING && meter.streams == 0;
+        for slot in 0..meters.flows.len() {
+            if meters.flows[slot].as_ref().is_some_and(missing) {
+                meters.remove(slot as u32);
             }
         }
     }
@@ -303,15 +303,15 @@ impl Packets {
     #[cfg(test)]
     pub(crate) fn counted(&self) -> (Counts, StreamTotals) {
         let (mut flows, mut streams) = (Counts::default(), StreamTotals::default());
-        for source in self.sources.flows.iter().flatten() {
-            add_all(&mut flows, &source.pending);
+        for meter in self.meters.flows.iter().flatten() {
+            add_all(&mut flows, &meter.pending);
         }
         self.leftovers.add_to(&mut flows, &mut streams);
         for (_, connection) in self.connections.from(0) {
             add_all(&mut flows, &connection.values.counts);
         }
-        for source in self.streams.slots().filter_map(|slot| self.streams.get(slot)) {
-            streams.add(source.pending.as_deref().copied().unwrap_or_default());
+        for meter in self.streams.slots().filter_map(|slot| self.streams.get(slot)) {
+            streams.add(meter.pending.as_deref().copied().unwrap_or_default());
         }
         for (_, series) in self.stream_series.iter().flat_map(|table| table.from(0)) {
             streams.add(series.values.totals);
@@ -320,7 +320,7 @@ impl Packets {
     }
 
     /// Flows and streams that are followed.
-    pub(crate) fn sources(&self) -> (usize, usize) {
-        (self.sources.by_tuple.len(), self.streams.len())
+    pub(crate) fn meters(&self) -> (usize, usize) {
+        (self.meters.by_tuple.len(), self.streams.len())
     }
 }

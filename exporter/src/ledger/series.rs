@@ -28,7 +28,7 @@ pub(crate) struct SeriesId {
 pub(crate) struct Series<L, T> {
     pub(crate) labels: L,
     pub(crate) values: T,
-    /// More than one source has counted into it.
+    /// More than one meter has counted into it.
     pub(crate) shared: bool,
     seen: Tick,
 }
@@ -132,7 +132,7 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
         self.take(id.index)
     }
 
-    /// Removes a series at once if only one source has ever had it; false when others may still. For
+    /// Removes a series at once if only one meter has ever had it; false when others may still. For
     /// what is no total: its labels need no rest.
     pub(crate) fn remove_unshared(&mut self, id: SeriesId) -> bool {
         self.get(id).is_some_and(|series| !series.shared) && self.take(id.index).is_some()

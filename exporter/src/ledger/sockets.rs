@@ -26,13 +26,13 @@ type SocketKey = (Proto, SocketAddr, Option<SocketAddr>);
 /// The ledger of sockets.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    sources: HashMap<SocketKey, Source>,
+    meters: HashMap<SocketKey, Meter>,
     pub(crate) series: Table<Arc<str>, SocketSeries>,
     round: u64,
 }
 
 #[derive(Debug)]
-struct Source {
+struct Meter {
     drops: u64,
     retransmits: u64,
     pending: [u64; 2],
@@ -74,7 +74,7 @@ impl Sockets {
             self.take(socket, tick, labels, capacity);
         }
         let round = self.round;
-        self.sources.retain(|_, source| source.round == round);
+        self.meters.retain(|_, meter| meter.round == round);
         self.series.retire(tick, GRACE, |_| false, |series| capacity.give_back(series.cost));
     }
 
@@ -87,25 +87,25 @@ impl Sockets {
     ) {
         let SocketStats { proto, local, remote, drops, receive_queue_bytes, send_queue_bytes, tcp } =
             socket;
-        let source = self.sources.entry((*proto, *local, *remote)).or_insert_with(|| Source {
+        let meter = self.meters.entry((*proto, *local, *remote)).or_insert_with(|| Meter {
             drops: 0,
             retransmits: 0,
             pending: [0; 2],
             series: None,
             round: 0,
         });
-        source.round = self.round;
-        source.pending[0] += grown_total(&mut source.drops, *drops);
+        meter.round = self.round;
+        meter.pending[0] += grown_total(&mut meter.drops, *drops);
         if let Some(tcp) = tcp {
-            source.pending[1] += grown_total(&mut source.retransmits, tcp.retransmits);
+            meter.pending[1] += grown_total(&mut meter.retransmits, tcp.retransmits);
         }
-        if source.series.is_none_or(|id| self.series.get(id).is_none()) {
-            source.series = open(&mut self.series, socket, tick, labels, capacity);
+        if meter.series.is_none_or(|id| self.series.get(id).is_none()) {
+            meter.series = open(&mut self.series, socket, tick, labels, capacity);
         }
-        let Some(series) = source.series.and_then(|id| self.series.get_mut(id)) else { return };
+        let Some(series) = meter.series.and_then(|id| self.series.get_mut(id)) else { return };
         series.touch(tick);
         let values = &mut series.values;
-        let [drops, retransmits] = std::mem::take(&mut source.pending);
+        let [drops, retransmits] = std::mem::take(&mut meter.pending);
         values.drops += drops;
         values.receive_queue += receive_queue_bytes;
         values.send_queue += send_queue_bytes;

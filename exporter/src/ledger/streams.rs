@@ -30,9 +30,9 @@ pub(crate) struct StreamSeries {
 
 /// All streams that are followed.
 #[derive(Debug, Default)]
-pub(crate) struct StreamSources {
+pub(crate) struct StreamMeters {
     by_key: HashMap<StreamKey, u32>,
-    slots: Vec<Option<StreamSource>>,
+    slots: Vec<Option<StreamMeter>>,
     free: Vec<u32>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct StreamKey {
 
 /// A stream's last totals, and where what it grows by goes.
 #[derive(Debug)]
-pub(crate) struct StreamSource {
+pub(crate) struct StreamMeter {
     pub(crate) key: StreamKey,
     pub(crate) last: StreamTotals,
     /// Grown, but not yet in a series.
@@ -63,7 +63,7 @@ pub(crate) struct StreamSource {
     claims: u32,
     since: Tick,
     pub(crate) round: u64,
-    /// The source that came after this one in the last reading.
+    /// The meter that came after this one in the last reading.
     pub(crate) next: u32,
 }
 
@@ -75,20 +75,20 @@ pub(crate) struct Claimed<'a> {
     pub(crate) claims: u32,
 }
 
-impl StreamSources {
+impl StreamMeters {
     pub(crate) fn find(&self, key: &StreamKey) -> Option<u32> {
         self.by_key.get(key).copied()
     }
 
     pub(crate) fn insert(&mut self, key: StreamKey, tick: Tick) -> u32 {
-        let source = Some(StreamSource::new(key, tick));
+        let meter = Some(StreamMeter::new(key, tick));
         let slot = match self.free.pop() {
             Some(slot) => {
-                self.slots[slot as usize] = source;
+                self.slots[slot as usize] = meter;
                 slot
             }
             None => {
-                self.slots.push(source);
+                self.slots.push(meter);
                 self.slots.len() as u32 - 1
             }
         };
@@ -96,19 +96,19 @@ impl StreamSources {
         slot
     }
 
-    pub(crate) fn get(&self, slot: u32) -> Option<&StreamSource> {
+    pub(crate) fn get(&self, slot: u32) -> Option<&StreamMeter> {
         self.slots.get(slot as usize)?.as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, slot: u32) -> &mut StreamSource {
+    pub(crate) fn get_mut(&mut self, slot: u32) -> &mut StreamMeter {
         self.slots[slot as usize].as_mut().expect("a slot that the index names is taken")
     }
 
-    pub(crate) fn remove(&mut self, slot: u32) -> Option<StreamSource> {
-        let source = self.slots[slot as usize].take()?;
-        self.by_key.remove(&source.key);
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<StreamMeter> {
+        let meter = self.slots[slot as usize].take()?;
+        self.by_key.remove(&meter.key);
         self.free.push(slot);
-        Some(source)
+        Some(meter)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -130,7 +130,7 @@ impl Claimed<'_> {
     }
 }
 
-impl StreamSource {
+impl StreamMeter {
     fn new(key: StreamKey, tick: Tick) -> Self {
         Self {
             key,

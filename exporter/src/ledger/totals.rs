@@ -1,6 +1,6 @@
 //! What is added up, and how much of a reading is new.
 //!
-//! Raw totals come in as a source gives them; what they grew by since the last look goes out. A total
+//! Raw totals come in as a meter gives them; what they grew by since the last look goes out. A total
 //! that fell began again from zero (the tables were made anew, the worker's stream was), so all of it
 //! is new.
 
@@ -70,7 +70,7 @@ impl From<&Stream> for StreamTotals {
 }
 
 impl StreamTotals {
-    /// What grew in `self` to become `raw`. Only the packets decide whether the source began again:
+    /// What grew in `self` to become `raw`. Only the packets decide whether the meter began again:
     /// `expected` is put together from several words, which a packet in flight may be changing, so it
     /// may seem to fall for a moment. It is then held at its highest value until it has caught up.
     pub(crate) fn grow(&mut self, raw: Self) -> Self {
