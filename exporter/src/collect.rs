@@ -14,6 +14,7 @@ mod uncounted;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -110,11 +111,14 @@ enum Order {
     Told(SourceId, Vec<Event>, OwnedSemaphorePermit),
     Observed(Arc<dyn Ownership>),
     Connections(oneshot::Sender<Connections>),
+    End,
 }
 
-/// Where orders go. When all copies are gone, the thread ends.
+/// Where orders go. When all copies are gone, or at [`Orders::end`], the thread ends.
 #[derive(Clone)]
 pub struct Orders {
+    /// Nothing that waits is waited for any more.
+    ended: Arc<AtomicBool>,
     queue: Sender<Order>,
     /// Each kind of order has places of its own, so that none takes another's; each carries the right to
     /// its place until it has been dealt with.
@@ -128,7 +132,14 @@ impl Orders {
         let (queue, orders) = mpsc::channel();
         let places = |count| Arc::new(Semaphore::new(count));
         let (scrapes, names, readings) = (places(SCRAPES), places(NAMES), places(READINGS));
-        (Self { queue, scrapes, names, readings }, orders)
+        (Self { ended: Arc::default(), queue, scrapes, names, readings }, orders)
+    }
+
+    /// The thread ends after what it is at: one order, or one piece of a text.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        // It may be waiting for an order.
+        let _ = self.queue.send(Order::End);
     }
 
     /// Orders a scrape.
@@ -168,22 +179,43 @@ impl Orders {
 pub fn start(books: impl Books, pace: Pace) -> std::io::Result<(Orders, JoinHandle<()>)> {
     let (sender, orders) = Orders::new();
     let thread = std::thread::Builder::new().name("scrape".into());
-    let thread = thread.spawn(move || work(books, pace, &orders))?;
+    let queue = Queue { orders, ended: sender.ended.clone() };
+    let thread = thread.spawn(move || work(books, pace, &queue))?;
     Ok((sender, thread))
 }
 
-fn work(mut books: impl Books, pace: Pace, orders: &Receiver<Order>) {
+/// The other end of [`Orders`].
+struct Queue {
+    orders: Receiver<Order>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Queue {
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// What waits, until the end.
+    fn waiting(&self) -> impl Iterator<Item = Order> {
+        self.orders.try_iter().take_while(|_| !self.has_ended())
+    }
+}
+
+fn work(mut books: impl Books, pace: Pace, queue: &Queue) {
     let mut shared = 0;
     books.look();
     let mut taken = take(&mut books, Occasion::Idle, Selection::ALL);
     loop {
-        let first = match orders.recv_timeout(pace.idle.saturating_sub(taken.at.elapsed())) {
+        let first = match queue.orders.recv_timeout(pace.idle.saturating_sub(taken.at.elapsed())) {
             Ok(order) => Some(order),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
         let mut waiting = Vec::new();
-        hear(&mut books, first.into_iter().chain(orders.try_iter()), &mut waiting);
+        hear(&mut books, first.into_iter().chain(queue.waiting()), &mut waiting);
+        if queue.has_ended() {
+            return;
+        }
         // Servers that tell without end must not keep the tables from being tended.
         let due = taken.at.elapsed() >= pace.idle;
         if waiting.is_empty() && !due {
@@ -192,7 +224,7 @@ fn work(mut books: impl Books, pace: Pace, orders: &Receiver<Order>) {
         let fresh = due || !taken.serves(wanted_of(&waiting), pace.share);
         if fresh {
             books.look();
-            hear(&mut books, orders.try_iter(), &mut waiting);
+            hear(&mut books, queue.waiting(), &mut waiting);
         }
         let scrapes: usize = waiting.iter().map(|(_, sinks)| sinks.len()).sum();
         shared += (scrapes as u64).saturating_sub(fresh.into());
@@ -203,7 +235,7 @@ fn work(mut books: impl Books, pace: Pace, orders: &Receiver<Order>) {
             taken = take(&mut books, Occasion::Scrape, wanted_of(&waiting));
         }
         for (wanted, sinks) in waiting {
-            deliver(&mut books, wanted, sinks);
+            deliver(&mut books, wanted, sinks, queue);
         }
     }
 }
@@ -214,15 +246,23 @@ fn hear(
     orders: impl Iterator<Item = Order>,
     waiting: &mut Vec<(Wanted, Vec<Sink>)>,
 ) {
-    // New ones may come for as long as these are dealt with.
+    // New ones may come for as long as these are dealt with, and each reading that is takes its time.
+    let mut readings = 0;
     for order in orders.take(ROUND) {
         match order {
             Order::Name(ip, name, _place) => books.learn(ip, name),
             Order::Scrape(wanted, sink, _place) => join(waiting, wanted, sink),
-            Order::Told(source, events, _place) => books.tell(source, events),
+            Order::Told(source, events, _place) => {
+                books.tell(source, events);
+                readings += 1;
+                if readings == READINGS {
+                    return;
+                }
+            }
             Order::Observed(ownership) => books.observe(ownership),
             // Who asked may be gone.
             Order::Connections(answer) => drop(answer.send(books.connections())),
+            Order::End => {}
         }
     }
 }
@@ -251,11 +291,15 @@ fn join(waiting: &mut Vec<(Wanted, Vec<Sink>)>, wanted: Wanted, sink: Sink) {
 }
 
 /// Writes one text for all who want the same. Chunks are shared, not copied.
-fn deliver(books: &mut impl Books, wanted: Wanted, mut sinks: Vec<Sink>) {
+fn deliver(books: &mut impl Books, wanted: Wanted, mut sinks: Vec<Sink>, queue: &Queue) {
     books.write(wanted, &mut |chunk| {
         sinks.retain(|sink| sink.push(chunk.clone()));
-        !sinks.is_empty()
+        !sinks.is_empty() && !queue.has_ended()
     });
+    if queue.has_ended() {
+        // What is cut must not look whole.
+        return;
+    }
     sinks.into_iter().for_each(Sink::finish);
 }
 

@@ -153,6 +153,7 @@ impl Exporter {
         if let Some(work) = names {
             tasks.spawn(resolve(work, orders.clone(), stop_of(&stopped)));
         }
+        let (last, attached) = (orders.clone(), counting.clone());
         let site = Site { orders, board, counting, observer, telemetry };
         let limits = web::Limits::default();
         tasks.spawn(web::serve(listener, Arc::new(site), access, limits, stop_of(&stopped)));
@@ -171,18 +172,16 @@ impl Exporter {
             }
         };
         let _ = stop.send(true);
+        last.end();
         let all_ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(PATIENCE, all_ended).await.is_err() {
             tasks.shutdown().await;
         }
-        // All orders are gone, so the thread ends, and its copy of the counting goes with it; unless it is
-        // busy with what servers told: that must not keep the process.
+        // The scrape thread may be in the middle of a reading, and then would detach too late.
+        attached.detach();
         let end = std::time::Instant::now() + LAST_PATIENCE;
         while !thread.is_finished() && std::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        if thread.is_finished() {
-            let _ = thread.join();
         }
         fault.map_or(Ok(()), Err)
     }

@@ -342,6 +342,11 @@ impl State {
         }
     }
 
+    /// Where what a source closed is remembered, and how much of it.
+    fn closed_space(&self, source: SourceId) -> (sources::Share, usize) {
+        (self.sources.share(source), self.sources.bounds.closed)
+    }
+
     fn note(&mut self, source: SourceId, effect: Effect) {
         self.revision += u64::from(effect.moved);
         let Refused { port, foreign } = effect.refused;
@@ -383,7 +388,8 @@ impl State {
         self.places.move_transport(&id, old.map(|old| &old.router), Some(&transport.router));
         let gone: Vec<JoinKey> = old.into_iter().flat_map(keys).collect();
         for key in gone.into_iter().filter(|old| !keys(&transport).any(|new| new == *old)) {
-            let effect = self.tuples.close(key, &id, self.now, self.sources.bounds.closed);
+            let space = self.closed_space(transport.source);
+            let effect = self.tuples.close(key, &id, space, self.now);
             self.note(transport.source, effect);
         }
         self.places.node(&id, transport.source).source = transport.source;
@@ -451,7 +457,7 @@ impl State {
         let Some(old) = self.transports.swap_remove(id) else { return };
         for key in keys(&old) {
             let effect = match has_closed {
-                true => self.tuples.close(key, id, self.now, self.sources.bounds.closed),
+                true => self.tuples.close(key, id, self.closed_space(old.source), self.now),
                 false => self.tuples.drop(key, id),
             };
             self.note(old.source, effect);
@@ -504,8 +510,9 @@ impl State {
             if self.by_ssrc.get(&key).is_none_or(|(current, _)| current != owner) {
                 continue;
             }
-            let (owner, most) = ((owner.clone(), role, clock), self.sources.bounds.closed);
-            let has_room = self.closed.keep(source, key, owner, self.now, most);
+            let (share, most) = self.closed_space(source);
+            let has_room =
+                self.closed.keep(share, key, (owner.clone(), role, clock), self.now, most);
             self.sources.refuse(source, Reason::Full, Kind::Closed, usize::from(!has_room));
         }
     }

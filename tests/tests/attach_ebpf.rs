@@ -106,6 +106,10 @@ fn detaching_leaves_nothing() -> Result<()> {
     let counting = start_by(&pair.sfu, Mechanism::Clsact)?;
     let shown = tc(&pair.sfu, "filter show dev sfu0 egress")?;
     ensure!(shown.contains("mediasoup-exporter:") && shown.contains(":count_send"), "{shown}");
+    // Whoever still reads does not keep them there.
+    counting.detach();
+    let shown = tc(&pair.sfu, "filter show dev sfu0 egress")?;
+    ensure!(!shown.contains("mediasoup-exporter:"), "{shown}");
     drop(counting);
     let shown = tc(&pair.sfu, "qdisc show dev sfu0")?;
     ensure!(!shown.contains("clsact"), "our qdisc is left: {shown}");

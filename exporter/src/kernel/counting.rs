@@ -160,6 +160,13 @@ impl Counting {
         }
     }
 
+    /// Ends what would outlive this program, whoever else still reads: programs on interfaces.
+    pub fn detach(&self) {
+        if let Engine::Ebpf(engine) = &self.engine {
+            engine.detach();
+        }
+    }
+
     /// Looks at interfaces, addresses and workers again, now.
     pub fn refresh(&self) -> anyhow::Result<()> {
         match &self.engine {

@@ -93,6 +93,11 @@ impl EbpfEngine {
         self.place().map(drop)
     }
 
+    /// Takes the programs from all interfaces.
+    pub(super) fn detach(&self) {
+        lock(&self.placement).attacher.detach_all();
+    }
+
     /// Looks for sockets only.
     pub(super) fn look_for_sockets(&self) -> anyhow::Result<()> {
         lock(&self.owners).look().context("look for the SFU's sockets")

@@ -94,8 +94,16 @@ impl State {
         }
     }
 
+    /// Whether a source may tell an object. Who told it first has it, unless somebody answers for the
+    /// source and nobody for the other one: then what that one told was not its to say.
     fn admit(&mut self, source: SourceId, object: Gone, teller: Option<SourceId>) -> bool {
-        self.sources.admit(source, Key::Object(object), teller)
+        let outranked = teller.filter(|teller| self.sources.outranks(source, *teller));
+        let Some(outranked) = outranked else {
+            return self.sources.admit(source, Key::Object(object), teller);
+        };
+        self.refuse_foreign(outranked, kind_of(&object));
+        self.take(outranked, &Key::Object(object.clone()), false);
+        self.sources.admit(source, Key::Object(object), None)
     }
 
     fn refuse_foreign(&mut self, source: SourceId, kind: Kind) {

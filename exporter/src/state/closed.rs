@@ -2,7 +2,7 @@
 //! a closing, still have an owner.
 //!
 //! Keys come in as their objects close, with the time as the caller counts it; they go out when they are
-//! due. Each source has a room of its own, in which the oldest gives way.
+//! due. Each share has a space of its own, in which the oldest gives way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::StreamRole;
-use crate::model::{Clock, Direction, SourceId, TransportId};
+use super::sources::{SHARES, Share};
+use crate::model::{Clock, Direction, TransportId};
 
 /// Seconds for which what closed is remembered: longer than tables keep a flow that rests.
 pub(super) const KEPT: u64 = 150;
@@ -20,9 +21,10 @@ const STREAMS: usize = 4;
 /// Keys in the order in which they closed.
 #[derive(Debug)]
 pub(super) struct Fading<K> {
-    by_source: BTreeMap<SourceId, VecDeque<Entry<K>>>,
+    by_share: BTreeMap<Share, VecDeque<Entry<K>>>,
     stamps: u64,
-    length: usize,
+    /// By [`Share::kind`].
+    lengths: [usize; 2],
 }
 
 #[derive(Debug)]
@@ -65,39 +67,40 @@ pub(super) struct Streams {
 
 impl<K> Default for Fading<K> {
     fn default() -> Self {
-        Self { by_source: BTreeMap::new(), stamps: 0, length: 0 }
+        Self { by_share: BTreeMap::new(), stamps: 0, lengths: [0; 2] }
     }
 }
 
 impl<K> Fading<K> {
-    /// Remembers a key. A source may have `most`, and all together twice as many.
-    pub(super) fn keep(&mut self, source: SourceId, key: K, since: u64, most: usize) -> Kept<K> {
-        let is_full = self.length >= 2 * most;
-        let keys = self.by_source.entry(source).or_default();
+    /// Remembers a key. A share may have `most`, and all of its kind [`SHARES`] times as many.
+    pub(super) fn keep(&mut self, share: Share, key: K, since: u64, most: usize) -> Kept<K> {
+        let length = &mut self.lengths[share.kind()];
+        let is_full = *length >= SHARES * most;
+        let keys = self.by_share.entry(share).or_default();
         let evicted = match keys.len() >= most || is_full {
             true => keys.pop_front().map(|old| (old.key, old.stamp)),
             false => None,
         };
         if is_full && evicted.is_none() {
-            self.by_source.remove(&source);
+            self.by_share.remove(&share);
             return Kept { stamp: None, evicted };
         }
         self.stamps += 1;
         keys.push_back(Entry { key, stamp: self.stamps, since });
-        self.length += usize::from(evicted.is_none());
+        *length += usize::from(evicted.is_none());
         Kept { stamp: Some(self.stamps), evicted }
     }
 
     /// One that closed before this time, with its stamp.
     pub(super) fn next_due(&mut self, before: u64) -> Option<(K, u64)> {
         let due = |keys: &VecDeque<Entry<K>>| keys.front().is_some_and(|it| it.since < before);
-        let source = *self.by_source.iter().find(|(_, keys)| due(keys))?.0;
-        let keys = self.by_source.get_mut(&source)?;
+        let share = *self.by_share.iter().find(|(_, keys)| due(keys))?.0;
+        let keys = self.by_share.get_mut(&share)?;
         let Entry { key, stamp, since: _ } = keys.pop_front()?;
         if keys.is_empty() {
-            self.by_source.remove(&source);
+            self.by_share.remove(&share);
         }
-        self.length -= 1;
+        self.lengths[share.kind()] -= 1;
         Some((key, stamp))
     }
 }
@@ -110,13 +113,13 @@ impl Streams {
     /// An owner closes; false when another one had to be forgotten for it, or it is itself.
     pub(super) fn keep(
         &mut self,
-        source: SourceId,
+        share: Share,
         key: StreamKey,
         owner: (Arc<str>, StreamRole, Option<Clock>),
         since: u64,
         most: usize,
     ) -> bool {
-        let Kept { stamp, evicted } = self.order.keep(source, key.clone(), since, STREAMS * most);
+        let Kept { stamp, evicted } = self.order.keep(share, key.clone(), since, STREAMS * most);
         let has_room = stamp.is_some() && evicted.is_none();
         if let Some((key, stamp)) = evicted {
             self.forget(&key, stamp);
@@ -150,15 +153,15 @@ impl Streams {
 mod tests {
     use super::*;
 
-    const A: SourceId = SourceId(1);
-    const B: SourceId = SourceId(2);
-    const C: SourceId = SourceId(3);
+    const A: Share = Share::User(1);
+    const B: Share = Share::User(2);
+    const C: Share = Share::User(3);
 
     #[test]
-    fn a_source_forgets_its_own_oldest() {
+    fn a_share_forgets_its_own_oldest() {
         let mut fading = Fading::default();
-        let mut keep = |source, key| {
-            let Kept { stamp, evicted } = fading.keep(source, key, 0, 2);
+        let mut keep = |share, key| {
+            let Kept { stamp, evicted } = fading.keep(share, key, 0, 2);
             (stamp.is_some(), evicted.map(|it| it.0))
         };
         assert_eq!(
@@ -169,12 +172,14 @@ mod tests {
             [4, 5, 6].map(|key| keep(B, key)),
             [(true, None), (true, None), (true, Some(4))]
         );
-        assert_eq!(keep(C, 7), (false, None), "all together have no more");
-        assert_eq!(fading.length, 4);
+        assert_eq!(keep(C, 7), (false, None), "all users together have no more");
+        let vouched = Share::Vouched(crate::model::SourceId(1));
+        assert_eq!(keep(vouched, 8), (true, None), "users take nothing from the host's own");
+        assert_eq!(fading.lengths, [1, 4]);
         let mut due: Vec<_> = std::iter::from_fn(|| fading.next_due(1)).map(|it| it.0).collect();
         due.sort_unstable();
-        assert_eq!(due, [2, 3, 5, 6]);
-        assert_eq!((fading.length, fading.by_source.len()), (0, 0));
+        assert_eq!(due, [2, 3, 5, 6, 8]);
+        assert_eq!((fading.lengths, fading.by_share.len()), ([0, 0], 0));
     }
 
     #[test]

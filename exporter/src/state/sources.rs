@@ -1,7 +1,11 @@
-//! Who told what: each object has one teller, and each teller a share of the room.
+//! Who told what: each object has one teller, and each teller a share of the space.
 //!
 //! Keys and estimates come in, a yes or no goes out, and every no is counted. What the objects are is
 //! none of this file's business.
+//!
+//! A source for which somebody answers has a share of its own. All others of one user have one together:
+//! whoever can start one server can start two. Both kinds have [`SHARES`] shares, so that users who can
+//! start servers take nothing from the host's own.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +15,7 @@ use indexmap::IndexSet;
 
 use super::{Gone, Owned, SourceId, Standing};
 
-/// How much one source may have told, at most. All sources together may have told twice as much, so
-/// that one of them alone never takes another's room.
+/// How much one share holds, at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Workers.
@@ -55,8 +58,24 @@ impl Default for Bounds {
     }
 }
 
-/// How many times a source's bound is all sources' bound.
-const ALL: usize = 2;
+/// How many shares may be full, of sources for which somebody answers, and of users.
+pub(super) const SHARES: usize = 2;
+
+/// Whose bounds an object counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Share {
+    /// A source's own, because somebody answers for it.
+    Vouched(SourceId),
+    /// All that a user's other sources told.
+    User(u32),
+}
+
+impl Share {
+    /// Which of the two kinds it is.
+    pub(super) fn kind(self) -> usize {
+        usize::from(matches!(self, Self::User(_)))
+    }
+}
 
 /// What was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -196,7 +215,9 @@ impl Bounds {
 pub(super) struct Sources {
     pub(super) bounds: Bounds,
     accounts: BTreeMap<SourceId, Account>,
-    all: Use,
+    shares: BTreeMap<Share, Use>,
+    /// By [`Share::kind`].
+    all: [Use; 2],
     refusals: HashMap<(Reason, Kind), u64>,
 }
 
@@ -227,6 +248,24 @@ impl Use {
     fn change(&mut self, before: usize, after: usize) {
         self.bytes = (self.bytes + after).saturating_sub(before);
     }
+
+    fn add(&mut self, other: &Self) {
+        for (mine, others) in self.objects.iter_mut().zip(other.objects) {
+            *mine += others;
+        }
+        self.bytes += other.bytes;
+    }
+
+    fn take(&mut self, other: &Self) {
+        for (mine, others) in self.objects.iter_mut().zip(other.objects) {
+            *mine -= others;
+        }
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.bytes == 0 && self.objects.iter().all(|count| *count == 0)
+    }
 }
 
 impl Sources {
@@ -236,9 +275,26 @@ impl Sources {
 
     /// Notes who a source is; true when that is not what it was before.
     pub(super) fn meet(&mut self, source: SourceId, standing: Standing) -> bool {
-        let before = self.standing(source);
+        let (before, share) = (self.standing(source), self.share(source));
         self.account(source).standing = Some(standing);
+        if self.share(source) != share {
+            let uses = self.account(source).uses;
+            self.change_share(share, |it| it.take(&uses));
+            self.change_share(self.share(source), |it| it.add(&uses));
+        }
         before != standing
+    }
+
+    pub(super) fn share(&self, source: SourceId) -> Share {
+        match self.standing(source) {
+            Standing { vouched: true, .. } => Share::Vouched(source),
+            Standing { uid, vouched: false } => Share::User(uid),
+        }
+    }
+
+    /// Somebody answers for the source, and nobody for the other one.
+    pub(super) fn outranks(&self, source: SourceId, other: SourceId) -> bool {
+        self.standing(source).vouched && !self.standing(other).vouched
     }
 
     pub(super) fn standing(&self, source: SourceId) -> Standing {
@@ -264,27 +320,45 @@ impl Sources {
             self.refuse(source, Reason::Foreign, kind, 1);
             return false;
         }
-        let (bounds, all) = (self.bounds, self.all);
         let account = self.account(source);
         if account.fresh.contains(&key) {
             return true;
         }
         if !account.stale.swap_remove(&key) {
-            if !account.uses.has_room(kind, &bounds, 1) || !all.has_room(kind, &bounds, ALL) {
+            if !self.has_space(self.share(source), kind) {
                 self.refuse(source, Reason::Full, kind, 1);
                 return false;
             }
-            account.uses.objects[kind as usize] += 1;
-            self.all.objects[kind as usize] += 1;
+            self.change(source, |uses| uses.objects[kind as usize] += 1);
         }
         self.account(source).fresh.insert(key);
         true
     }
 
+    fn has_space(&self, share: Share, kind: Kind) -> bool {
+        let own = self.shares.get(&share).copied().unwrap_or_default();
+        own.has_room(kind, &self.bounds, 1)
+            && self.all[share.kind()].has_room(kind, &self.bounds, SHARES)
+    }
+
+    /// Changes what a source uses, and with it its share and the sum.
+    fn change(&mut self, source: SourceId, change: impl Fn(&mut Use)) {
+        change(&mut self.account(source).uses);
+        self.change_share(self.share(source), change);
+    }
+
+    fn change_share(&mut self, share: Share, change: impl Fn(&mut Use)) {
+        change(&mut self.all[share.kind()]);
+        let own = self.shares.entry(share).or_default();
+        change(own);
+        if own.is_nothing() {
+            self.shares.remove(&share);
+        }
+    }
+
     /// An object that a source told takes other memory than before.
     pub(super) fn charge(&mut self, source: SourceId, before: usize, after: usize) {
-        self.account(source).uses.change(before, after);
-        self.all.change(before, after);
+        self.change(source, |uses| uses.change(before, after));
     }
 
     /// A source's object goes, which took so much memory; false when it had not told it.
@@ -293,10 +367,10 @@ impl Sources {
         if !account.fresh.swap_remove(key) && !account.stale.swap_remove(key) {
             return false;
         }
-        for uses in [&mut account.uses, &mut self.all] {
+        self.change(source, |uses| {
             uses.objects[key.kind() as usize] -= 1;
             uses.change(bytes, 0);
-        }
+        });
         true
     }
 
@@ -318,7 +392,10 @@ impl Sources {
 
     /// Nothing of the source is left, but who it is: a connection may be under way that began before.
     pub(super) fn close(&mut self, source: SourceId) {
-        let standing = self.accounts.remove(&source).and_then(|account| account.standing);
+        let (share, account) = (self.share(source), self.accounts.remove(&source));
+        let left = account.as_ref().map(|account| account.uses).unwrap_or_default();
+        self.change_share(share, |it| it.take(&left));
+        let standing = account.and_then(|account| account.standing);
         if let Some(standing) = standing.filter(|standing| !standing.vouched) {
             self.account(source).standing = Some(standing);
         }
@@ -349,7 +426,7 @@ impl Sources {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.all.bytes
+        self.all.iter().map(|it| it.bytes).sum()
     }
 
     fn account(&mut self, source: SourceId) -> &mut Account {

@@ -762,6 +762,75 @@ fn one_source_takes_at_most_half_of_the_room() {
 }
 
 #[test]
+fn a_user_has_one_share_however_many_servers() {
+    let bounds = Bounds { transports: 10, closed: 2, ..Bounds::default() };
+    let mut state = State::with_bounds(bounds);
+    let sources = [(1, 1000), (2, 1000), (3, 2000), (4, 3000), (5, 0)];
+    for (source, uid) in sources {
+        state.apply(SourceId(source), Event::Met(Standing { uid, vouched: uid == 0 }));
+    }
+    let fill = |state: &mut State, source: u32| {
+        for number in 0..20 {
+            let id = format!("{source}-{number}");
+            state.apply(
+                SourceId(source),
+                transport(&id, "R", &format!("203.0.113.{source}:{number}")),
+            );
+        }
+        state.transports.values().filter(|it| it.source == SourceId(source)).count()
+    };
+    let told: Vec<_> = sources.iter().map(|(source, _)| fill(&mut state, *source)).collect();
+    // The second of one user finds nothing left, nor does a third user; whom somebody answers for does.
+    assert_eq!(told, [10, 0, 10, 0, 10]);
+    // What one gives back is the other's; and a user who is believed for more has a share of his own.
+    state.apply(SourceId(1), Event::Forget);
+    assert_eq!(fill(&mut state, 2), 10);
+    state.apply(SourceId(2), Event::Met(Standing { uid: 1000, vouched: true }));
+    assert_eq!(fill(&mut state, 4), 10);
+    for (source, _) in sources {
+        state.apply(SourceId(source), Event::Forget);
+    }
+    assert_eq!((state.transports.len(), state.bytes()), (0, 0));
+}
+
+#[test]
+fn whom_somebody_answers_for_has_its_ids_whoever_told_them_first() {
+    let mut state = State::default();
+    let (squatter, server) = (A, B);
+    state.apply(squatter, Event::Met(Standing { uid: 1000, vouched: false }));
+    state.apply(server, Event::Met(Standing { uid: 33, vouched: true }));
+    let tell = |state: &mut State, source| {
+        for event in [
+            router("R", None),
+            transport("T", "R", "203.0.113.1:1"),
+            producer("P", "T", vec![encoding(Some(1), None)]),
+            consumer("C", "T", 2),
+        ] {
+            state.apply(source, event);
+        }
+    };
+    let tellers = |state: &State| {
+        let transport = state.transports.values().map(|it| it.source);
+        let producer = state.producers.values().map(|it| it.source);
+        let consumer = state.consumers.values().map(|it| it.source);
+        transport.chain(producer).chain(consumer).collect::<Vec<_>>()
+    };
+    tell(&mut state, squatter);
+    tell(&mut state, server);
+    assert_eq!(tellers(&state), [server; 3]);
+    let refused = |state: &State| {
+        Kind::ALL.iter().map(|kind| state.refused(Reason::Foreign, *kind)).sum::<u64>()
+    };
+    assert_eq!(refused(&state), 2, "the router, and the transport with all that was on it");
+    tell(&mut state, squatter);
+    assert_eq!((tellers(&state), refused(&state)), (vec![server; 3], 6));
+    state.apply(squatter, Event::Forget);
+    assert_eq!(tellers(&state), [server; 3]);
+    state.apply(server, Event::Forget);
+    assert_eq!((tellers(&state), state.bytes()), (vec![], 0));
+}
+
+#[test]
 fn lists_within_an_object_are_bounded_and_what_goes_over_is_counted() {
     let names: Vec<String> = (0..100).map(|number| format!("S{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use super::closed::{Fading, KEPT};
 use super::ownership::Bound;
+use super::sources::Share;
 use crate::model::{JoinKey, ServerTuple, SourceId, TransportId, canonical_ip};
 
 /// Claims on one tuple that are kept; with more, the newest goes unheard.
@@ -208,14 +209,14 @@ impl Tuples {
         })
     }
 
-    /// A transport has this tuple no more. If it held it, it is remembered with all that its source
-    /// closed, which is so much at most.
+    /// A transport has this tuple no more. If it held it, it is remembered with all that closed of its
+    /// share, which is so much at most.
     pub(super) fn close(
         &mut self,
         key: JoinKey,
         transport: &TransportId,
+        (share, most): (Share, usize),
         now: u64,
-        most: usize,
     ) -> Effect {
         let claims = self.by_key.get(&key);
         let claim = claims.and_then(|claims| {
@@ -224,7 +225,7 @@ impl Tuples {
         });
         let Some(claim) = claim else { return self.drop(key, transport) };
         self.unseen.swap_remove(&claim.number);
-        let kept = self.closed.keep(claim.source, (key, transport.clone()), now, most);
+        let kept = self.closed.keep(share, (key, transport.clone()), now, most);
         let mut effect = match kept.stamp {
             None => self.drop(key, transport),
             Some(_) => self.change(key, transport, |list| {

@@ -195,6 +195,13 @@ impl Attacher {
         tracing::info!("no longer counting on {name}");
     }
 
+    /// Detaches from all interfaces.
+    pub(super) fn detach_all(&mut self) {
+        for (_, attached) in std::mem::take(&mut self.attached) {
+            self.release(attached);
+        }
+    }
+
     fn release(&mut self, attached: Attached) {
         for attachment in attached.attachments.into_values() {
             match attachment {
@@ -220,9 +227,7 @@ impl Attached {
 
 impl Drop for Attacher {
     fn drop(&mut self) {
-        for (_, attached) in std::mem::take(&mut self.attached) {
-            self.release(attached);
-        }
+        self.detach_all();
     }
 }
 
