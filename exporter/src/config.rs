@@ -47,7 +47,9 @@ pub struct Config {
     pub jitter: bool,
     /// Directory on a bpf file system in which tables outlive the exporter.
     pub pin: Option<PathBuf>,
-    /// Observer sockets; empty: the known paths.
+    /// Look for servers.
+    pub search: bool,
+    /// Observer sockets besides, or patterns.
     pub observers: Vec<PathBuf>,
     /// How often each stream's `getStats` is asked for; `None`: never.
     pub stats_interval: Option<Duration>,
@@ -245,7 +247,8 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         },
         jitter: boolean(Origin("--jitter"), &flags.jitter)?,
         pin: flags.pin.clone(),
-        observers: flags.observers.clone(),
+        search: flags.observers.is_empty() || flags.observers.iter().any(is_auto),
+        observers: flags.observers.iter().filter(|path| !is_auto(path)).cloned().collect(),
         stats_interval: Some(duration(Origin("--observer.stats-interval"), &flags.stats_interval)?)
             .filter(|interval| !interval.is_zero()),
         max_requests_per_second: flags.max_requests_per_second.within(
@@ -261,6 +264,11 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         log,
         check: flags.check,
     })
+}
+
+/// `--observer auto`; who has a socket of that name says `./auto`.
+fn is_auto(path: &PathBuf) -> bool {
+    path == std::path::Path::new("auto")
 }
 
 /// The address, and whether it is the default one. The port of `--port` beats the one in `--listen`,

@@ -27,6 +27,7 @@ pub mod resolver;
 pub mod telemetry;
 pub mod web;
 
+pub mod check;
 pub mod collect;
 pub mod startup;
 

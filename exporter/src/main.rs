@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
+use mediasoup_exporter::check;
 use mediasoup_exporter::collect::{
     self, Board, Connections, Host, Ledgers, Orders, Pace, Parts, Site,
 };
@@ -68,7 +69,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
     startup::begin_logging(&config.log);
     let prepared = startup::prepare(config)?;
     if config.check {
-        return print(&startup::describe(config, &prepared));
+        return print(&check::describe(config, &prepared)?);
     }
     let counting = Arc::new(Counting::start(&prepared.counting)?);
     let listener = web::bind(config.listen, config.listen_is_default)?;

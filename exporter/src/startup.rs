@@ -150,6 +150,7 @@ fn counting(config: &Config, workers: Arc<Workers>) -> kernel::Options {
 
 fn observer(config: &Config, workers: Arc<Workers>) -> observer::Options {
     observer::Options {
+        search: config.search,
         sockets: config.observers.clone(),
         workers,
         stats_interval: config.stats_interval.unwrap_or_default(),
@@ -162,48 +163,6 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let size = fs::metadata(path)?.len();
     ensure!(size <= MOST_BYTES, "{size} bytes are too many");
     Ok(fs::read(path)?)
-}
-
-/// What would be done, for `--config.check`; a line each.
-pub fn describe(config: &Config, prepared: &Prepared) -> String {
-    let list = |names: Vec<String>, none: &str| match names.is_empty() {
-        true => none.to_owned(),
-        false => names.join(", "),
-    };
-    let paths = |paths: &[std::path::PathBuf]| -> Vec<String> {
-        paths.iter().map(|path| path.display().to_string()).collect()
-    };
-    let counting = &prepared.counting;
-    let known = observer::KNOWN_SOCKETS.map(String::from).to_vec();
-    let known = format!("whichever appears of {}, and agents", known.join(", "));
-    let stats = match config.stats_interval {
-        Some(interval) => {
-            format!("each {interval:?}, at most {}/s", config.max_requests_per_second)
-        }
-        None => "never".to_owned(),
-    };
-    let ports = match &counting.ports {
-        Some(range) => format!("{}-{}", range.start(), range.end()),
-        None => "those that the SFU's sockets have".to_owned(),
-    };
-    let names = if prepared.policy.names { "looked up" } else { "not looked up" };
-    let lines = [
-        ("serve on", format!("{} ({:?})", config.listen, prepared.access)),
-        ("count by", config.source.as_str().to_owned()),
-        ("ports", ports),
-        ("interfaces", list(config.interfaces.clone(), "all that are up")),
-        ("the SFU", list(config.sfu.clone(), "mediasoup's workers")),
-        ("tables", format!("{:?}", config.tables)),
-        ("jitter", if config.jitter { "sampled" } else { "not kept" }.to_owned()),
-        ("pinned", list(paths(config.pin.as_slice()), "no")),
-        ("observe", list(paths(&config.observers), &known)),
-        ("getStats", stats),
-        ("addresses", config.privacy.mode.as_str().to_owned()),
-        ("reverse names", names.to_owned()),
-        ("geo databases", list(paths(&config.geo_databases), "none")),
-        ("series at most", config.max_series.to_string()),
-    ];
-    lines.map(|(name, value)| format!("{name}: {value}\n")).concat()
 }
 
 /// Control characters, and what turns the direction of text, as escapes: much of what is logged holds
@@ -321,15 +280,6 @@ mod tests {
         assert!(names(""));
         for line in ["--numeric", "--deidentify", "--deidentify drop", "--deidentify legacy"] {
             assert!(!names(line), "{line}");
-        }
-    }
-
-    #[test]
-    fn the_description_names_what_was_configured() {
-        let config = config("--ports 40000-40100 --interface eth7 --observer /run/a.sock");
-        let text = describe(&config, &prepare(&config).unwrap());
-        for part in ["40000-40100", "eth7", "/run/a.sock", "[::]:8889", "at most 200/s"] {
-            assert!(text.contains(part), "{part} is not in {text}");
         }
     }
 }

@@ -14,6 +14,7 @@ mod sources;
 mod tuples;
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -77,6 +78,8 @@ pub struct Holder<'a> {
 pub struct Unseen {
     /// Those on ports that are none of their servers' workers', as the host says.
     pub port: UnseenOf,
+    /// Those of sockets that are bound to addresses which are not taken for this host's.
+    pub address: UnseenOf,
     /// The others.
     pub others: UnseenOf,
 }
@@ -211,20 +214,33 @@ impl State {
     }
 
     /// Told connections of which no packet was seen, though a reading was taken since and time enough
-    /// has passed. Between servers nothing is to be expected before something is produced or consumed.
-    pub fn unseen(&self) -> Unseen {
+    /// has passed. Between servers nothing is to be expected before something is produced or consumed,
+    /// and on ports that are not counted nothing is at all.
+    pub fn unseen(&self, is_counted: impl Fn(u16) -> bool) -> Unseen {
         let mut unseen = Unseen::default();
-        for (id, is_own_port) in self.tuples.unseen((self.now + 1).saturating_sub(SEEN_WITHIN)) {
+        let unseen_claims = self.tuples.unseen((self.now + 1).saturating_sub(SEEN_WITHIN));
+        for (id, _, worth) in unseen_claims.filter(|(_, key, _)| is_counted(key.local_port)) {
             let kind = self.transports.get(id).map(|transport| transport.kind);
             let has_children =
                 || self.places.nodes.get(id).is_some_and(|node| !node.children.is_empty());
             if kind == Some(TransportKind::WebRtc) || has_children() {
-                let of = if is_own_port { &mut unseen.others } else { &mut unseen.port };
+                let of = match worth {
+                    Worth::Refused => &mut unseen.port,
+                    Worth::Owned(bound) if self.is_nowhere_local(bound) => &mut unseen.address,
+                    Worth::Owned(_) | Worth::Believed => &mut unseen.others,
+                };
                 of.count += 1;
                 of.first.get_or_insert_with(|| id.clone());
             }
         }
         unseen
+    }
+
+    fn is_nowhere_local(&self, bound: &Bound) -> bool {
+        let is_foreign = |address: &IpAddr| {
+            !address.is_unspecified() && self.ownership.is_local(*address) == Some(false)
+        };
+        bound.iter().all(is_foreign)
     }
 
     /// Grows whenever [`State::holder`] or [`State::owner`] may answer otherwise than

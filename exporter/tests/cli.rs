@@ -163,3 +163,21 @@ fn the_token_guards_the_pages() {
     assert!(running.get("/-/healthy").starts_with("HTTP/1.0 200"));
     assert!(running.end(libc::SIGTERM).success());
 }
+
+/// `BLESS=1 cargo test -p mediasoup-exporter --test cli` writes the document anew.
+#[test]
+fn the_document_of_metrics_is_what_the_program_prints() {
+    let printed = output(&mut program(&["--print-metrics-reference"])).stdout;
+    let printed = String::from_utf8(printed).unwrap();
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(document, &printed).unwrap();
+    }
+    for part in ["## `self`", "`mediasoup_exporter_source_up`", "`edumeet_rooms`"] {
+        assert!(printed.contains(part), "{part}");
+    }
+    assert!(
+        std::fs::read_to_string(document).unwrap() == printed,
+        "docs/metrics.md is out of date"
+    );
+}

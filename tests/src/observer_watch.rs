@@ -29,6 +29,7 @@ pub struct Watch {
 /// Options for these sockets, as patient as a test is.
 pub fn options(sockets: &[PathBuf]) -> Options {
     Options {
+        search: sockets.is_empty(),
         sockets: sockets.to_vec(),
         stats_interval: Duration::from_secs(1),
         grace: Duration::from_millis(500),

@@ -159,6 +159,7 @@ fn container(mechanism: Mechanism) -> Result<()> {
     let process = Worker::start(&worker)?;
     let options = Options { method: MethodChoice::Ebpf, mechanism, ..options() };
     let counting = start_with(&pair.sfu, options)?;
+    published(&pair, &worker, &counting)?;
     let cases = [(&pair.peer, "10.77.0.2"), (&next, "172.30.0.3"), (&pair.sfu, "172.30.0.1")];
     for (number, (far, ip)) in cases.into_iter().enumerate() {
         let local = format!("172.30.0.2:4001{number}").parse()?;
@@ -171,6 +172,32 @@ fn container(mechanism: Mechanism) -> Result<()> {
         assert_eq!(found, ((40, received), (30, sent)), "far side {ip}");
     }
     drop(process);
+    Ok(())
+}
+
+/// A port of the container's that is published at the host's address, as Docker does it.
+fn published(pair: &Pair, worker: &Netns, counting: &Counting) -> Result<()> {
+    let rules = "add table ip docker; \
+        add chain ip docker pre { type nat hook prerouting priority dstnat; }; \
+        add rule ip docker pre ip daddr 10.77.0.1 udp dport 30500 dnat to 172.30.0.2:40700";
+    let output = pair.sfu.command("nft").arg(rules).output()?;
+    ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
+    let inside = worker.run_in(|| UdpSocket::bind("172.30.0.2:40700"))?;
+    let outside = pair.peer.run_in(|| UdpSocket::bind("10.77.0.2:0"))?;
+    let mut buffer = [0; 2048];
+    for sequence in 0..PACKETS as u16 {
+        let packet =
+            |ssrc| Packet { sequence, ssrc, payload: vec![0; 100], ..Packet::default() }.to_bytes();
+        outside.send_to(&packet(7001), "10.77.0.1:30500")?;
+        let (_, client) = inside.recv_from(&mut buffer)?;
+        inside.send_to(&packet(7002), client)?;
+        outside.recv(&mut buffer)?;
+    }
+    let reading = counting.read()?;
+    let found = (counted(&reading, Receive, 7001).0, counted(&reading, Send, 7002).0);
+    assert_eq!(found, (PACKETS, PACKETS), "a published port");
+    let tuple = reading.streams.iter().find(|it| it.ssrc == 7001).context("its stream")?.tuple;
+    assert_eq!((tuple.local, tuple.remote), (inside.local_addr()?, outside.local_addr()?));
     Ok(())
 }
 

@@ -155,6 +155,60 @@ fn a_server_with_a_file_system_of_its_own_is_found() -> Result<()> {
 }
 
 #[test]
+fn what_the_operator_names_is_listened_to_beside_what_is_found() -> Result<()> {
+    let Some((folder, build)) = scene()? else { return Ok(()) };
+    // One whom nobody would believe, under a name that nobody knows.
+    let elsewhere = folder.path().join("unknown-name.sock");
+    let known = folder.path().join("mediasoup-demo.sock");
+    let _one = Fixture::start_as(STRANGER, &[], "edumeet4-room-server", &build, &elsewhere)?;
+    let _other = Fixture::start_as(SERVER, &[], "mediasoup-demo-js", &build, &known)?;
+    let named = vec![elsewhere.clone(), known.clone()];
+    for (search, sockets, count) in
+        [(true, &named[..1], 2), (false, &named[..1], 1), (true, &named, 2)]
+    {
+        let options = Options { search, sockets: sockets.to_vec(), ..looking_in(folder.path()) };
+        let watch = Watch::start(options)?;
+        assert_eq!(up(&watch, &elsewhere)?.ground, Ground::Named);
+        if search {
+            let ground = if count == sockets.len() { Ground::Named } else { Ground::Worker };
+            assert_eq!(up(&watch, &known)?.ground, ground);
+        }
+        assert_eq!(watch.statuses().len(), count);
+        watch.stop()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn names_behind_which_nobody_is_are_said() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let folder = TempDir::new("nobody")?;
+    let [absent, pattern] = ["absent.sock", "none-*.sock"].map(|name| folder.path().join(name));
+    let host = Arc::new(Netns::new("nobody")?);
+    let [one, other] = [&absent, &pattern].map(|path| path.display().to_string());
+    let exporter = Exporter::start(&host, &["--observer", &one, "--observer", &other], &[])?;
+    let words =
+        [format!("observer {one}: nobody listens there"), format!("{other}: no socket matches")];
+    wait::until("both to be said", wait::LONG, || {
+        let log = exporter.log();
+        Ok(words.iter().all(|it| log.matches(it.as_str()).count() == 1).then_some(()))
+    })?;
+    let scrape = exporter.scrape()?;
+    for path in [&one, &other] {
+        let source = format!("observer:{path}");
+        let labels = [("source", source.as_str())];
+        let up: Vec<f64> =
+            scrape.find("mediasoup_exporter_source_up", &labels).map(|it| it.value).collect();
+        assert_eq!(up, [0.0], "{path}");
+    }
+    let page = exporter.get("/", &["Accept: text/html"])?.text()?;
+    ensure!(page.contains("no socket matches") && page.contains(&one), "{page}");
+    exporter.stop()
+}
+
+#[test]
 fn a_path_that_is_used_again_is_followed_again() -> Result<()> {
     let Some((folder, build)) = scene()? else { return Ok(()) };
     let socket = folder.path().join("mediasoup-demo.sock");

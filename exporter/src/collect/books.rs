@@ -16,6 +16,7 @@ use crate::collect::site::{Board, Figures};
 use crate::collect::uncounted::Uncounted;
 use crate::collect::{Books, Connections, Occasion};
 use crate::exposition::{Cursor, Scrape, Selection, foreign};
+use crate::host::addresses::MAX_LOCAL;
 use crate::host::interfaces::MOST_INTERFACES;
 use crate::host::workers::Workers;
 use crate::kernel::{Counting, Method};
@@ -144,8 +145,15 @@ impl Ledgers {
 
     /// Says once for each reason that packets of a told connection are not seen.
     fn report_uncounted(&mut self) {
-        let counts_somewhere = !self.parts.counting.status().interfaces.is_empty();
-        let (figures, warnings) = self.uncounted.look(self.state.unseen(), counts_somewhere);
+        let Parts { counting, ports, .. } = &self.parts;
+        if counting.method() == Method::None {
+            // Nobody asked for it.
+            return;
+        }
+        let counts_somewhere = !counting.status().interfaces.is_empty();
+        let is_counted = |port| ports.as_ref().is_none_or(|ports| ports.contains(&port));
+        let unseen = self.state.unseen(is_counted);
+        let (figures, warnings) = self.uncounted.look(unseen, counts_somewhere);
         for (reason, connections) in figures {
             self.parts.telemetry.uncounted(reason.as_str(), connections);
         }
@@ -173,6 +181,7 @@ impl Ledgers {
             let status = counting.status();
             telemetry.interfaces(&status.interfaces, status.failing.keys(), status.behind.keys());
             telemetry.table("interfaces", status.wanted as u64, MOST_INTERFACES as u64);
+            telemetry.table("addresses", status.addresses as u64, MAX_LOCAL.into());
             telemetry.total("host_looks", status.looks);
             telemetry.owned(status.owned.by.as_str(), status.owned.sockets);
             telemetry.total("sockets_refused", status.owned.refused);
@@ -184,6 +193,12 @@ impl Ledgers {
         let statuses = observer.statuses();
         let now = SystemTime::now();
         let before = |id| self.looked.iter().find(|status| status.id == id);
+        reports.extend(observer.unmatched().iter().map(|pattern| SourceReport {
+            name: format!("observer:{}", pattern.display()),
+            up: false,
+            took: None,
+            last_success: None,
+        }));
         reports.extend(statuses.iter().map(|status| SourceReport {
             name: format!("observer:{}", status.path.display()),
             // What came since is not in this reading.
@@ -252,7 +267,7 @@ impl Books for Ledgers {
         if reading.is_some() {
             state.pass(self.started.elapsed().as_secs());
         }
-        let figures = Figures::of(state, &parts.scrape.fill());
+        let figures = Figures::of(state, &parts.scrape.fill(), parts.scrape.peers());
         if let Some(questions) = &self.parts.questions {
             let wanted = self.parts.scrape.wanted_names(questions.room());
             // No more were taken than there is room for.

@@ -1,6 +1,7 @@
 //! What the host says of servers' words: which of its processes are a server's workers, and which ports
 //! those own. Joins the servers that `observer` knows with what `host` knows; asks no server.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,5 +49,9 @@ impl Ownership for Host {
 
     fn bound(&self, process: u32, proto: Proto, port: u16) -> Option<Bound> {
         self.ports.bound(process, proto, port)
+    }
+
+    fn is_local(&self, address: IpAddr) -> Option<bool> {
+        self.ports.is_local(address)
     }
 }

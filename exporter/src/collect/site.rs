@@ -22,7 +22,7 @@ pub struct Board {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Figures {
     rooms: usize,
-    peers: usize,
+    peers: u64,
     transports: usize,
     producers: usize,
     consumers: usize,
@@ -32,10 +32,11 @@ pub(super) struct Figures {
 }
 
 impl Figures {
-    pub(super) fn of(state: &State, fill: &Fill) -> Self {
+    /// `peers` are those in rooms: not every server tells them, but most say whose a transport is.
+    pub(super) fn of(state: &State, fill: &Fill, peers: u64) -> Self {
         Self {
             rooms: state.rooms().len(),
-            peers: state.peers.len(),
+            peers,
             transports: state.transports.len(),
             producers: state.producers.len(),
             consumers: state.consumers.len(),
@@ -49,7 +50,7 @@ impl Figures {
         let Self { rooms, peers, transports, producers, consumers, flows, streams, series } = *self;
         let told = [
             ("Rooms", rooms as u64),
-            ("Peers", peers as u64),
+            ("Peers in rooms", peers),
             ("Transports", transports as u64),
             ("Producers", producers as u64),
             ("Consumers", consumers as u64),
@@ -147,17 +148,49 @@ impl Site {
             let (name, detail) = (format!("Not listened to: {rest} more"), String::new());
             sources.push(SourceStatus { name, up: false, detail });
         }
-        let unobserved = self.observer.unobserved();
-        if let Some(first) = unobserved.first() {
-            sources.push(SourceStatus {
-                name: format!("Workers without a server: {}", unobserved.len()),
-                up: false,
-                detail: format!(
-                    "process {first} is one: name its server's socket with --observer, or load the \
-                     agent (--print-agent) there"
-                ),
-            });
-        }
+        sources.extend(self.observer.unmatched().into_iter().map(|pattern| SourceStatus {
+            name: format!("Observer {}", pattern.display()),
+            up: false,
+            detail: "no socket matches".into(),
+        }));
+        sources.extend(without_server(&self.observer.unobserved()));
         sources
+    }
+}
+
+/// Workers that are named one by one; all are counted.
+const MOST_NAMED: usize = 16;
+
+/// The row of workers of which no server tells.
+fn without_server(workers: &[u32]) -> Option<SourceStatus> {
+    let named: Vec<String> = workers.iter().take(MOST_NAMED).map(u32::to_string).collect();
+    let more = match workers.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!workers.is_empty()).then(|| SourceStatus {
+        name: format!("Workers without a server: {}", workers.len()),
+        up: false,
+        detail: format!(
+            "process {}{more}: name the server's socket with --observer auto --observer PATH, or load the \
+             agent (--print-agent) there",
+            named.join(", ")
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_without_a_server_are_named_up_to_a_bound() {
+        assert!(without_server(&[]).is_none());
+        let detail = |count: u32| {
+            let workers: Vec<u32> = (1..=count).collect();
+            without_server(&workers).unwrap().detail
+        };
+        assert!(detail(2).starts_with("process 1, 2: name"));
+        assert!(detail(20).contains("15, 16 and 4 more: name"));
     }
 }

@@ -6,15 +6,16 @@
 
 use crate::state::{Unseen, UnseenOf};
 
-/// Why packets of a connection are not seen. That they come at an address which is not taken for this
-/// host's cannot be told from their not coming at all.
+/// Why packets of a connection are not seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     /// Nothing is counted on any interface.
     NoInterface,
     /// The host says that no worker of its server's owns the port.
     Port,
-    /// Neither, so that likely none have come or gone.
+    /// The worker's socket is bound to an address that is not taken for this host's.
+    Address,
+    /// None of these, so that likely none have come or gone.
     NothingArrives,
 }
 
@@ -25,12 +26,14 @@ pub(super) struct Uncounted {
 }
 
 impl Reason {
-    pub(super) const ALL: [Self; 3] = [Self::NoInterface, Self::Port, Self::NothingArrives];
+    pub(super) const ALL: [Self; 4] =
+        [Self::NoInterface, Self::Port, Self::Address, Self::NothingArrives];
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::NoInterface => "no_interface",
             Self::Port => "port",
+            Self::Address => "address",
             Self::NothingArrives => "nothing_arrives",
         }
     }
@@ -45,6 +48,11 @@ impl Reason {
                 "its server names a process that is not known as a worker with this port; name the \
                  program that runs workers with --sfu, or, where --ports is given, the server's socket \
                  with --observer"
+            }
+            Self::Address => {
+                "the worker's socket is bound to an address that the kernel's table of local routes does \
+                 not have, or that there was no room for (mediasoup_exporter_table_entries, table \
+                 addresses): `ip route add local ADDRESS dev lo` makes it local"
             }
             Self::NothingArrives => {
                 "if its far end does send, its packets come where nobody counts: see \
@@ -62,13 +70,18 @@ impl Uncounted {
         unseen: Unseen,
         counts_somewhere: bool,
     ) -> ([(Reason, u64); Reason::ALL.len()], Vec<String>) {
-        let Unseen { port, others } = unseen;
+        let Unseen { port, address, others } = unseen;
         let of = match counts_somewhere {
-            true => [UnseenOf::default(), port, others],
+            true => [UnseenOf::default(), port, address, others],
             false => {
-                let first = port.first.or(others.first);
-                let all = UnseenOf { count: port.count + others.count, first };
-                [all, UnseenOf::default(), UnseenOf::default()]
+                let count = port.count + address.count + others.count;
+                let first = port.first.or(address.first).or(others.first);
+                [
+                    UnseenOf { count, first },
+                    UnseenOf::default(),
+                    UnseenOf::default(),
+                    UnseenOf::default(),
+                ]
             }
         };
         let mut figures = Reason::ALL.map(|reason| (reason, 0));
@@ -105,18 +118,18 @@ mod tests {
     #[test]
     fn each_reason_is_warned_of_once() {
         let mut uncounted = Uncounted::default();
-        let mut look = |port, others, counts| {
-            let unseen = Unseen { port: of(port), others: of(others) };
+        let mut look = |port, address, others, counts| {
+            let unseen = Unseen { port: of(port), address: of(address), others: of(others) };
             let (figures, warnings) = uncounted.look(unseen, counts);
             let is_clean = warnings.iter().all(|it| it.contains(r#"transport "t\n1""#));
             assert!(is_clean, "{warnings:?}");
             (figures.map(|it| it.1), warnings.len())
         };
-        assert_eq!(look(0, 0, true), ([0, 0, 0], 0));
-        assert_eq!(look(0, 3, true), ([0, 0, 3], 1));
-        assert_eq!(look(2, 3, true), ([0, 2, 3], 1));
-        assert_eq!(look(2, 4, true), ([0, 2, 4], 0));
-        assert_eq!(look(2, 4, false), ([6, 0, 0], 1));
-        assert_eq!(look(0, 0, false), ([0, 0, 0], 0));
+        assert_eq!(look(0, 0, 0, true), ([0, 0, 0, 0], 0));
+        assert_eq!(look(0, 0, 3, true), ([0, 0, 0, 3], 1));
+        assert_eq!(look(2, 0, 3, true), ([0, 2, 0, 3], 1));
+        assert_eq!(look(2, 1, 4, true), ([0, 2, 1, 4], 1));
+        assert_eq!(look(2, 1, 4, false), ([7, 0, 0, 0], 1));
+        assert_eq!(look(0, 0, 0, false), ([0, 0, 0, 0], 0));
     }
 }

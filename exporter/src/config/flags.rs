@@ -88,9 +88,10 @@ pub(super) struct Flags {
     #[arg(long, value_name = "DIRECTORY", help_heading = "Counting")]
     pub(super) pin: Option<PathBuf>,
 
-    /// Observer socket of a server, or a pattern of such; repeatable; listens to these and looks for no
-    /// others [default: the known ones of edumeet, mediasoup-demo and agents, wherever they are]
-    #[arg(long = "observer", value_name = "SOCKET", help_heading = "Observing")]
+    /// Observer socket of a server, or a pattern of such, whoever listens there; repeatable. Listens to
+    /// these only, or with `auto` among them also to what it finds [default: auto: the known sockets of
+    /// edumeet, mediasoup-demo and agents, wherever they are]
+    #[arg(long = "observer", value_name = "SOCKET|auto", help_heading = "Observing")]
     pub(super) observers: Vec<PathBuf>,
     /// How often each stream's getStats is asked for; 0: never
     #[arg(

@@ -71,6 +71,11 @@ impl Scrape {
         self.ledger.update(update, objects, &mut self.labels);
     }
 
+    /// Peers in rooms, as the metrics have them.
+    pub fn peers(&self) -> u64 {
+        self.ledger.objects.room_peers.from(0).map(|(_, room)| room.values).sum()
+    }
+
     /// The next piece of a scrape, at most [`PIECE`] bytes; `None` after the last.
     pub fn next_piece(&self, cursor: &mut Cursor) -> Option<Bytes> {
         if cursor.done {

@@ -38,7 +38,7 @@ fn walk<L: Clone + Eq + Hash, T>(
 }
 
 pub(crate) fn rooms(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
-    lines.put(&[" "], ledger.objects.rooms.len() as u64);
+    lines.put(&[" "], ledger.objects.open_rooms);
     None
 }
 

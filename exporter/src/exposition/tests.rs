@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::exposition::families::{FAMILIES, Group, Kind};
 use crate::exposition::strict::read;
-use crate::exposition::{Cursor, Format, PIECE, Scrape, Selection, foreign, reference};
+use crate::exposition::{Cursor, Format, PIECE, Scrape, Selection, foreign};
 use crate::fixture::{self, Told};
 use crate::labels::{AddressPolicy, Geo, Policy, Tick};
 use crate::ledger::{Settings, Update};
@@ -167,11 +167,6 @@ fn a_whole_scrape_is_as_it_was() {
     };
     check_file("src/exposition/golden/scrape.txt", &sorted(Format::Text));
     check_file("src/exposition/golden/scrape.openmetrics", &sorted(Format::OpenMetrics));
-}
-
-#[test]
-fn the_reference_is_as_the_families_are() {
-    check_file("../docs/metrics.md", &reference::markdown());
 }
 
 #[test]

@@ -4,9 +4,11 @@
 //! owns a port, by network namespace. No I/O here: sockets are found by `workers`, and their binding
 //! and closing is seen by the kernel's programs, where there are some.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use ipnet::IpNet;
 
 use super::namespaces::NamespaceCookie;
 use crate::model::{Proto, canonical};
@@ -69,12 +71,21 @@ impl SocketId {
 pub struct Ownership {
     is_unknown: bool,
     registry: RwLock<Registry>,
+    /// `None` until the host was looked at.
+    local: RwLock<Option<Prefixes>>,
+}
+
+/// What is local: single addresses, and the networks that are so as a whole.
+#[derive(Debug, Default)]
+struct Prefixes {
+    addresses: HashSet<IpAddr>,
+    networks: Vec<IpNet>,
 }
 
 impl Ownership {
     /// Of a host where nobody can know whose a port is, so that all questions stay open (`--ports`).
     pub fn unknown() -> Self {
-        Self { is_unknown: true, registry: RwLock::default() }
+        Self { is_unknown: true, ..Self::default() }
     }
 
     /// The process that owns a port in a network namespace, at whatever address; of several the first.
@@ -101,6 +112,22 @@ impl Ownership {
         let registry = self.registry();
         let own = registry.at(proto, port).filter(|socket| socket.pid == pid);
         Some(own.map(|socket| socket.end.local.ip()).take(MOST_ADDRESSES).collect())
+    }
+
+    /// What is taken for local from now on.
+    pub fn set_local(&self, prefixes: impl Iterator<Item = IpNet>) {
+        let (addresses, networks): (Vec<_>, Vec<_>) =
+            prefixes.partition(|it| it.prefix_len() == it.max_prefix_len());
+        let addresses = addresses.iter().map(IpNet::addr).collect();
+        let local = Some(Prefixes { addresses, networks });
+        *self.local.write().unwrap_or_else(PoisonError::into_inner) = local;
+    }
+
+    /// Whether an address is taken for local. `None`: nobody has looked yet.
+    pub fn is_local(&self, address: IpAddr) -> Option<bool> {
+        let local = self.local.read().unwrap_or_else(PoisonError::into_inner);
+        let Prefixes { addresses, networks } = local.as_ref()?;
+        Some(addresses.contains(&address) || networks.iter().any(|it| it.contains(&address)))
     }
 
     /// Whether somebody owns a local end.

@@ -33,6 +33,7 @@ pub(super) struct EbpfEngine {
     placement: Mutex<Placement>,
     owners: Mutex<Owners>,
     tables: Mutex<Tables>,
+    ownership: Arc<Ownership>,
     _pins: Option<Pins>,
 }
 
@@ -72,6 +73,7 @@ impl EbpfEngine {
             placement: Mutex::new(placement),
             owners: Mutex::new(owners),
             tables: Mutex::new(tables),
+            ownership: ownership.clone(),
             _pins: loaded.pins,
         };
         engine.place().and_then(|failed| match failed {
@@ -133,9 +135,10 @@ impl EbpfEngine {
         self.look_for_sockets()?;
         let survey = surveyor.look()?;
         let local = &survey.local.prefixes;
+        self.ownership.set_local(local.iter().map(|(prefix, _)| *prefix));
         lock(&self.tables).set_local(local).context("write the tables of addresses")?;
         let outcome = attacher.attach_to(&survey.choice.attach);
-        failures.note(&survey.choice, &outcome.failed, outcome.behind);
+        failures.note(&survey, &outcome.failed, outcome.behind);
         Ok(outcome.failed.into_iter().next().map(|(_, error)| error))
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::host::interfaces::{Attach, Choice, MOST_INTERFACES};
+use crate::host::interfaces::{Attach, MOST_INTERFACES};
+use crate::host::survey::Survey;
 
 /// Where counting happens, and what failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Status {
     pub behind: BTreeMap<String, String>,
     /// Interfaces that should be counted on, those among them for which there is no room.
     pub wanted: usize,
+    /// Addresses and prefixes that are local, those among them for which there is no room.
+    pub addresses: usize,
     /// Failed attempts to attach since the start.
     pub failures: u64,
     /// Looks at interfaces, addresses and workers since the start.
@@ -73,6 +76,7 @@ pub(super) struct Failures {
     failing: BTreeMap<String, String>,
     behind: BTreeMap<String, String>,
     wanted: usize,
+    addresses: usize,
     total: u64,
     looks: u64,
 }
@@ -82,7 +86,7 @@ impl Failures {
     /// and cause.
     pub(super) fn note(
         &mut self,
-        choice: &Choice,
+        Survey { choice, local, .. }: &Survey,
         failed: &[(Attach, anyhow::Error)],
         behind: BTreeMap<String, String>,
     ) {
@@ -117,6 +121,7 @@ impl Failures {
             );
         }
         self.wanted = choice.attach.len() + choice.left_out;
+        self.addresses = local.prefixes.len() + local.left_out + local.foreign_left_out;
         self.looks += 1;
         self.total += failed.len() as u64;
         (self.failing, self.behind) = (failing, behind);
@@ -129,6 +134,7 @@ impl Failures {
             failing: self.failing.clone(),
             behind: self.behind.clone(),
             wanted: self.wanted,
+            addresses: self.addresses,
             failures: self.total,
             looks: self.looks,
             owned,

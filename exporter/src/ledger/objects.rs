@@ -42,6 +42,9 @@ pub(crate) struct Objects {
     pub(crate) consumers: Table<ConsumerId, Object>,
     /// The contract's series: producers', then consumers'.
     pub(crate) contract: [Table<ContractLabels, ContractSeries>; 2],
+    /// Rooms that are open now, rather than shown for their grace.
+    pub(crate) open_rooms: u64,
+    updates: u64,
     stamps: u64,
     media: HashMap<(MediaKind, Arc<str>), Arc<str>>,
 }
@@ -51,6 +54,8 @@ pub(crate) struct Objects {
 pub(crate) struct RoomText {
     labels: Arc<str>,
     series: Option<SeriesId>,
+    /// The update that found it last.
+    update: u64,
 }
 
 /// A producer or a consumer.
@@ -106,6 +111,8 @@ impl Objects {
     pub(crate) fn update(&mut self, state: &State, turn: &mut Turn<'_>) {
         // What is not for this ledger: workers are only their routers' process ids.
         let State { peers, transports, producers, consumers, .. } = state;
+        self.updates += 1;
+        self.open_rooms = 0;
         for room in self.room_peers.iter_mut() {
             room.values = 0;
         }
@@ -137,15 +144,18 @@ impl Objects {
     }
 
     fn touch_room(&mut self, room: RoomRef<'_>, peers: u64, turn: &mut Turn<'_>) {
-        let Self { rooms, room_peers, .. } = self;
+        let Self { rooms, room_peers, open_rooms, updates, .. } = self;
         let key = room.to_key();
         let id = rooms.find(&key).unwrap_or_else(|| {
             let text = clean(room.id.as_str(), limit::ROOM, &mut turn.labels.text);
             let labels = Block::open().label("room_id", &text).close();
-            rooms.open(key, RoomText { labels, series: None }, turn.tick)
+            rooms.open(key, RoomText { labels, series: None, update: 0 }, turn.tick)
         });
         let Some(room) = rooms.get_mut(id) else { return };
         room.touch(turn.tick);
+        if std::mem::replace(&mut room.values.update, *updates) != *updates {
+            *open_rooms += 1;
+        }
         room.values.series = show(room_peers, room.values.series, &room.values.labels, turn);
         if let Some(series) = room.values.series.and_then(|id| room_peers.get_mut(id)) {
             series.values += peers;

@@ -189,10 +189,6 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
         self.slots.iter_mut().filter_map(|slot| slot.series.as_mut())
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.by_labels.len()
-    }
-
     fn take(&mut self, index: u32) -> Option<T> {
         let slot = &mut self.slots[index as usize];
         let series = slot.series.take()?;

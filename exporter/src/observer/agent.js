@@ -965,7 +965,7 @@ function agent(need) {
     const threads = need('worker_threads');
     // Threads have an agent each, at one path.
     if (roots.observers.size || started.size || !threads.isMainThread || isSocket(path)) return;
-    complain('no mediasoup worker has started in process ' + process.pid + ' (' + process.argv[1]
+    complain('no mediasoup worker has started in process ' + process.pid + ' (' + (process.argv[1] || process.execPath)
       + ') within 10 s. One that starts later is found. If another process has the workers, load '
       + 'the agent there: NODE_OPTIONS="--require /path/to/agent.cjs"');
   });

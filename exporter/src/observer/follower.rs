@@ -13,6 +13,10 @@ use super::trust::{self, Ground, Known, Party};
 use super::{Options, Sink, backoff, place, session};
 use crate::state::Event;
 
+/// Attempts after which it is said that nobody is at a path that the operator named: a server may start
+/// after the exporter.
+const PATIENCE: u32 = 3;
+
 /// One socket that is followed, until the exporter ends or nobody is there any more.
 pub(super) struct Follower {
     pub(super) path: PathBuf,
@@ -27,7 +31,7 @@ pub(super) struct Follower {
 
 impl Follower {
     pub(super) async fn follow(mut self) {
-        let mut failures = 0;
+        let (mut failures, mut absences) = (0, 0);
         // What was told goes after the grace, once, however long the server stays away.
         let mut forget_at = None;
         while !*self.shutdown.borrow() {
@@ -51,8 +55,13 @@ impl Follower {
             }
             let is_absent = is_absent(&error);
             let wait = if is_absent {
+                absences += 1;
+                if absences == PATIENCE && self.is_named() {
+                    self.report(&error.context("nobody listens there"));
+                }
                 self.options.look
             } else {
+                absences = 0;
                 self.report(&error);
                 let wait = backoff::wait(self.options.retry, failures, backoff::jitter());
                 failures += 1;
@@ -145,5 +154,5 @@ fn is_absent(error: &anyhow::Error) -> bool {
     error.is::<session::NotBelieved>()
         || error
             .downcast_ref::<session::Unreachable>()
-            .is_some_and(|error| matches!(error.0.kind(), ConnectionRefused | NotFound))
+            .is_some_and(|error| matches!(error.error.kind(), ConnectionRefused | NotFound))
 }

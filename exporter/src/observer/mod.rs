@@ -54,7 +54,9 @@ const AGENT_SOCKETS: (&str, &str) = ("mediasoup-exporter-agent-", ".sock");
 /// What to listen to, and how patiently.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Sockets to listen to, or patterns of them; none: the known ones, and agents' ones, as they appear.
+    /// Look for the known sockets, and agents' ones, as they appear.
+    pub search: bool,
+    /// Sockets to listen to besides, or patterns of them, whoever listens there.
     pub sockets: Vec<PathBuf>,
     /// Who looks for workers: their ancestors are servers.
     pub workers: Arc<Workers>,
@@ -79,6 +81,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            search: true,
             sockets: Vec::new(),
             workers: Arc::default(),
             stats_interval: Duration::from_secs(15),
@@ -131,6 +134,11 @@ impl Observer {
         self.roster().refusals()
     }
 
+    /// Patterns of the operator's that stand for no socket now.
+    pub fn unmatched(&self) -> Vec<PathBuf> {
+        self.roster().unmatched().cloned().collect()
+    }
+
     /// Workers, by process id, of which no server tells.
     pub fn unobserved(&self) -> Vec<u32> {
         self.roster().unobserved()
@@ -176,6 +184,7 @@ impl Observer {
     /// What is to be followed from now on.
     async fn look(&self) -> Vec<(PathBuf, Arc<Source>)> {
         let search = Search {
+            is_wide: self.options.search,
             named: self.options.sockets.clone(),
             folder: self.options.folder.clone(),
             workers: Arc::clone(&self.options.workers),

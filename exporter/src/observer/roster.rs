@@ -40,6 +40,8 @@ pub(super) struct Roster {
     /// Workers of which no server tells, with the number of looks since.
     unobserved: BTreeMap<u32, u32>,
     told_unobserved: BTreeSet<u32>,
+    /// Patterns that stand for no socket, with the number of looks since.
+    unmatched: BTreeMap<PathBuf, u32>,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,7 @@ impl Roster {
             known: Arc::default(),
             unobserved: BTreeMap::new(),
             told_unobserved: BTreeSet::new(),
+            unmatched: BTreeMap::new(),
         }
     }
 
@@ -76,6 +79,7 @@ impl Roster {
     /// Takes in a look: returns what is to be followed from now on. What ended for good leaves the list,
     /// and what is at a path again comes back onto it.
     pub(super) fn take(&mut self, found: &Found) -> Vec<(PathBuf, Arc<Source>)> {
+        self.note_unmatched(&found.unmatched);
         let known = self.know(found);
         let sockets = &mut self.sockets;
         self.followed.retain(|path, source| {
@@ -138,6 +142,26 @@ impl Roster {
         Err(why)
     }
 
+    /// Says once of each pattern that it stands for nothing.
+    fn note_unmatched(&mut self, patterns: &[PathBuf]) {
+        let before = std::mem::take(&mut self.unmatched);
+        for pattern in patterns {
+            let looks = before.get(pattern).copied().unwrap_or_default().saturating_add(1);
+            if looks == PATIENCE {
+                tracing::warn!(
+                    "--observer {}: no socket matches; it is looked for every few seconds",
+                    pattern.display()
+                );
+            }
+            self.unmatched.insert(pattern.clone(), looks);
+        }
+    }
+
+    /// Patterns that stand for no socket.
+    pub(super) fn unmatched(&self) -> impl Iterator<Item = &PathBuf> {
+        self.unmatched.keys()
+    }
+
     /// How each server is, in the order of their paths.
     pub(super) fn statuses(&self) -> Vec<Status> {
         self.followed.iter().map(|(path, source)| source.status(path)).collect()
@@ -194,8 +218,8 @@ impl Roster {
         {
             tracing::warn!(
                 "no server tells of {} (process {first}{}): nobody says whose the streams there are. Load \
-                 the agent (--print-agent) with node --require, or name the socket of each server with \
-                 --observer PATH, which replaces looking for them",
+                 the agent (--print-agent) with node --require, or name the server's socket: --observer \
+                 auto --observer PATH",
                 if late.len() == 1 {
                     "a worker".to_owned()
                 } else {
@@ -258,7 +282,7 @@ impl Roster {
             let path = candidate.path.display();
             tracing::warn!(
                 "the server at {path} (user {uid}) is not listened to: {why}. If it is one of yours, \
-                 name it, and with it all others: --observer {path}"
+                 name it: --observer auto --observer {path}"
             );
         }
         Refused { uid, why, looks }

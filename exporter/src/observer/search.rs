@@ -39,18 +39,22 @@ pub(super) struct Found {
     /// Workers' ancestors, with their users.
     pub(super) ancestors: BTreeMap<u32, u32>,
     pub(super) workers: Arc<[WorkerProcess]>,
+    /// Patterns of the operator's that stand for no socket.
+    pub(super) unmatched: Vec<PathBuf>,
 }
 
 /// Only what the operator named, without a look at the host.
 pub(super) fn named_only(patterns: &[PathBuf]) -> Found {
-    let candidates = patterns.iter().flat_map(|pattern| named(pattern)).collect();
-    Found { candidates, ancestors: BTreeMap::new(), workers: Arc::default() }
+    let (candidates, unmatched) = all_named(patterns);
+    Found { candidates, ancestors: BTreeMap::new(), workers: Arc::default(), unmatched }
 }
 
 /// What is looked for.
 #[derive(Clone, Debug)]
 pub(super) struct Search {
-    /// Paths and patterns of the operator's; none: known names.
+    /// Known names are looked for.
+    pub(super) is_wide: bool,
+    /// Paths and patterns of the operator's.
     pub(super) named: Vec<PathBuf>,
     /// Where known names are, in each mount namespace.
     pub(super) folder: PathBuf,
@@ -63,11 +67,15 @@ impl Search {
     /// Reads directories of every process: not for the runtime's own threads.
     pub(super) fn look(&self) -> Found {
         let workers = self.workers.within(self.age);
-        let candidates = match self.named.is_empty() {
-            true => self.known(),
-            false => self.named.iter().flat_map(|pattern| named(pattern)).collect(),
-        };
-        Found { candidates, ancestors: ancestors(&workers), workers }
+        let (mut candidates, unmatched) = all_named(&self.named);
+        if self.is_wide {
+            candidates.extend(self.known());
+        }
+        // Several sockets can have had one name, and only connecting tells to which the path leads; what the
+        // operator named is believed whoever it is.
+        candidates
+            .sort_by(|one, other| one.path.cmp(&other.path).then(other.named.cmp(&one.named)));
+        Found { candidates, ancestors: ancestors(&workers), workers, unmatched }
     }
 
     fn known(&self) -> Vec<Candidate> {
@@ -75,11 +83,7 @@ impl Search {
             let path = Path::new(path);
             path.parent() == Some(&self.folder) && path.file_name().is_some_and(is_known)
         };
-        let mut candidates: Vec<Candidate> =
-            listeners::find(is_wanted).into_iter().map(candidate).collect();
-        // Several sockets can have had one name, and only connecting tells to which the path leads.
-        candidates.sort_by(|one, other| one.path.cmp(&other.path));
-        candidates
+        listeners::find(is_wanted).into_iter().map(candidate).collect()
     }
 }
 
@@ -109,6 +113,19 @@ fn below_root(pid: u32, path: &Path) -> PathBuf {
         .join(pid.to_string())
         .join("root")
         .join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// What paths and patterns of the operator's stand for, and those that stand for nothing.
+fn all_named(patterns: &[PathBuf]) -> (Vec<Candidate>, Vec<PathBuf>) {
+    let (mut candidates, mut unmatched) = (Vec::new(), Vec::new());
+    for pattern in patterns {
+        let found = named(pattern);
+        if found.is_empty() {
+            unmatched.push(pattern.clone());
+        }
+        candidates.extend(found);
+    }
+    (candidates, unmatched)
 }
 
 /// What a path or pattern of the operator's stands for; a path stands for itself, there or not.
@@ -177,6 +194,8 @@ mod tests {
         check("[a]*", &["a.sock"]);
         check("absent.sock", &["absent.sock"]);
         check("absent*", &[]);
+        let patterns = ["a*", "absent*", "absent.sock"].map(|name| folder.join(name));
+        assert_eq!(all_named(&patterns).1, [folder.join("absent*")]);
         std::fs::remove_dir_all(&folder).unwrap();
     }
 
@@ -189,7 +208,7 @@ mod tests {
         std::os::unix::fs::symlink(&path, folder.join("mediasoup-demo.sock")).unwrap();
         let workers = Arc::new(Workers::new(&[]).unwrap());
         let age = Duration::ZERO;
-        let search = Search { named: vec![], folder: folder.clone(), workers, age };
+        let search = Search { is_wide: true, named: vec![], folder: folder.clone(), workers, age };
         let mut found = search.look().candidates;
         found.iter_mut().for_each(|candidate| candidate.inode = 0);
         std::fs::remove_dir_all(&folder).unwrap();

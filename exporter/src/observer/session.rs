@@ -1,6 +1,7 @@
 //! One connection to a server's script, from connecting until it is lost.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -22,8 +23,21 @@ use crate::state::{Event, Hello};
 
 /// The socket could not be connected to.
 #[derive(Debug, thiserror::Error)]
-#[error("connect: {0}")]
-pub(super) struct Unreachable(pub(super) io::Error);
+#[error("connect: {error}{}", remedy(error))]
+pub(super) struct Unreachable {
+    pub(super) error: io::Error,
+}
+
+/// A right that is missing, named; what is there otherwise says enough.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            ": another user's socket takes CAP_DAC_OVERRIDE to connect to (the systemd unit has it), or the \
+             exporter runs as the server's user"
+        }
+        _ => "",
+    }
+}
 
 /// Somebody listens on the socket who is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +56,9 @@ pub(super) async fn run(follower: &Follower) -> anyhow::Error {
     let told = async {
         let (stream, first) = meet(follower).await?;
         let lines = Lines::new(protocol::MAX_LINE);
-        let mut session = Session { source, sink, begun, lines, is_met: false, is_synced: false };
+        let path = &follower.path;
+        let mut session =
+            Session { path, source, sink, begun, lines, is_met: false, is_synced: false };
         session.listen(stream, &first, options, shutdown.clone()).await
     };
     told.await.err().unwrap_or_else(|| anyhow!("the exporter ends"))
@@ -51,7 +67,7 @@ pub(super) async fn run(follower: &Follower) -> anyhow::Error {
 /// A stream on which the script speaks, and what was read of it already.
 async fn meet(follower: &Follower) -> anyhow::Result<(UnixStream, Vec<u8>)> {
     let Follower { path, options, source, sink, shutdown, .. } = follower;
-    let stream = place::connect(path).await.map_err(Unreachable)?;
+    let stream = place::connect(path).await.map_err(|error| Unreachable { error })?;
     let peer = stream.peer_cred().context("read who listens on the socket")?;
     let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
     let party = Party { pid, uid: peer.uid() };
@@ -80,6 +96,7 @@ async fn meet(follower: &Follower) -> anyhow::Result<(UnixStream, Vec<u8>)> {
 }
 
 struct Session<'a> {
+    path: &'a Path,
     source: &'a Source,
     sink: &'a Sink,
     begun: Instant,
@@ -156,11 +173,15 @@ impl Session<'_> {
                 let level = self.source.met(hello);
                 let Hello { kind, mediasoup, node, .. } = hello;
                 let mediasoup = if mediasoup.is_empty() { "unknown" } else { mediasoup };
+                let path = self.path.display();
+                let pid = self.source.party().and_then(|party| party.pid);
+                let pid = pid.map_or_else(|| "of another host".to_owned(), |pid| pid.to_string());
                 match level {
                     News::Is => tracing::info!(
-                        "listening to {kind} (mediasoup {mediasoup}, Node.js {node})"
+                        "listening to {kind} at {path} (process {pid}, mediasoup {mediasoup}, Node.js \
+                         {node})"
                     ),
-                    News::IsNone => tracing::debug!("listening to {kind} again"),
+                    News::IsNone => tracing::debug!("listening to {kind} at {path} again"),
                 }
             }
             Event::Synced => self.source.synced(self.begun.elapsed()),

@@ -20,6 +20,9 @@ pub trait Ownership: fmt::Debug + Send + Sync {
     /// The addresses at which a process of the host has bound a port, a few at most; none where it has
     /// not.
     fn bound(&self, process: u32, proto: Proto, port: u16) -> Option<Bound>;
+
+    /// Whether packets that come to an address here are taken for this host's. `None`: unknown.
+    fn is_local(&self, address: IpAddr) -> Option<bool>;
 }
 
 /// Nothing is known.
@@ -32,6 +35,10 @@ impl Ownership for Unknown {
     }
 
     fn bound(&self, _: u32, _: Proto, _: u16) -> Option<Bound> {
+        None
+    }
+
+    fn is_local(&self, _: IpAddr) -> Option<bool> {
         None
     }
 }

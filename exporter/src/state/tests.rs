@@ -319,6 +319,10 @@ impl Ownership for Host {
         let owns = self.0.contains(&(source, worker, port));
         Some(owns.then(|| [0, 0, 0, 0].into()).into_iter().collect())
     }
+
+    fn is_local(&self, _: IpAddr) -> Option<bool> {
+        Some(true)
+    }
 }
 
 fn score(consumer: &str, score: u8) -> Event {
@@ -534,6 +538,31 @@ impl Ownership for Sockets {
         let own = self.0.iter().filter(|it| it.1 == process);
         Some(own.map(|it| it.2.parse().unwrap()).collect())
     }
+
+    fn is_local(&self, address: IpAddr) -> Option<bool> {
+        Some(address == IpAddr::from([192, 0, 2, 1]))
+    }
+}
+
+#[test]
+fn a_socket_at_an_address_that_is_not_the_hosts_is_said() {
+    for (address, expected) in
+        [("192.0.2.1", (0, 1)), ("198.51.100.7", (1, 0)), ("0.0.0.0", (0, 1))]
+    {
+        let mut state = State::default();
+        state.observe(Arc::new(Sockets(vec![(A, 7, address)])));
+        at(A, "T", 7, "192.0.2.1")
+            .into_iter()
+            .for_each(|(source, event)| state.apply(source, event));
+        state.settle();
+        state.pass(100);
+        let Unseen { port, address: foreign, others } = state.unseen(|_| true);
+        assert_eq!(
+            (foreign.count, others.count, port.count),
+            (expected.0, expected.1, 0),
+            "{address}"
+        );
+    }
 }
 
 fn at(source: SourceId, id: &str, worker: u32, address: &str) -> [(SourceId, Event); 2] {
@@ -677,7 +706,8 @@ fn told_connections_without_packets_are_said() {
         };
         state.apply(A, Event::Transport(TransportTold { kind, ..told }));
     }
-    let figures = |state: &State| (state.unseen().port.count, state.unseen().others.count);
+    let unseen = |state: &State| state.unseen(|_| true);
+    let figures = |state: &State| (unseen(state).port.count, unseen(state).others.count);
     state.pass(9);
     assert_eq!(figures(&state), (0, 0), "it may be on its way");
     state.pass(10);
@@ -686,7 +716,8 @@ fn told_connections_without_packets_are_said() {
         Tuple::new(Proto::Udp, ([10, 0, 0, 1], 40_000).into(), ([203, 0, 113, 2], 1).into());
     let claim = state.holder(&tuple).unwrap().claim;
     state.seen([claim]);
-    assert_eq!(state.unseen().others, UnseenOf { count: 1, first: Some("T".into()) });
+    assert_eq!(state.unseen(|port| port != 40_000), Unseen::default(), "these are not counted");
+    assert_eq!(unseen(&state).others, UnseenOf { count: 1, first: Some("T".into()) });
     state.apply(A, consumer("C", "pipe", 5));
     assert_eq!(figures(&state), (0, 2));
     // A telling that changes nothing, or the host's word, makes no new connection of what was seen.

@@ -145,14 +145,18 @@ impl Tuples {
     }
 
     /// Live claims that were made before this time and of which no packet was seen, apart from those on
-    /// what another source has; and whether the port is the source's.
-    pub(super) fn unseen(&self, before: u64) -> impl Iterator<Item = (&TransportId, bool)> {
+    /// what another source has; and what they are worth.
+    pub(super) fn unseen(
+        &self,
+        before: u64,
+    ) -> impl Iterator<Item = (&TransportId, &JoinKey, &Worth)> {
         let unseen = self.unseen.iter().filter(move |(_, (_, since))| *since < before);
         unseen.filter_map(|(number, (key, _))| {
             let claims = self.by_key.get(key)?;
             let claim = claims.list.iter().find(|claim| claim.number == *number)?;
             let refused = claim.worth == Worth::Refused;
-            (refused || claims.holds(claim)).then_some((&claim.transport, !refused))
+            let counts = refused || claims.holds(claim);
+            counts.then_some((&claim.transport, key, &claim.worth))
         })
     }
 

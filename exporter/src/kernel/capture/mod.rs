@@ -40,6 +40,7 @@ const MOST_INTERFACES: usize = 32;
 pub(super) struct CaptureEngine {
     placement: Mutex<Placement>,
     counted: Arc<Counted>,
+    ownership: Arc<Ownership>,
 }
 
 struct Placement {
@@ -110,7 +111,8 @@ impl CaptureEngine {
         let surveyor = Surveyor::new(&options.interfaces, &options.local, options.workers.clone())?;
         let (failures, running) = (Failures::default(), BTreeMap::new());
         let placement = Placement { surveyor, failures, running, owners };
-        let engine = Self { placement: Mutex::new(placement), counted };
+        let ownership = ownership.clone();
+        let engine = Self { placement: Mutex::new(placement), counted, ownership };
         match engine.place()? {
             Some(error) if engine.status().interfaces.is_empty() => Err(error),
             _ => Ok(engine),
@@ -161,6 +163,7 @@ impl CaptureEngine {
         let ports = &owners.range();
         let survey = surveyor.look()?;
         lock(&self.counted.table).set_local(&survey.local.prefixes);
+        self.ownership.set_local(survey.local.prefixes.iter().map(|(prefix, _)| *prefix));
         let wanted = on_top(&survey.choice.attach, &survey.situation);
         running.retain(|_, running| {
             let stays = wanted.contains(&running.what) && running.ears.iter().all(Ear::lives);
@@ -191,7 +194,7 @@ impl CaptureEngine {
                 Err(error) => failed.push((what.attach, error)),
             }
         }
-        failures.note(&survey.choice, &failed, BTreeMap::new());
+        failures.note(&survey, &failed, BTreeMap::new());
         Ok(failed.into_iter().next().map(|(_, error)| error))
     }
 }

@@ -34,7 +34,7 @@ fn candidate(path: &str, pid: u32, uid: u32) -> Candidate {
 
 fn found(candidates: Vec<Candidate>) -> Found {
     let ancestors = BTreeMap::from([(SERVER, USER)]);
-    Found { candidates, ancestors, workers: vec![worker(71, &[SERVER])].into() }
+    Found { candidates, ancestors, workers: vec![worker(71, &[SERVER])].into(), unmatched: vec![] }
 }
 
 fn real() -> Candidate {
