@@ -27,6 +27,7 @@ pub use host::Host;
 pub use site::{Board, Site};
 
 use crate::exposition::Selection;
+use crate::labels::Renewal;
 use crate::model::JoinKey;
 use crate::state::{Event, Ownership, SourceId};
 use crate::web::{Busy, Sink, Wanted};
@@ -49,6 +50,8 @@ pub trait Books: Send + 'static {
     fn tell(&mut self, source: SourceId, events: Vec<Event>);
     /// Takes in what the host says of processes and ports.
     fn observe(&mut self, ownership: Arc<dyn Ownership>);
+    /// Takes in what a file that changed is now.
+    fn renew(&mut self, renewal: Renewal);
     /// The connections that servers know.
     fn connections(&mut self) -> Connections;
     /// Looks how the sources are. What they told before this is told to the books before a reading is
@@ -110,6 +113,7 @@ enum Order {
     Name(IpAddr, Option<Arc<str>>, OwnedSemaphorePermit),
     Told(SourceId, Vec<Event>, OwnedSemaphorePermit),
     Observed(Arc<dyn Ownership>),
+    Renewed(Renewal),
     Connections(oneshot::Sender<Connections>),
     End,
 }
@@ -165,6 +169,11 @@ impl Orders {
     /// Passes on what the host says of processes and ports.
     pub fn observe(&self, ownership: Arc<dyn Ownership>) {
         let _ = self.queue.send(Order::Observed(ownership));
+    }
+
+    /// Passes on what a file that changed is now.
+    pub fn renew(&self, renewal: Renewal) {
+        let _ = self.queue.send(Order::Renewed(renewal));
     }
 
     /// The connections that servers know, after all that was told before; `None` at the end.
@@ -260,6 +269,7 @@ fn hear(
                 }
             }
             Order::Observed(ownership) => books.observe(ownership),
+            Order::Renewed(renewal) => books.renew(renewal),
             // Who asked may be gone.
             Order::Connections(answer) => drop(answer.send(books.connections())),
             Order::End => {}

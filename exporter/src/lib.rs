@@ -16,6 +16,7 @@ pub mod labels;
 pub mod ledger;
 pub mod state;
 
+pub mod files;
 pub mod host;
 
 pub mod kernel;

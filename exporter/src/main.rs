@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
@@ -15,11 +15,13 @@ use mediasoup_exporter::collect::{
 };
 use mediasoup_exporter::config::{Command, Config};
 use mediasoup_exporter::exposition::{Scrape, reference};
+use mediasoup_exporter::files::{Files, Reload, Take};
 use mediasoup_exporter::host::capabilities::{self, Needs};
 use mediasoup_exporter::kernel::{Counting, Method};
+use mediasoup_exporter::labels::{Database, Renewal};
 use mediasoup_exporter::observer::{AGENT_SCRIPT, Observer};
 use mediasoup_exporter::resolver::{self, Questions, Work};
-use mediasoup_exporter::startup::{self, Prepared};
+use mediasoup_exporter::startup::{self, Named, Prepared, Role};
 use mediasoup_exporter::state::{Event, Gone, SourceId};
 use mediasoup_exporter::telemetry::{self, Telemetry, VERSION};
 use mediasoup_exporter::web;
@@ -101,6 +103,7 @@ struct Exporter {
     host: Arc<Host>,
     books: Ledgers,
     names: Option<Work>,
+    files: Vec<Named>,
     listener: TcpListener,
     access: web::Access,
     telemetry: Arc<Telemetry>,
@@ -113,7 +116,8 @@ impl Exporter {
         listener: TcpListener,
         prepared: Prepared,
     ) -> anyhow::Result<Self> {
-        let Prepared { access, policy, geo, counting: options, ports, observer, ledger } = prepared;
+        let Prepared { access, policy, geo, files, counting: options, ports, observer, ledger } =
+            prepared;
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
         let observer = Observer::new(observer);
         let (questions, names): (Option<Questions>, Option<Work>) =
@@ -131,13 +135,24 @@ impl Exporter {
         });
         let (ports, workers) = (counting.ownership().clone(), options.workers);
         let host = Arc::new(Host { ports, workers, observer: observer.clone() });
-        Ok(Self { counting, observer, host, books, names, listener, access, telemetry, board })
+        Ok(Self {
+            counting,
+            observer,
+            host,
+            books,
+            names,
+            files,
+            listener,
+            access,
+            telemetry,
+            board,
+        })
     }
 
     /// Until a signal asks to end.
     async fn serve(self) -> anyhow::Result<()> {
-        let Self { counting, observer, host, books, names, listener, access, telemetry, board } =
-            self;
+        let Self { counting, observer, host, books, names, files, listener, .. } = self;
+        let Self { access, telemetry, board, .. } = self;
         let mut signals = Signals::new()?;
         let listener = tokio::net::TcpListener::from_std(listener).context("listen")?;
         let address = listener.local_addr().context("listen")?;
@@ -155,6 +170,15 @@ impl Exporter {
             tasks.spawn(resolve(work, orders.clone(), stop_of(&stopped)));
         }
         let (last, attached) = (orders.clone(), counting.clone());
+        let files = watched(files, &access, &orders);
+        files.paths().for_each(|path| telemetry.reloaded(path, Some(SystemTime::now())));
+        let reloads = telemetry.clone();
+        let mut hangup = signal(SignalKind::hangup()).context("listen for signals")?;
+        let stopping = stop_of(&stopped);
+        tasks.spawn(async move {
+            let report = move |reload: Reload<'_>| reloads.reloaded(reload.path, reload.taken);
+            files.follow(&mut hangup, report, stopping).await;
+        });
         let site = Site { orders, board, counting, observer, telemetry };
         let limits = web::Limits::default();
         tasks.spawn(web::serve(listener, Arc::new(site), access, limits, stop_of(&stopped)));
@@ -301,10 +325,26 @@ async fn tell(
 async fn resolve(work: Work, orders: Orders, stop: impl Future<Output = ()>) {
     tokio::select! {
         () = stop => {}
-        result = resolver::run(work, |ip, name| orders.name(ip, name)) => {
-            if let Err(error) = result {
-                tracing::warn!("reverse names are not looked up: {error:#}");
-            }
-        }
+        () = resolver::run(work, |ip, name| orders.name(ip, name)) => {}
     }
+}
+
+/// Files that flags name, each with whom its content is for.
+fn watched(named: Vec<Named>, access: &web::Access, orders: &Orders) -> Files {
+    let mut files = Files::default();
+    for Named { role, path, identity } in named {
+        let (access, orders) = (access.clone(), orders.clone());
+        let take: Take = Box::new(move |content| {
+            match role {
+                Role::Token => startup::renew_token(&access, content)?,
+                Role::Key => orders.renew(Renewal::Address(startup::pseudonym(&content)?)),
+                Role::Database(at) => {
+                    orders.renew(Renewal::Database(at, Database::new(content)?));
+                }
+            }
+            Ok(())
+        });
+        files.watch(role.flag(), path, identity, take);
+    }
+    files
 }

@@ -6,15 +6,17 @@
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hickory_resolver::TokioResolver;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
-use tokio::sync::mpsc;
+use hickory_resolver::system_conf::parse_resolv_conf;
+use tokio::sync::{Notify, mpsc};
 
 /// Addresses that wait at most.
 const QUEUE: usize = 1024;
@@ -69,19 +71,66 @@ impl Questions {
     }
 }
 
-/// Answers questions from the system's name servers until nobody can ask any more. Needs a tokio
-/// runtime.
-pub async fn run(
-    work: Work,
-    answer: impl Fn(IpAddr, Option<Arc<str>>) + Send,
-) -> anyhow::Result<()> {
-    let resolver = system().context("read /etc/resolv.conf; without it, use --numeric")?;
-    answer_all(work, PATIENCE, |ip| reverse(resolver.clone(), ip), answer).await;
-    Ok(())
+/// Where the system's name servers are named.
+const CONFIGURATION: &str = "/etc/resolv.conf";
+/// Between two looks whether they are others.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// The resolver that is used now; `None` until the system names a name server, which at boot may take a
+/// while.
+type Current = Arc<Mutex<Option<TokioResolver>>>;
+
+/// Answers questions from the system's name servers until nobody can ask any more. While there are none,
+/// questions wait. Needs a tokio runtime.
+pub async fn run(work: Work, answer: impl Fn(IpAddr, Option<Arc<str>>) + Send) {
+    let (current, ready) = (Current::default(), Notify::new());
+    let answering = async {
+        ready.notified().await;
+        let lookup = |ip| {
+            let resolver = current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            async move { reverse(resolver?, ip).await }
+        };
+        answer_all(work, PATIENCE, lookup, answer).await;
+    };
+    tokio::select! {
+        () = answering => {}
+        () = follow(&current, &ready) => {}
+    }
 }
 
-fn system() -> anyhow::Result<TokioResolver> {
-    let mut builder = TokioResolver::builder_tokio()?;
+/// Keeps the resolver up to date with its configuration, as DHCP and VPNs change it.
+async fn follow(current: &Current, ready: &Notify) {
+    let (mut seen, mut is_missed) = (None, false);
+    loop {
+        let content = tokio::fs::read(CONFIGURATION).await.unwrap_or_default();
+        if seen.as_ref() != Some(&content) {
+            match resolver_of(&content) {
+                Ok(resolver) => {
+                    *current.lock().unwrap_or_else(PoisonError::into_inner) = Some(resolver);
+                    ready.notify_one();
+                    if std::mem::take(&mut is_missed) {
+                        tracing::info!("{CONFIGURATION} names a name server now");
+                    }
+                }
+                Err(error) if !std::mem::replace(&mut is_missed, true) => tracing::warn!(
+                    "{CONFIGURATION}: {error:#}; it is read again when it changes. Without reverse names: \
+                     --numeric"
+                ),
+                Err(_) => {}
+            }
+            seen = Some(content);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// From the content of resolv.conf (resolv.conf(5)).
+fn resolver_of(content: &[u8]) -> anyhow::Result<TokioResolver> {
+    let (configuration, options) = parse_resolv_conf(content).context("it cannot be read")?;
+    ensure!(!configuration.name_servers().is_empty(), "it names no name server");
+    let provider = TokioRuntimeProvider::default();
+    let mut builder = TokioResolver::builder_with_config(configuration, provider);
+    *builder.options_mut() = options;
     let options = builder.options_mut();
     options.timeout = TRY;
     options.attempts = 1;
@@ -189,6 +238,14 @@ mod tests {
         fn drop(&mut self) {
             *self.0.borrow_mut() -= 1;
         }
+    }
+
+    #[tokio::test]
+    async fn a_configuration_without_name_servers_is_none() {
+        for content in ["", "# none yet\n", "search example.org\n"] {
+            assert!(resolver_of(content.as_bytes()).is_err(), "{content:?}");
+        }
+        assert!(resolver_of(b"nameserver 192.0.2.53\n").is_ok());
     }
 
     #[test]

@@ -4,9 +4,8 @@
 //! what only root may.
 
 use std::borrow::Cow;
-use std::fs;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
@@ -18,14 +17,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{self, Config, Deidentify, Log, Privacy};
+use crate::files::{Content, Identity};
 use crate::host::workers::Workers;
 use crate::labels::address::KEY_BYTES;
-use crate::labels::{AddressPolicy, Geo, Policy};
+use crate::labels::{AddressPolicy, Database, Geo, Policy};
 use crate::web::Access;
-use crate::{kernel, ledger, observer};
+use crate::{files, kernel, ledger, observer};
 
-/// Files that are read at most: a geographic database has 60 to 120 MB.
-const MOST_BYTES: u64 = 1 << 30;
 /// Ticks that a new connection waits for its name.
 const PATIENCE: u64 = 1;
 
@@ -37,6 +35,8 @@ pub struct Prepared {
     pub policy: Policy,
     /// Where addresses are.
     pub geo: Geo,
+    /// Which files all that was read from.
+    pub files: Vec<Named>,
     /// How packets are counted.
     pub counting: kernel::Options,
     /// The SFU's ports, where the operator told them.
@@ -47,14 +47,49 @@ pub struct Prepared {
     pub ledger: ledger::Settings,
 }
 
+/// A file that a flag names, as it was read.
+#[derive(Debug)]
+pub struct Named {
+    /// What is in it.
+    pub role: Role,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Which file it was.
+    pub identity: Identity,
+}
+
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `--auth.token-file`.
+    Token,
+    /// `--deidentify.key-file`.
+    Key,
+    /// `--geo-db`, as this one of all.
+    Database(usize),
+}
+
+impl Role {
+    /// The flag.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::Token => "--auth.token-file",
+            Self::Key => "--deidentify.key-file",
+            Self::Database(_) => "--geo-db",
+        }
+    }
+}
+
 /// Reads the files that the configuration names.
 pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
     // Whoever wants to know of workers asks the same one.
     let workers = Arc::new(Workers::new(&config.sfu).context("--sfu")?);
+    let mut files = Vec::new();
     Ok(Prepared {
-        access: access(config)?,
-        policy: policy(config)?,
-        geo: geo(config)?,
+        access: access(config, &mut files)?,
+        policy: policy(config, &mut files)?,
+        geo: geo(config, &mut files)?,
+        files,
         observer: observer(config, workers.clone()),
         counting: counting(config, workers),
         ports: config.ports.clone(),
@@ -67,36 +102,56 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
     })
 }
 
-fn access(config: &Config) -> anyhow::Result<Access> {
+fn access(config: &Config, files: &mut Vec<Named>) -> anyhow::Result<Access> {
     let Some(path) = &config.token_file else { return Ok(Access::open()) };
-    let content = read(path).and_then(|bytes| Ok(String::from_utf8(bytes)?));
-    let content = content.with_context(|| format!("--auth.token-file {}", path.display()))?;
-    Access::token(&content).with_context(|| {
-        format!("--auth.token-file {}: expected one line with the token", path.display())
-    })
+    let access = Access::open();
+    from_file(Role::Token, path, files, |bytes| renew_token(&access, bytes))?;
+    Ok(access)
 }
 
-fn policy(config: &Config) -> anyhow::Result<Policy> {
+/// Takes another token from a file's content.
+pub fn renew_token(access: &Access, content: Vec<u8>) -> anyhow::Result<()> {
+    let is_token = String::from_utf8(content).is_ok_and(|content| access.renew(&content));
+    ensure!(is_token, "expected one line with the token");
+    Ok(())
+}
+
+/// Reads a file that a flag names, and makes something of it.
+fn from_file<T>(
+    role: Role,
+    path: &Path,
+    files: &mut Vec<Named>,
+    make: impl FnOnce(Vec<u8>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let made = files::read(path).and_then(|Content { bytes, identity }| {
+        files.push(Named { role, path: path.to_owned(), identity });
+        make(bytes)
+    });
+    made.with_context(|| format!("{} {}", role.flag(), path.display()))
+}
+
+fn policy(config: &Config, files: &mut Vec<Named>) -> anyhow::Result<Policy> {
     let Privacy { mode, ipv4_prefix, ipv6_prefix, key_file } = &config.privacy;
-    let address = match mode {
-        Deidentify::None => AddressPolicy::None,
-        Deidentify::Drop => AddressPolicy::Drop,
-        Deidentify::Legacy => AddressPolicy::Legacy,
-        Deidentify::Truncate => AddressPolicy::truncate(*ipv4_prefix, *ipv6_prefix)
+    let address = match (mode, key_file) {
+        (Deidentify::None, _) => AddressPolicy::None,
+        (Deidentify::Drop, _) => AddressPolicy::Drop,
+        (Deidentify::Legacy, _) => AddressPolicy::Legacy,
+        (Deidentify::Truncate, _) => AddressPolicy::truncate(*ipv4_prefix, *ipv6_prefix)
             .context("--deidentify.ipv4-prefix, --deidentify.ipv6-prefix")?,
-        Deidentify::Pseudonym => {
-            AddressPolicy::pseudonym(key(key_file.as_deref())?).context("--deidentify.key-file")?
+        (Deidentify::Pseudonym, Some(path)) => {
+            from_file(Role::Key, path, files, |bytes| pseudonym(&bytes))?
+        }
+        (Deidentify::Pseudonym, None) => {
+            AddressPolicy::pseudonym(fresh_key()?).context("a fresh key")?
         }
     };
     let names = !config.numeric && address.shows_addresses();
     Ok(Policy { address, names, patience: PATIENCE })
 }
 
-fn key(file: Option<&Path>) -> anyhow::Result<[u8; KEY_BYTES]> {
-    let Some(path) = file else { return fresh_key() };
-    let context = || format!("--deidentify.key-file {}", path.display());
-    let content = read(path).with_context(context)?;
-    parse_key(&content).with_context(context)
+/// How addresses are shown by the key in a file's content.
+pub fn pseudonym(content: &[u8]) -> anyhow::Result<AddressPolicy> {
+    Ok(AddressPolicy::pseudonym(parse_key(content)?)?)
 }
 
 fn fresh_key() -> anyhow::Result<[u8; KEY_BYTES]> {
@@ -118,12 +173,12 @@ fn parse_key(content: &[u8]) -> anyhow::Result<[u8; KEY_BYTES]> {
     Ok(std::array::from_fn(|at| digit(text[2 * at]) << 4 | digit(text[2 * at + 1])))
 }
 
-fn geo(config: &Config) -> anyhow::Result<Geo> {
+fn geo(config: &Config, files: &mut Vec<Named>) -> anyhow::Result<Geo> {
     let mut geo = Geo::none();
-    for path in &config.geo_databases {
-        let context = || format!("--geo-db {}", path.display());
-        let content = read(path).with_context(context)?;
-        geo.add(content).with_context(context)?;
+    for (at, path) in config.geo_databases.iter().enumerate() {
+        let database =
+            from_file(Role::Database(at), path, files, |bytes| Ok(Database::new(bytes)?))?;
+        geo.add(database);
     }
     Ok(geo)
 }
@@ -157,12 +212,6 @@ fn observer(config: &Config, workers: Arc<Workers>) -> observer::Options {
         stats_rate: config.max_requests_per_second,
         ..observer::Options::default()
     }
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let size = fs::metadata(path)?.len();
-    ensure!(size <= MOST_BYTES, "{size} bytes are too many");
-    Ok(fs::read(path)?)
 }
 
 /// Control characters, and what turns the direction of text, as escapes: much of what is logged holds

@@ -4,6 +4,7 @@
 //! Readings and results come in, `prometheus` families go out as text. Every label's value here is
 //! the exporter's own word or an operator's path: nothing that a stranger sent.
 
+use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -43,6 +44,8 @@ pub struct Telemetry {
     refused: IntCounterVec,
     refused_connections: IntGaugeVec,
     uncounted: IntGaugeVec,
+    reload_successful: IntGaugeVec,
+    reload_success: GaugeVec,
     told_bytes: IntGauge,
     http_requests: IntCounterVec,
     http_ended: IntCounterVec,
@@ -203,13 +206,27 @@ impl Telemetry {
                  port: the port is none of the server's workers'; foreign: another server has it.",
                 &["reason"],
             ),
+            reload_successful: ints(
+                &registry,
+                "file_last_reload_successful",
+                "Whether what a file that a flag names has now is used; 0: what it had before is.",
+                &["file"],
+            ),
+            reload_success: gauges_by(
+                &registry,
+                "file_last_reload_success_timestamp_seconds",
+                "When a file that a flag names was last read with success, in Unix time.",
+                "file",
+            ),
             uncounted: ints(
                 &registry,
                 "connections_uncounted",
                 "Connections that observed servers have told for more than ten seconds and of which no \
                  packet was ever seen, by why: no_interface: nothing is counted on any interface; port: \
-                 the port is none of the server's workers'; nothing_arrives: neither, so that likely \
-                 none came or went. A plain or pipe transport counts from its first producer or \
+                 the port is none of the server's workers'; address: the worker's socket is bound to an \
+                 address that is not local here; nothing_arrives: none of these, so that likely none came \
+                 or went. Connections on ports outside of --ports do not count, nor any where nothing is \
+                 to be counted. A plain or pipe transport counts from its first producer or \
                  consumer on.",
                 &["reason"],
             ),
@@ -360,6 +377,15 @@ impl Telemetry {
         self.uncounted.with_label_values(&[reason]).set(signed(connections));
     }
 
+    /// A file that a flag names was read, or cannot be used as it is now.
+    pub fn reloaded(&self, file: &Path, taken: Option<SystemTime>) {
+        let file = file.to_string_lossy();
+        self.reload_successful.with_label_values(&[&file]).set(taken.is_some().into());
+        if let Some(time) = taken.and_then(|it| it.duration_since(UNIX_EPOCH).ok()) {
+            self.reload_success.with_label_values(&[&file]).set(time.as_secs_f64());
+        }
+    }
+
     /// Memory that the servers' objects take.
     pub fn told_bytes(&self, bytes: u64) {
         self.told_bytes.set(signed(bytes));
@@ -420,6 +446,7 @@ pub fn reference() -> String {
     telemetry.refused("full", "peer", 1);
     telemetry.refused_connections("port", 0);
     telemetry.uncounted("port", 0);
+    telemetry.reloaded(Path::new("FILE"), Some(UNIX_EPOCH));
     telemetry.answered("metrics", 200);
     telemetry.ended("idle");
     let mut page = String::from("| Family | Type | Meaning |\n|---|---|---|\n");
@@ -512,7 +539,11 @@ fn ints(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaug
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str) -> GaugeVec {
-    let family = GaugeVec::new(opts(name, help), &["source"]).expect("a constant's name is valid");
+    gauges_by(registry, name, help, "source")
+}
+
+fn gauges_by(registry: &Registry, name: &str, help: &str, label: &str) -> GaugeVec {
+    let family = GaugeVec::new(opts(name, help), &[label]).expect("a constant's name is valid");
     register(registry, family.clone());
     family
 }

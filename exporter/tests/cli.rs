@@ -116,17 +116,26 @@ fn start(flags: &[&str]) -> Running {
 
 impl Running {
     fn get(&self, path: &str) -> String {
+        self.get_with(path, "")
+    }
+
+    /// With a header.
+    fn get_with(&self, path: &str, header: &str) -> String {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(FOREVER)).unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\n{header}\r\n").unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();
         response
     }
 
-    fn end(mut self, signal: i32) -> ExitStatus {
+    fn signal(&self, signal: i32) {
         // SAFETY: the child has not been waited for, so the id is its own.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+
+    fn end(mut self, signal: i32) -> ExitStatus {
+        self.signal(signal);
         self.child.wait().unwrap()
     }
 }
@@ -161,6 +170,35 @@ fn the_token_guards_the_pages() {
     assert!(running.get("/metrics").starts_with("HTTP/1.0 401"));
     assert!(running.get("/").starts_with("HTTP/1.0 401"));
     assert!(running.get("/-/healthy").starts_with("HTTP/1.0 200"));
+    assert!(running.end(libc::SIGTERM).success());
+}
+
+#[test]
+fn files_that_changed_are_read_again_at_a_signal() {
+    let path = std::env::temp_dir().join(format!("exporter-renewed-{}", std::process::id()));
+    std::fs::write(&path, "first\n").unwrap();
+    let running = start(&["--auth.token-file", path.to_str().unwrap()]);
+    let is_let_in = |token: &str| {
+        let header = format!("Authorization: Bearer {token}\r\n");
+        running.get_with("/metrics?families=self", &header).starts_with("HTTP/1.0 200")
+    };
+    assert!(is_let_in("first") && !is_let_in("second"));
+    let reloads = |token: &str, expected: &str| {
+        let header = format!("Authorization: Bearer {token}\r\n");
+        let family = "mediasoup_exporter_file_last_reload_successful{file=\"";
+        let line = format!("{family}{}\"}} {expected}\n", path.display());
+        running.get_with("/metrics?families=self", &header).contains(&line)
+    };
+    // What is bad leaves all as it was, and is said.
+    std::fs::write(&path, "two\nlines\n").unwrap();
+    running.signal(libc::SIGHUP);
+    while !reloads("first", "0") {}
+    std::fs::write(&path, "second\n").unwrap();
+    running.signal(libc::SIGHUP);
+    while !is_let_in("second") {}
+    assert!(!is_let_in("first"));
+    while !reloads("second", "1") {}
+    std::fs::remove_file(&path).unwrap();
     assert!(running.end(libc::SIGTERM).success());
 }
 

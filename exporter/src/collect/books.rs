@@ -20,7 +20,7 @@ use crate::host::addresses::MAX_LOCAL;
 use crate::host::interfaces::MOST_INTERFACES;
 use crate::host::workers::Workers;
 use crate::kernel::{Counting, Method};
-use crate::labels::Tick;
+use crate::labels::{Renewal, Tick};
 use crate::ledger::Update;
 use crate::model::{Reading, SocketStats};
 use crate::observer::{Observer, Status};
@@ -242,6 +242,10 @@ impl Books for Ledgers {
 
     fn observe(&mut self, ownership: Arc<dyn Ownership>) {
         self.state.observe(ownership);
+    }
+
+    fn renew(&mut self, renewal: Renewal) {
+        self.parts.scrape.renew(renewal);
     }
 
     fn connections(&mut self) -> Connections {

@@ -32,6 +32,8 @@ impl Books for Notes {
 
     fn observe(&mut self, _: Arc<dyn Ownership>) {}
 
+    fn renew(&mut self, _: crate::labels::Renewal) {}
+
     fn connections(&mut self) -> Connections {
         let key = |port| JoinKey {
             proto: crate::model::Proto::Udp,

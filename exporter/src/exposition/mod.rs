@@ -24,7 +24,7 @@ use bytes::Bytes;
 
 use crate::exposition::families::{FAMILIES, Group};
 use crate::exposition::text::Lines;
-use crate::labels::{Geo, Labels, Policy, TextCounts};
+use crate::labels::{Geo, Labels, Policy, Renewal, TextCounts};
 use crate::ledger::{Fill, Ledger, Settings, Update};
 use crate::model::JoinKey;
 
@@ -69,6 +69,11 @@ impl Scrape {
         let objects = [Group::Contract, Group::Info, Group::Objects];
         let objects = objects.into_iter().any(|group| selection.has(group));
         self.ledger.update(update, objects, &mut self.labels);
+    }
+
+    /// Takes in what a file that changed is now.
+    pub fn renew(&mut self, renewal: Renewal) {
+        self.labels.renew(renewal);
     }
 
     /// Peers in rooms, as the metrics have them.

@@ -20,7 +20,7 @@ use crate::model::JoinKey;
 use crate::texts::Texts;
 
 pub use address::AddressPolicy;
-pub use geo::Geo;
+pub use geo::{Database, Geo};
 pub use names::NameCache;
 pub use text::TextCounts;
 
@@ -66,6 +66,14 @@ pub struct Labels {
     beginnings: Texts,
     /// How often text had to be changed.
     pub text: TextCounts,
+}
+
+/// What a file that changed is now.
+pub enum Renewal {
+    /// The geographic database that was named as this one of all.
+    Database(usize, geo::Database),
+    /// How addresses are shown, by another key.
+    Address(AddressPolicy),
 }
 
 enum Connection {
@@ -155,9 +163,18 @@ impl Labels {
         text
     }
 
+    /// What follows from a file that is another one now. Who is shown stays as he is shown; others are
+    /// shown by the new one.
+    pub fn renew(&mut self, renewal: Renewal) {
+        match renewal {
+            Renewal::Database(at, database) => self.geo.replace(at, database),
+            Renewal::Address(policy) => self.policy.address = policy,
+        }
+    }
+
     /// Where the address is; `None` when there is no database at all.
-    pub fn place(&self, remote: Option<SocketAddr>) -> Option<geo::Place> {
-        let known = || remote.map(|remote| self.geo.place(remote)).unwrap_or_default();
+    pub fn locate(&self, remote: Option<SocketAddr>) -> Option<geo::Location> {
+        let known = || remote.map(|remote| self.geo.locate(remote)).unwrap_or_default();
         (!self.geo.is_empty()).then(known)
     }
 

@@ -206,7 +206,7 @@ impl TransportText {
             dtls_state,
         } = &self.transport;
         let Placed { pid, peer, .. } = &self.placed;
-        let place = turn.labels.place(self.remote_end().and_then(|tuple| tuple.remote));
+        let place = turn.labels.locate(self.remote_end().and_then(|tuple| tuple.remote));
         let counts = &mut turn.labels.text;
         let (proto, local) = self.local();
         let block = Block::open()

@@ -1,30 +1,44 @@
 //! One token, as Bearer or as the password of Basic authentication (any user name).
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 
 /// Who may read.
 #[derive(Clone)]
 pub struct Access {
-    token: Option<Vec<u8>>,
+    /// Shared by all copies, so that another token holds for all.
+    token: Arc<RwLock<Option<Vec<u8>>>>,
 }
 
 impl Access {
     /// Everyone.
     pub fn open() -> Self {
-        Self { token: None }
+        Self { token: Arc::default() }
     }
 
     /// Those with the token, given as the content of its file; `None` when that is empty or more
     /// than one line.
     pub fn token(content: &str) -> Option<Self> {
+        let access = Self::open();
+        access.renew(content).then_some(access)
+    }
+
+    /// Takes another token, as [`Access::token`] does; false when it is none, and nothing changes.
+    pub fn renew(&self, content: &str) -> bool {
         let token = content.trim();
         let sound = !token.is_empty() && !token.contains(char::is_control);
-        sound.then(|| Self { token: Some(token.into()) })
+        if sound {
+            let mut held = self.token.write().unwrap_or_else(PoisonError::into_inner);
+            *held = Some(token.into());
+        }
+        sound
     }
 
     pub(super) fn allows(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else { return true };
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(token) = &*token else { return true };
         let given = headers.get(AUTHORIZATION).and_then(|value| secret(value.as_bytes()));
         given.is_some_and(|given| same(&given, token))
     }
@@ -33,7 +47,8 @@ impl Access {
 impl std::fmt::Debug for Access {
     /// Without the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.token.is_some() { "Access(token)" } else { "Access(open)" })
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        f.write_str(if token.is_some() { "Access(token)" } else { "Access(open)" })
     }
 }
 
