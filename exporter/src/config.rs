@@ -6,15 +6,18 @@
 
 mod debug;
 mod flags;
+mod invalid;
+mod method;
 mod values;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use debug::Levels;
+pub use invalid::Invalid;
+pub use method::Method;
 pub use values::Size;
 
 use crate::config::flags::Flags;
@@ -40,7 +43,7 @@ pub struct Config {
     /// The SFU's port range; `None`: read from the workers' command lines.
     pub ports: Option<RangeInclusive<u16>>,
     /// What counts packets.
-    pub source: Source,
+    pub source: Method,
     /// Bounds of the tables.
     pub tables: Tables,
     /// Keep interarrival jitter.
@@ -69,19 +72,6 @@ pub struct Config {
     pub log: Log,
     /// Print what would be done and end before serving.
     pub check: bool,
-}
-
-/// What counts packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The best that the rights allow.
-    Auto,
-    /// eBPF or nothing: without the right, the program ends.
-    Ebpf,
-    /// Packet capture or nothing.
-    Capture,
-    /// Only what the observer tells.
-    None,
 }
 
 /// Bounds of the tables.
@@ -148,18 +138,6 @@ pub enum Command {
     /// Print the reference of all metrics and end well.
     PrintMetricsReference,
 }
-
-/// One line that names the flag or variable, its value, and what is accepted.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Invalid(pub String);
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Invalid {}
 
 impl Command {
     /// From this process' arguments and environment.
@@ -363,18 +341,6 @@ impl Deidentify {
                 value,
                 "none, truncate, pseudonym, drop or legacy (1 means truncate, 0 none)",
             )),
-        }
-    }
-}
-
-impl Source {
-    /// The source's name on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Ebpf => "ebpf",
-            Self::Capture => "capture",
-            Self::None => "none",
         }
     }
 }

@@ -10,8 +10,10 @@ mod encodings;
 mod event;
 mod ownership;
 mod places;
+mod role;
 mod sources;
 mod tuples;
+mod whereabouts;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -31,23 +33,13 @@ pub use self::closed::ClosedOwner;
 pub use self::event::*;
 pub use self::ownership::{Bound, Ownership, Unknown};
 pub use self::places::{Place, RoomRef};
+pub use self::role::StreamRole;
 pub use self::sources::{Bounds, Kind, Reason};
 pub use self::tuples::Refused;
 use self::tuples::{Effect, Told, Worth};
 
 /// A producer's key: piped producers share their id with the original, on another transport.
 pub type ProducerKey = (TransportId, ProducerId);
-
-/// What a stream is to its owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum StreamRole {
-    /// The encoding itself.
-    Media,
-    /// Retransmissions (RFC 4588).
-    Rtx,
-    /// mediasoup's bandwidth probation.
-    Probation,
-}
 
 /// Who owns a stream.
 #[derive(Clone, Copy, Debug)]

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
+use crate::collect::orders::{Books, Connections, Occasion};
 use crate::collect::site::{Board, Figures};
 use crate::collect::uncounted::Uncounted;
-use crate::collect::{Books, Connections, Occasion};
 use crate::exposition::{Cursor, Scrape, Selection, foreign};
 use crate::host::addresses::MAX_LOCAL;
 use crate::host::interfaces::MOST_INTERFACES;

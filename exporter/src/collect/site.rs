@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::collect::Orders;
+use crate::collect::orders::Orders;
 use crate::kernel::Counting;
 use crate::ledger::Fill;
 use crate::observer::Observer;

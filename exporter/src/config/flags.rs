@@ -8,7 +8,8 @@ use clap::builder::styling::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
-use crate::config::{Size, Source};
+use crate::config::method::Method;
+use crate::config::values::Size;
 
 /// Counts every RTP byte of a mediasoup SFU in the kernel, joins it with what the SFU knows of rooms
 /// and peers, and serves it to Prometheus.
@@ -56,7 +57,7 @@ pub(super) struct Flags {
         default_value = "auto",
         help_heading = "Counting"
     )]
-    pub(super) source: Source,
+    pub(super) source: Method,
     /// Flows that the observer told or traffic proved
     #[arg(long, value_name = "N", default_value = "24576", help_heading = "Counting")]
     pub(super) max_flows: Size,
@@ -248,7 +249,7 @@ fn one_line(error: &clap::Error) -> String {
     line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-impl ValueEnum for Source {
+impl ValueEnum for Method {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::Auto, Self::Ebpf, Self::Capture, Self::None]
     }

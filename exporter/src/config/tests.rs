@@ -29,7 +29,7 @@ fn without_flags_everything_has_a_default() {
     let config = config_of("", &[]);
     assert_eq!(config.listen.to_string(), "[::]:8889");
     assert!(config.listen_is_default && config.ports.is_none() && config.interfaces.is_empty());
-    assert_eq!(config.source, Source::Auto);
+    assert_eq!(config.source, Method::Auto);
     assert_eq!(config.tables.flows, 24_576);
     assert_eq!(config.tables.ssrcs_per_flow, 1_024);
     assert_eq!(config.stats_interval, Some(Duration::from_secs(15)));
@@ -97,7 +97,7 @@ fn other_values() {
     );
     assert_eq!(config.ports, Some(40_000..=49_999));
     assert_eq!(config.interfaces, ["eth0", "ens*"]);
-    assert_eq!(config.source, Source::Capture);
+    assert_eq!(config.source, Method::Capture);
     assert_eq!(config.observers.len(), 2);
     assert_eq!(config.stats_interval, None);
     assert_eq!((config.tables.flows, config.max_series), (1_000, 5));

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::Invalid;
+use crate::config::invalid::Invalid;
 
 /// The flag or variable that a value comes from.
 #[derive(Clone, Copy, Debug)]

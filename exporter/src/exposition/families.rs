@@ -3,19 +3,8 @@
 //! The order here is the order in a scrape. `docs/metrics.md` is made from this.
 
 use crate::exposition::rows;
-use crate::exposition::text::Lines;
+use crate::exposition::text::{Head, Lines, MetricType};
 use crate::ledger::Ledger;
-
-/// What a family's value means to Prometheus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Never falls but to begin again.
-    Counter,
-    /// Falls and rises.
-    Gauge,
-    /// Always 1; its labels are what it says.
-    Info,
-}
 
 /// Families that are switched on and off together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,7 +43,7 @@ pub struct Family {
     /// In the text format.
     pub name: &'static str,
     /// What its value means.
-    pub kind: Kind,
+    pub kind: MetricType,
     /// Base unit; empty where there is none.
     pub unit: &'static str,
     /// One sentence for the HELP line.
@@ -67,6 +56,14 @@ pub struct Family {
     pub origin: Origin,
     /// Writes samples from a place on; `Some` is the place to go on from when the buffer was full.
     pub(crate) rows: fn(&Ledger, usize, &mut Lines<'_>) -> Option<usize>,
+}
+
+impl Family {
+    /// What stands before its samples.
+    pub(crate) fn head(&self) -> Head {
+        let Self { name, kind, unit, help, .. } = *self;
+        Head { name, kind, unit, help }
+    }
 }
 
 impl Group {
@@ -119,7 +116,7 @@ const SOCKET: &[&str] = &["proto", "local_addr", "remote_addr"];
 pub static FAMILIES: &[Family] = &[
     Family {
         name: "edumeet_rooms",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "Rooms that the servers have open; of two servers' rooms of one name, each. Sessions of \
                edumeet 4's media node are none: its room server tells the rooms.",
@@ -130,7 +127,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "edumeet_peers",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "Peers that are in a room, not in its lobby; of several servers' rooms whose names read the \
                same, in all of them.",
@@ -141,7 +138,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_producer_byte_count_bytes",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "bytes",
         help: "RTP header and payload bytes that mediasoup received for a producer, without SRTP tags, \
                repaired RTX included; sum of its encodings.",
@@ -152,7 +149,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_consumer_byte_count_bytes",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "bytes",
         help: "RTP header and payload bytes that mediasoup sent for a consumer, without SRTP tags, RTX \
                and bandwidth probation; sum of its encodings.",
@@ -163,7 +160,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_producer_score",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "mediasoup's score of a producer, 0 to 10; the highest of its encodings, and of the \
                producers whose labels are equal.",
@@ -174,7 +171,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_consumer_score",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "mediasoup's score of a consumer, 0 to 10; the highest of the consumers whose labels are \
                equal.",
@@ -185,7 +182,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_peer_info",
-        kind: Kind::Info,
+        kind: MetricType::Info,
         unit: "",
         help: "A participant, as it calls itself; once, however many read the same.",
         labels: &["peer_id", "room_id", "display_name", "user_agent"],
@@ -195,7 +192,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_transport_info",
-        kind: Kind::Info,
+        kind: MetricType::Info,
         unit: "",
         help: "A transport and its RTP tuple as the server tells it: the local address may be an \
                announced one. country, city, asn and as_org are there when a database was given.",
@@ -221,7 +218,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_producer_info",
-        kind: Kind::Info,
+        kind: MetricType::Info,
         unit: "",
         help: "A producer: whose it is and what it sends.",
         labels: &["transport_id", "id", "peer_id", "room_id", "kind", "codec"],
@@ -231,7 +228,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_consumer_info",
-        kind: Kind::Info,
+        kind: MetricType::Info,
         unit: "",
         help: "A consumer: whose it is and what it receives.",
         labels: &["transport_id", "id", "peer_id", "room_id", "kind", "codec", "producer_id"],
@@ -241,7 +238,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_producer_paused",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "1 while the producer is paused.",
         labels: OBJECT,
@@ -253,7 +250,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_producer_packets_lost",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "Packets that mediasoup missed of a producer (RFC 3550 A.3); negative when duplicates \
                outnumber losses.",
@@ -266,7 +263,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_consumer_paused",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "1 while the consumer or its producer is paused.",
         labels: OBJECT,
@@ -278,7 +275,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_consumer_spatial_layer",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "Spatial layer that is sent to a consumer.",
         labels: OBJECT,
@@ -290,7 +287,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_consumer_temporal_layer",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "Temporal layer that is sent to a consumer.",
         labels: OBJECT,
@@ -302,7 +299,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_consumer_round_trip_time_seconds",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "seconds",
         help: "Round trip time to the far side, from its receiver reports; the longest of the \
                consumer's encodings.",
@@ -317,7 +314,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_consumer_fraction_lost_ratio",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "ratio",
         help: "Share of packets that the far side missed between its last two receiver reports \
                (RFC 3550 6.4.1); the highest of the consumer's encodings.",
@@ -332,7 +329,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_consumer_packets_lost",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "Packets that the far side missed of a consumer, from its receiver reports; negative \
                when duplicates outnumber losses.",
@@ -345,7 +342,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_connection_receive_bytes_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "bytes",
         help: "Bytes above UDP or TCP that the far side sent: datagram payload, SRTP tags included, \
                by what it carries (RFC 7983). IP, UDP and TCP headers are not counted.",
@@ -358,7 +355,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_connection_receive_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "Packets that the far side sent; an aggregate counts as the packets that it stands for, \
                TCP as segments.",
@@ -371,7 +368,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_connection_send_bytes_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "bytes",
         help: "Bytes above UDP or TCP that the SFU sent: datagram payload, SRTP tags included, by what \
                it carries (RFC 7983). IP, UDP and TCP headers are not counted.",
@@ -384,7 +381,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_connection_send_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "Packets that the SFU sent; an aggregate counts as the packets that it stands for, TCP \
                as segments.",
@@ -397,7 +394,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_receive_bytes_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "bytes",
         help: "RTP bytes that arrived with this SSRC: header, CSRCs, extensions, payload and padding, \
                and the SRTP tag where there is one.",
@@ -408,7 +405,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_receive_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "RTP packets that arrived with this SSRC.",
         labels: STREAM,
@@ -418,7 +415,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_receive_packets_expected_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "RTP packets that the sequence numbers announced (RFC 3550 A.3).",
         labels: STREAM,
@@ -428,7 +425,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_receive_packets_lost",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "Expected packets that did not arrive here (RFC 3550 A.3); negative when duplicates \
                outnumber losses.",
@@ -439,7 +436,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_receive_out_of_order_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "RTP packets that arrived after one with a higher sequence number.",
         labels: STREAM,
@@ -449,7 +446,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_receive_duplicate_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "RTP packets whose sequence number had arrived within the last 64.",
         labels: STREAM,
@@ -459,7 +456,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_receive_sequence_restarts_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "Times that the source began a new sequence (RFC 3550 A.1).",
         labels: STREAM,
@@ -469,7 +466,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_receive_jitter_seconds",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "seconds",
         help: "Interarrival jitter of what arrived, where it is counted (RFC 3550 A.8, by the clock of \
                the owner's codec); estimated from a sample of the packets.",
@@ -480,7 +477,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_send_bytes_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "bytes",
         help: "RTP bytes that left with this SSRC: header, CSRCs, extensions, payload and padding, and \
                the SRTP tag where there is one.",
@@ -491,7 +488,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_send_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "RTP packets that left with this SSRC.",
         labels: STREAM,
@@ -501,7 +498,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_send_packets_expected_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "RTP packets that the sequence numbers of what left announced (RFC 3550 A.3).",
         labels: STREAM,
@@ -511,7 +508,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_send_packets_lost",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "Gaps in the sequence numbers of what left (RFC 3550 A.3): what the SFU itself did not \
                send; negative when duplicates outnumber gaps.",
@@ -522,7 +519,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_send_out_of_order_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "RTP packets that left after one with a higher sequence number.",
         labels: STREAM,
@@ -532,7 +529,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_send_duplicate_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "RTP packets whose sequence number had left within the last 64.",
         labels: STREAM,
@@ -542,7 +539,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_send_sequence_restarts_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "Times that the SFU began a new sequence (RFC 3550 A.1).",
         labels: STREAM,
@@ -552,7 +549,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stream_send_jitter_seconds",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "seconds",
         help: "Interarrival jitter of what left, where it is counted (RFC 3550 A.8, by the clock of the \
                owner's codec); estimated from a sample of the packets.",
@@ -563,7 +560,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_join_coverage_ratio",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "ratio",
         help: "Of the bytes of known flows that the tables hold now, the share of those that came while \
                a transport claimed their flow, or until some minutes after it closed.",
@@ -574,7 +571,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_trailing_receive_bytes_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "bytes",
         help: "Bytes above UDP or TCP from far ends whose transport had closed, and whose own series had \
                gone by then.",
@@ -587,7 +584,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_trailing_receive_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "Packets from far ends whose transport had closed, and whose own series had \
                gone by then.",
@@ -600,7 +597,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_trailing_send_bytes_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "bytes",
         help: "Bytes above UDP or TCP to far ends whose transport had closed, and whose own series had \
                gone by then.",
@@ -613,7 +610,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_trailing_send_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "Packets to far ends whose transport had closed, and whose own series had \
                gone by then.",
@@ -626,7 +623,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stranger_receive_bytes_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "bytes",
         help: "Bytes above UDP or TCP from far ends that nobody told and no traffic proved; counted \
                when their flow has ended.",
@@ -641,7 +638,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stranger_receive_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "Packets from far ends that nobody told and no traffic proved; counted when their flow \
                has ended.",
@@ -656,7 +653,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stranger_send_bytes_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "bytes",
         help: "Bytes above UDP or TCP to far ends that nobody told and no traffic proved; counted when \
                their flow has ended.",
@@ -671,7 +668,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stranger_send_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "Packets to far ends that nobody told and no traffic proved; counted when their flow has \
                ended.",
@@ -686,7 +683,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stranger_pending_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "bytes",
         help: "Bytes of strangers' flows that have not ended: they count for their owner if the flow \
                becomes known, and else for the strangers.",
@@ -697,7 +694,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_stranger_flows",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "",
         help: "Strangers' flows that have not ended.",
         labels: &[],
@@ -707,7 +704,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_socket_receive_drops_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "Packets that the kernel threw away because the SFU's socket was full.",
         labels: SOCKET,
@@ -717,7 +714,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_socket_receive_queue_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "bytes",
         help: "Memory that waits for the SFU to read it, the kernel's overhead included.",
         labels: SOCKET,
@@ -727,7 +724,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_socket_send_queue_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "bytes",
         help: "Memory that waits to leave the SFU's socket, the kernel's overhead included.",
         labels: SOCKET,
@@ -737,7 +734,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_socket_tcp_retransmits_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         unit: "",
         help: "TCP segments that were sent again.",
         labels: SOCKET,
@@ -747,7 +744,7 @@ pub static FAMILIES: &[Family] = &[
     },
     Family {
         name: "mediasoup_socket_tcp_round_trip_time_seconds",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         unit: "seconds",
         help: "TCP's smoothed round trip time; the longest of the connections whose labels are equal.",
         labels: SOCKET,

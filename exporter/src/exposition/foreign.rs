@@ -5,8 +5,7 @@
 
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
-use crate::exposition::families::Kind;
-use crate::exposition::text::{Format, Value};
+use crate::exposition::text::{Format, MetricType as Ours, Value};
 use crate::labels::block::Block;
 
 /// The families' text, without an end mark.
@@ -22,7 +21,7 @@ fn write(family: &MetricFamily, format: Format, out: &mut Vec<u8>) {
     let sample = family.name();
     let (name, word) = match family.get_field_type() {
         MetricType::COUNTER => {
-            (format.family_name(sample, Kind::Counter), format.kind(sample, Kind::Counter))
+            (format.family_name(sample, Ours::Counter), format.kind(sample, Ours::Counter))
         }
         MetricType::HISTOGRAM => (sample, "histogram"),
         MetricType::GAUGE => (sample, "gauge"),

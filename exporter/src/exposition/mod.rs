@@ -94,7 +94,7 @@ impl Scrape {
             }
             let before = out.len();
             if cursor.place == 0 {
-                cursor.format.header(family, &mut out);
+                cursor.format.header(family.head(), &mut out);
             }
             let headed = out.len();
             let mut lines = Lines::new(&mut out, family.name, MARK);

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::exposition::families::{FAMILIES, Family, Group, Kind, Origin};
+use crate::exposition::families::{FAMILIES, Family, Group, Origin};
+use crate::exposition::text::MetricType;
 
 /// The text of `docs/metrics.md`.
 pub fn markdown() -> String {
@@ -80,9 +81,9 @@ fn about(group: Group) -> &'static str {
 fn describe(family: &Family, text: &mut String) {
     let Family { name, kind, unit, help, labels, group: _, origin, rows: _ } = family;
     let kind = match kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Info => "info",
+        MetricType::Counter => "counter",
+        MetricType::Gauge => "gauge",
+        MetricType::Info => "info",
     };
     let unit = if unit.is_empty() { String::new() } else { format!(", {unit}") };
     let origin = match origin {

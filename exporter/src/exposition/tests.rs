@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::exposition::families::{FAMILIES, Group, Kind};
+use crate::exposition::families::{FAMILIES, Group};
 use crate::exposition::strict::read;
+use crate::exposition::text::MetricType;
 use crate::exposition::{Cursor, Format, PIECE, Scrape, Selection, foreign};
 use crate::fixture::{self, Told};
 use crate::labels::{AddressPolicy, Geo, Policy, Tick};
@@ -216,7 +217,7 @@ fn each_family_has_its_labels() {
         let labels = line.matches("=\"").count();
         let expected = family.labels.iter().filter(|label| !GEO.contains(label)).count();
         assert_eq!(labels, expected, "{line}");
-        assert_eq!(family.name.ends_with("_info"), family.kind == Kind::Info);
+        assert_eq!(family.name.ends_with("_info"), family.kind == MetricType::Info);
     }
 }
 
@@ -325,7 +326,7 @@ fn groups_are_chosen_by_name() {
 #[test]
 fn names_follow_the_conventions() {
     for family in FAMILIES {
-        let counter = family.kind == Kind::Counter && family.group != Group::Contract;
+        let counter = family.kind == MetricType::Counter && family.group != Group::Contract;
         assert_eq!(family.name.ends_with("_total"), counter, "{}", family.name);
         let stem = family.name.trim_end_matches("_total");
         assert!(family.unit.is_empty() || stem.ends_with(family.unit), "{}", family.name);

@@ -3,7 +3,25 @@
 //! Series come in as label text that is already escaped; bytes go out. What differs between the text
 //! format 0.0.4 and OpenMetrics 1.0 is decided here and nowhere else.
 
-use crate::exposition::families::{Family, Kind};
+/// What a family's value means to Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricType {
+    /// Never falls but to begin again.
+    Counter,
+    /// Falls and rises.
+    Gauge,
+    /// Always 1; its labels are what it says.
+    Info,
+}
+
+/// What stands before a family's samples.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    pub(crate) name: &'static str,
+    pub(crate) kind: MetricType,
+    pub(crate) unit: &'static str,
+    pub(crate) help: &'static str,
+}
 
 /// How a scrape is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,31 +53,31 @@ impl Format {
     /// Prometheus that prefers OpenMetrics would otherwise store the contract's counters under other
     /// names; OpenMetrics only names the family of a counter without `_total` and of an info without
     /// `_info`.
-    pub(crate) fn family_name(self, name: &str, kind: Kind) -> &str {
+    pub(crate) fn family_name(self, name: &str, kind: MetricType) -> &str {
         let suffix = match (self, kind) {
-            (Self::Text, _) | (Self::OpenMetrics, Kind::Gauge) => return name,
-            (Self::OpenMetrics, Kind::Counter) => "_total",
-            (Self::OpenMetrics, Kind::Info) => "_info",
+            (Self::Text, _) | (Self::OpenMetrics, MetricType::Gauge) => return name,
+            (Self::OpenMetrics, MetricType::Counter) => "_total",
+            (Self::OpenMetrics, MetricType::Info) => "_info",
         };
         name.strip_suffix(suffix).unwrap_or(name)
     }
 
     /// OpenMetrics has counters and infos only where the samples' name says so; a counter that is
     /// called otherwise is of unknown type there.
-    pub(crate) fn kind(self, name: &str, kind: Kind) -> &'static str {
+    pub(crate) fn kind(self, name: &str, kind: MetricType) -> &'static str {
         match (self, kind) {
-            (Self::OpenMetrics, Kind::Counter) if !name.ends_with("_total") => "unknown",
-            (_, Kind::Counter) => "counter",
-            (_, Kind::Gauge) | (Self::Text, Kind::Info) => "gauge",
-            (Self::OpenMetrics, Kind::Info) => "info",
+            (Self::OpenMetrics, MetricType::Counter) if !name.ends_with("_total") => "unknown",
+            (_, MetricType::Counter) => "counter",
+            (_, MetricType::Gauge) | (Self::Text, MetricType::Info) => "gauge",
+            (Self::OpenMetrics, MetricType::Info) => "info",
         }
     }
 
     /// The lines before a family's samples.
-    pub(crate) fn header(self, family: &Family, out: &mut Vec<u8>) {
-        let Family { name, kind, unit, help, .. } = family;
-        let kind_name = self.kind(name, *kind);
-        let name = self.family_name(name, *kind);
+    pub(crate) fn header(self, head: Head, out: &mut Vec<u8>) {
+        let Head { name, kind, unit, help } = head;
+        let kind_name = self.kind(name, kind);
+        let name = self.family_name(name, kind);
         for part in ["# HELP ", name, " ", &self.help(help), "\n# TYPE ", name, " ", kind_name] {
             out.extend_from_slice(part.as_bytes());
         }
@@ -216,10 +234,10 @@ mod tests {
             let open = Format::OpenMetrics;
             format!("{} {}", open.family_name(name, kind), open.kind(name, kind))
         };
-        assert_eq!(names("a_bytes_total", Kind::Counter), "a_bytes counter");
-        assert_eq!(names("a_count_bytes", Kind::Counter), "a_count_bytes unknown");
-        assert_eq!(names("a_info", Kind::Info), "a info");
-        assert_eq!(names("a_score", Kind::Gauge), "a_score gauge");
+        assert_eq!(names("a_bytes_total", MetricType::Counter), "a_bytes counter");
+        assert_eq!(names("a_count_bytes", MetricType::Counter), "a_count_bytes unknown");
+        assert_eq!(names("a_info", MetricType::Info), "a info");
+        assert_eq!(names("a_score", MetricType::Gauge), "a_score gauge");
     }
 
     #[test]

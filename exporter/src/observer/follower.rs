@@ -1,35 +1,20 @@
 //! Follows one server's socket: connects, again and again with growing pauses, and lets go of what was
 //! told when the server stays away.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::status::Source;
-use super::trust::{self, Ground, Known, Party};
-use super::{Options, Sink, backoff, place, session};
+use super::followed::Followed;
+use super::{backoff, session};
 use crate::state::Event;
 
 /// Attempts after which it is said that nobody is at a path that the operator named: a server may start
 /// after the exporter.
 const PATIENCE: u32 = 3;
 
-/// One socket that is followed, until the exporter ends or nobody is there any more.
-pub(super) struct Follower {
-    pub(super) path: PathBuf,
-    pub(super) options: Options,
-    pub(super) source: Arc<Source>,
-    pub(super) known: Arc<Mutex<Known>>,
-    /// The exporter's own user.
-    pub(super) own: u32,
-    pub(super) sink: Sink,
-    pub(super) shutdown: watch::Receiver<bool>,
-}
-
-impl Follower {
+impl Followed {
     pub(super) async fn follow(mut self) {
         let (mut failures, mut absences) = (0, 0);
         // What was told goes after the grace, once, however long the server stays away.
@@ -96,17 +81,6 @@ impl Follower {
                 () = ended_long(&mut shutdown) => return anyhow::anyhow!("the exporter ends"),
             }
         }
-    }
-
-    /// Whether whoever listens is believed by now, and why.
-    pub(super) fn ground(&self, party: Party) -> Option<Ground> {
-        let named = self.is_named();
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        trust::ground_at(place::is_elsewhere(&self.path), party, named, self.own, &known)
-    }
-
-    fn is_named(&self) -> bool {
-        self.source.ground() == Ground::Named
     }
 
     async fn pause(&mut self, wait: Duration, forget_at: &mut Option<Instant>) {

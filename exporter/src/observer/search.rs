@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::place;
 use super::trust::Party;
+use super::{options, place};
 use crate::host::listeners::{self, Listener};
 use crate::host::procfs::{self, Identity};
 use crate::host::workers::{WorkerProcess, Workers};
@@ -89,8 +89,8 @@ impl Search {
 
 /// One of the names that servers' consoles and agents have.
 fn is_known(name: &OsStr) -> bool {
-    let consoles = super::KNOWN_SOCKETS.iter().filter_map(|path| Path::new(path).file_name());
-    let (beginning, end) = super::AGENT_SOCKETS;
+    let consoles = options::KNOWN_SOCKETS.iter().filter_map(|path| Path::new(path).file_name());
+    let (beginning, end) = options::AGENT_SOCKETS;
     let is_agents = |name: &str| name.starts_with(beginning) && name.ends_with(end);
     consoles.into_iter().any(|known| known == name) || name.to_str().is_some_and(is_agents)
 }

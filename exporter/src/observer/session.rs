@@ -12,13 +12,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::console::{Dialog, Speaker};
-use super::follower::Follower;
+use super::followed::Followed;
 use super::lines::Lines;
+use super::options::{AGENT_SCRIPT, Options, Sink};
 use super::place;
 use super::protocol::{self, Unreadable};
 use super::status::{News, Source};
 use super::trust::Party;
-use super::{AGENT_SCRIPT, Options, Sink};
 use crate::state::{Event, Hello};
 
 /// The socket could not be connected to.
@@ -49,14 +49,14 @@ pub(super) struct NotBelieved {
 
 /// Connects, brings the script in where it is not there yet, and passes on what it tells. Returns
 /// why that ended.
-pub(super) async fn run(follower: &Follower) -> anyhow::Error {
-    let Follower { options, source, sink, shutdown, .. } = follower;
+pub(super) async fn run(followed: &Followed) -> anyhow::Error {
+    let Followed { options, source, sink, shutdown, .. } = followed;
     source.attempts.fetch_add(1, Relaxed);
     let begun = Instant::now();
     let told = async {
-        let (stream, first) = meet(follower).await?;
+        let (stream, first) = meet(followed).await?;
         let lines = Lines::new(protocol::MAX_LINE);
-        let path = &follower.path;
+        let path = &followed.path;
         let mut session =
             Session { path, source, sink, begun, lines, is_met: false, is_synced: false };
         session.listen(stream, &first, options, shutdown.clone()).await
@@ -65,15 +65,15 @@ pub(super) async fn run(follower: &Follower) -> anyhow::Error {
 }
 
 /// A stream on which the script speaks, and what was read of it already.
-async fn meet(follower: &Follower) -> anyhow::Result<(UnixStream, Vec<u8>)> {
-    let Follower { path, options, source, sink, shutdown, .. } = follower;
+async fn meet(followed: &Followed) -> anyhow::Result<(UnixStream, Vec<u8>)> {
+    let Followed { path, options, source, sink, shutdown, .. } = followed;
     let stream = place::connect(path).await.map_err(|error| Unreachable { error })?;
     let peer = stream.peer_cred().context("read who listens on the socket")?;
     let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
     let party = Party { pid, uid: peer.uid() };
     let stalled = |what: &str| source.stalled(what);
     let mut dialog = Dialog::new(stream, options.patience, &stalled, shutdown.clone());
-    let Some(ground) = follower.ground(party) else {
+    let Some(ground) = followed.ground(party) else {
         // Whoever it is: a console that is not left properly may end its server.
         dialog.farewell().await;
         return Err(NotBelieved { pid: pid.unwrap_or_default(), uid: party.uid }.into());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use super::StreamRole;
+use super::role::StreamRole;
 use super::sources::{SHARES, Share};
 use crate::model::{Clock, Direction, TransportId};
 

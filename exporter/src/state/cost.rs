@@ -4,9 +4,10 @@
 
 use std::mem::size_of;
 
+use super::event::Owned;
 use super::places::{Child, Node, Room, Router};
+use super::role::StreamRole;
 use super::sources::Key;
-use super::{Owned, StreamRole};
 use crate::model::{
     Consumer, ConsumerId, Encoding, JoinKey, Peer, PeerKey, Producer, ProducerId, RoomKey,
     ServerTuple, Transport, TransportId,

@@ -13,7 +13,8 @@ use foldhash::HashMap;
 use foldhash::fast::RandomState;
 use indexmap::IndexSet;
 
-use super::{Gone, Owned, SourceId, Standing};
+use super::event::{Gone, Owned, Standing};
+use crate::model::SourceId;
 
 /// How much one share holds, at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

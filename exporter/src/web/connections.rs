@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::task::AbortHandle;
 
-use crate::web::{Ended, Limits};
+use crate::web::limits::{Ended, Limits};
 
 /// One connection, as far as choosing goes.
 pub(super) struct Connection {

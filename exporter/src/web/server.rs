@@ -16,10 +16,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::web::accept::{self, Wanted};
+use crate::web::app::{App, Page};
+use crate::web::auth::Access;
 use crate::web::body::{self, Answer, Never};
 use crate::web::connections::{Connection, Connections};
 use crate::web::guarded::Guarded;
-use crate::web::{Access, App, Ended, Limits, Page, pages};
+use crate::web::limits::{Ended, Limits};
+use crate::web::pages;
 
 /// hyper wants at least 8 KiB; a browser's cookies for the same host fit.
 const HEADER_BYTES: usize = 16 << 10;

@@ -1,0 +1,308 @@
+//! The scrape: one thread that takes readings and writes texts, in order, for everyone who asks, and
+//! takes in what servers tell.
+//!
+//! Orders come in through a bounded queue, chunks of text go out into each order's sink. Because one
+//! thread owns the books, what servers told among them, they need no locks, and nobody else ever waits
+//! for one; because sinks never make it wait, no client can hold it up. Orders that wait together share
+//! a reading, and those that want the same share the text.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::exposition::Selection;
+use crate::labels::Renewal;
+use crate::model::JoinKey;
+use crate::state::{Event, Ownership, SourceId};
+use crate::web::{Busy, Sink, Wanted};
+
+/// Scrapes that wait at most; more than connections cannot be.
+const SCRAPES: usize = 1024;
+/// Names that wait at most.
+const NAMES: usize = 1024;
+/// Readings of observers' sockets that wait at most, of all servers together. Whoever brings another
+/// waits for his turn, and reads no more meanwhile: so a server that tells faster than it is taken in
+/// fills its own socket.
+const READINGS: usize = 16;
+/// Orders that are looked at before anything is done for those who wait. All that were there at some
+/// moment are among them.
+const ROUND: usize = SCRAPES + NAMES + READINGS + 2;
+
+/// What the scrape thread owns.
+pub trait Books: Send + 'static {
+    /// Takes in what a server told.
+    fn tell(&mut self, source: SourceId, events: Vec<Event>);
+    /// Takes in what the host says of processes and ports.
+    fn observe(&mut self, ownership: Arc<dyn Ownership>);
+    /// Takes in what a file that changed is now.
+    fn renew(&mut self, renewal: Renewal);
+    /// The connections that servers know.
+    fn connections(&mut self) -> Connections;
+    /// Looks how the sources are. What they told before this is told to the books before a reading is
+    /// taken, so that nothing is missing of a source that is shown to have told all.
+    fn look(&mut self);
+    /// Takes a reading and books what these families need.
+    fn refresh(&mut self, occasion: Occasion, selection: Selection);
+    /// Writes what is wanted, chunk by chunk; the function says whether anyone still listens.
+    fn write(&mut self, wanted: Wanted, out: &mut dyn FnMut(Bytes) -> bool);
+    /// A reverse look-up's answer.
+    fn learn(&mut self, ip: IpAddr, name: Option<Arc<str>>);
+    /// Scrapes that were given another's reading or text, so far.
+    fn shared(&mut self, scrapes: u64);
+}
+
+/// The connections that servers know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Those that are believed.
+    pub told: HashSet<JoinKey>,
+    /// How many are not, because the host does not say that a worker of the server's owns the port: it
+    /// may only not know yet.
+    pub refused: usize,
+}
+
+/// Why a reading is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// Someone scrapes.
+    Scrape,
+    /// Nobody does, for now.
+    Idle,
+}
+
+/// When a reading was taken, and for which families.
+struct Taken {
+    at: Instant,
+    selection: Selection,
+}
+
+/// How often readings are taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Scrapes share a reading that is younger and has what they want.
+    pub share: Duration,
+    /// Without scrapes, a reading is taken so often: tables must be tended, and what they let go of
+    /// must be booked.
+    pub idle: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { share: Duration::from_millis(200), idle: Duration::from_secs(10) }
+    }
+}
+
+enum Order {
+    Scrape(Wanted, Sink, OwnedSemaphorePermit),
+    Name(IpAddr, Option<Arc<str>>, OwnedSemaphorePermit),
+    Told(SourceId, Vec<Event>, OwnedSemaphorePermit),
+    Observed(Arc<dyn Ownership>),
+    Renewed(Renewal),
+    Connections(oneshot::Sender<Connections>),
+    End,
+}
+
+/// Where orders go. When all copies are gone, or at [`Orders::end`], the thread ends.
+#[derive(Clone)]
+pub struct Orders {
+    /// Nothing that waits is waited for any more.
+    ended: Arc<AtomicBool>,
+    queue: Sender<Order>,
+    /// Each kind of order has places of its own, so that none takes another's; each carries the right to
+    /// its place until it has been dealt with.
+    scrapes: Arc<Semaphore>,
+    names: Arc<Semaphore>,
+    readings: Arc<Semaphore>,
+}
+
+impl Orders {
+    fn new() -> (Self, Receiver<Order>) {
+        let (queue, orders) = mpsc::channel();
+        let places = |count| Arc::new(Semaphore::new(count));
+        let (scrapes, names, readings) = (places(SCRAPES), places(NAMES), places(READINGS));
+        (Self { ended: Arc::default(), queue, scrapes, names, readings }, orders)
+    }
+
+    /// The thread ends after what it is at: one order, or one piece of a text.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        // It may be waiting for an order.
+        let _ = self.queue.send(Order::End);
+    }
+
+    /// Orders a scrape.
+    pub fn scrape(&self, wanted: Wanted, sink: Sink) -> Result<(), Busy> {
+        let place = self.scrapes.clone().try_acquire_owned().map_err(|_| Busy)?;
+        self.queue.send(Order::Scrape(wanted, sink, place)).map_err(|_| Busy)
+    }
+
+    /// Tells a name. It is lost when there is no place, and asked for again later.
+    pub fn name(&self, ip: IpAddr, name: Option<Arc<str>>) {
+        if let Ok(place) = self.names.clone().try_acquire_owned() {
+            let _ = self.queue.send(Order::Name(ip, name, place));
+        }
+    }
+
+    /// Passes on what a server told, in order, once there is a place for it.
+    pub async fn tell(&self, source: SourceId, events: Vec<Event>) {
+        if let Ok(place) = self.readings.clone().acquire_owned().await {
+            let _ = self.queue.send(Order::Told(source, events, place));
+        }
+    }
+
+    /// Passes on what the host says of processes and ports.
+    pub fn observe(&self, ownership: Arc<dyn Ownership>) {
+        let _ = self.queue.send(Order::Observed(ownership));
+    }
+
+    /// Passes on what a file that changed is now.
+    pub fn renew(&self, renewal: Renewal) {
+        let _ = self.queue.send(Order::Renewed(renewal));
+    }
+
+    /// The connections that servers know, after all that was told before; `None` at the end.
+    pub async fn connections(&self) -> Option<Connections> {
+        let (answer, connections) = oneshot::channel();
+        self.queue.send(Order::Connections(answer)).ok()?;
+        connections.await.ok()
+    }
+}
+
+/// Starts the thread; the first reading is taken at once.
+pub fn start(books: impl Books, pace: Pace) -> std::io::Result<(Orders, JoinHandle<()>)> {
+    let (sender, orders) = Orders::new();
+    let thread = std::thread::Builder::new().name("scrape".into());
+    let queue = Queue { orders, ended: sender.ended.clone() };
+    let thread = thread.spawn(move || work(books, pace, &queue))?;
+    Ok((sender, thread))
+}
+
+/// The other end of [`Orders`].
+struct Queue {
+    orders: Receiver<Order>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Queue {
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// What waits, until the end.
+    fn waiting(&self) -> impl Iterator<Item = Order> {
+        self.orders.try_iter().take_while(|_| !self.has_ended())
+    }
+}
+
+fn work(mut books: impl Books, pace: Pace, queue: &Queue) {
+    let mut shared = 0;
+    books.look();
+    let mut taken = take(&mut books, Occasion::Idle, Selection::ALL);
+    loop {
+        let first = match queue.orders.recv_timeout(pace.idle.saturating_sub(taken.at.elapsed())) {
+            Ok(order) => Some(order),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let mut waiting = Vec::new();
+        hear(&mut books, first.into_iter().chain(queue.waiting()), &mut waiting);
+        if queue.has_ended() {
+            return;
+        }
+        // Servers that tell without end must not keep the tables from being tended.
+        let due = taken.at.elapsed() >= pace.idle;
+        if waiting.is_empty() && !due {
+            continue;
+        }
+        let fresh = due || !taken.serves(wanted_of(&waiting), pace.share);
+        if fresh {
+            books.look();
+            hear(&mut books, queue.waiting(), &mut waiting);
+        }
+        let scrapes: usize = waiting.iter().map(|(_, sinks)| sinks.len()).sum();
+        shared += (scrapes as u64).saturating_sub(fresh.into());
+        books.shared(shared);
+        if fresh && scrapes == 0 {
+            taken = take(&mut books, Occasion::Idle, Selection::ALL);
+        } else if fresh {
+            taken = take(&mut books, Occasion::Scrape, wanted_of(&waiting));
+        }
+        for (wanted, sinks) in waiting {
+            deliver(&mut books, wanted, sinks, queue);
+        }
+    }
+}
+
+/// Deals with orders that need no reading, and gathers those that do.
+fn hear(
+    books: &mut impl Books,
+    orders: impl Iterator<Item = Order>,
+    waiting: &mut Vec<(Wanted, Vec<Sink>)>,
+) {
+    // New ones may come for as long as these are dealt with, and each reading that is takes its time.
+    let mut readings = 0;
+    for order in orders.take(ROUND) {
+        match order {
+            Order::Name(ip, name, _place) => books.learn(ip, name),
+            Order::Scrape(wanted, sink, _place) => join(waiting, wanted, sink),
+            Order::Told(source, events, _place) => {
+                books.tell(source, events);
+                readings += 1;
+                if readings == READINGS {
+                    return;
+                }
+            }
+            Order::Observed(ownership) => books.observe(ownership),
+            Order::Renewed(renewal) => books.renew(renewal),
+            // Who asked may be gone.
+            Order::Connections(answer) => drop(answer.send(books.connections())),
+            Order::End => {}
+        }
+    }
+}
+
+fn wanted_of(waiting: &[(Wanted, Vec<Sink>)]) -> Selection {
+    waiting.iter().fold(Selection::NONE, |all, (it, _)| all.or(it.selection))
+}
+
+impl Taken {
+    /// It is younger than `share` and has what is wanted.
+    fn serves(&self, wanted: Selection, share: Duration) -> bool {
+        self.at.elapsed() < share && self.selection.covers(wanted)
+    }
+}
+
+fn take(books: &mut impl Books, occasion: Occasion, selection: Selection) -> Taken {
+    books.refresh(occasion, selection);
+    Taken { at: Instant::now(), selection }
+}
+
+fn join(waiting: &mut Vec<(Wanted, Vec<Sink>)>, wanted: Wanted, sink: Sink) {
+    match waiting.iter_mut().find(|(other, _)| *other == wanted) {
+        Some((_, sinks)) => sinks.push(sink),
+        None => waiting.push((wanted, vec![sink])),
+    }
+}
+
+/// Writes one text for all who want the same. Chunks are shared, not copied.
+fn deliver(books: &mut impl Books, wanted: Wanted, mut sinks: Vec<Sink>, queue: &Queue) {
+    books.write(wanted, &mut |chunk| {
+        sinks.retain(|sink| sink.push(chunk.clone()));
+        !sinks.is_empty() && !queue.has_ended()
+    });
+    if queue.has_ended() {
+        // What is cut must not look whole.
+        return;
+    }
+    sinks.into_iter().for_each(Sink::finish);
+}
+
+#[cfg(test)]
+mod tests;
