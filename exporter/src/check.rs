@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::bail;
 
-use crate::config::{Config, Privacy, Tables};
+use crate::config::{Config, Privacy, TableSizes};
 use crate::observer::KNOWN_SOCKETS;
 use crate::startup::Prepared;
 
@@ -91,8 +91,8 @@ fn interface(name: &str) -> String {
     }
 }
 
-fn tables(tables: &Tables) -> String {
-    let Tables { flows, streams, stranger_flows, stranger_streams, ssrcs_per_flow } = tables;
+fn tables(tables: &TableSizes) -> String {
+    let TableSizes { flows, streams, stranger_flows, stranger_streams, ssrcs_per_flow } = tables;
     format!(
         "{flows} flows with {streams} streams, strangers' {stranger_flows} with {stranger_streams}, \
          {ssrcs_per_flow} SSRCs of one flow"

@@ -45,7 +45,7 @@ pub struct Config {
     /// What counts packets.
     pub source: Method,
     /// Bounds of the tables.
-    pub tables: Tables,
+    pub tables: TableSizes,
     /// Keep interarrival jitter.
     pub jitter: bool,
     /// Directory on a bpf file system in which tables outlive the exporter.
@@ -76,7 +76,7 @@ pub struct Config {
 
 /// Bounds of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tables {
+pub struct TableSizes {
     /// Flows that the observer told or traffic proved.
     pub flows: u32,
     /// Their streams.
@@ -212,7 +212,7 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         )?,
         ports: flags.ports.as_deref().map(|value| ports(Origin("--ports"), value)).transpose()?,
         source: flags.source,
-        tables: Tables {
+        tables: TableSizes {
             flows: flags.max_flows.within("--max-flows", 1, 1 << 24)?,
             streams: flags.max_streams.within("--max-streams", 1, 1 << 24)?,
             stranger_flows: flags.max_stranger_flows.within("--max-stranger-flows", 1, 1 << 22)?,

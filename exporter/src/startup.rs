@@ -184,7 +184,7 @@ fn geo(config: &Config, files: &mut Vec<Named>) -> anyhow::Result<Geo> {
 }
 
 fn counting(config: &Config, workers: Arc<Workers>) -> kernel::Options {
-    let config::Tables { flows, streams, stranger_flows, stranger_streams, ssrcs_per_flow } =
+    let config::TableSizes { flows, streams, stranger_flows, stranger_streams, ssrcs_per_flow } =
         config.tables;
     kernel::Options {
         interfaces: config.interfaces.clone(),

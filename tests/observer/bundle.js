@@ -1,8 +1,10 @@
 // Makes one file of a server, mediasoup in it: `node bundle.js HOW SERVER OUT`. HOW is `esbuild`,
-// `esbuild-module` or `webpack`; all shorten names, as people's bundles do. NODE_PATH leads to the
+// `esbuild-module`, `webpack` or `bun`; all shorten names, as people's bundles do. NODE_PATH leads to the
 // bundlers and to mediasoup.
 'use strict';
 
+const { execFileSync } = require('child_process');
+const fs = require('fs');
 const path = require('path');
 
 const [how, server, out] = process.argv.slice(2);
@@ -14,6 +16,7 @@ function esbuild(options) {
 }
 
 const HOW = {
+  bun,
   'esbuild': () => esbuild({ format: 'cjs' }),
   // What CommonJS takes for granted, a module has to be given.
   'esbuild-module': () => esbuild({ format: 'esm', banner: { js: [
@@ -28,3 +31,11 @@ const HOW = {
   })
 };
 HOW[how]();
+
+// Its program is in a package of its own for each kind of machine.
+function bun() {
+  const machine = `bun-linux-${process.arch === 'arm64' ? 'aarch64' : 'x64'}`;
+  const programs = folders.map((folder) => path.join(folder, '@oven', machine, 'bin', 'bun'));
+  execFileSync(programs.find((program) => fs.existsSync(program)), ['build', server, '--target=node',
+    '--format=cjs', '--minify', `--outfile=${out}`], { stdio: ['ignore', 'ignore', 'inherit'] });
+}

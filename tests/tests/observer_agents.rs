@@ -1,6 +1,6 @@
 //! Agents: whatever the server is written in and however it was built, the same is told in the same way.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,8 +11,8 @@ use exporter_tests::observer_fixture::{Fixture, differences, node, script};
 use exporter_tests::observer_watch::{Watch, options};
 use exporter_tests::process::{Guard, TempDir};
 use exporter_tests::sfu::{Build, VERSIONS};
-use exporter_tests::{skip, wait};
-use mediasoup_exporter::observer::{AGENT_SCRIPT, Options};
+use exporter_tests::{root_or_skip, skip, wait};
+use mediasoup_exporter::observer::{AGENT_SCRIPT, Ground, Options};
 use serde_json::json;
 
 /// What every agent promises, by what a real observer makes of it.
@@ -145,6 +145,45 @@ fn a_bundle_of_esbuild_as_a_module() -> Result<()> {
 #[test]
 fn a_bundle_of_webpack() -> Result<()> {
     bundled("webpack", "cjs")
+}
+
+#[test]
+fn a_bundle_of_bun() -> Result<()> {
+    bundled("bun", "cjs")
+}
+
+/// One who is nobody special needs no flag: its workers say whose it is.
+#[test]
+fn the_agent_of_an_unprivileged_user_is_found() -> Result<()> {
+    const USER: u32 = 4343;
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let Some(scene) = Scene::any()? else { return Ok(()) };
+    // As /tmp is.
+    fs::set_permissions(scene.folder.path(), Permissions::from_mode(0o1777))?;
+    let socket = scene.folder.path().join("mediasoup-exporter-agent-1.sock");
+    let user = USER.to_string();
+    let mut command = Command::new("setpriv");
+    command.args(["--clear-groups", "--reuid", &user, "--regid", &user]);
+    // Where this checkout lies, it may read.
+    command.args(["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "node"]);
+    command.env("NODE_PATH", scene.build.dir().join("node_modules"));
+    command.arg("--require").arg(&scene.agent).arg(script("server.js"));
+    command.args(["agent", "", "1", "2"]).env("MEDIASOUP_EXPORTER_SOCKET", &socket);
+    let mut server = Fixture::spawn(command, &socket)?;
+    let folder = scene.folder.path().to_owned();
+    let watch = Watch::start(Options { folder, ..options(&[]) })?;
+    let status = wait::until("the agent to be listened to", wait::LONG, || {
+        Ok(watch.statuses().into_iter().find(|status| status.up))
+    })?;
+    assert_eq!((&status.path, status.ground), (&socket, Ground::Worker));
+    let truth = server.truth()?;
+    let count = truth["transports"].as_array().context("transports")?.len();
+    wait::until_equal("its transports to be told", wait::LONG, || {
+        Ok((count, watch.state().transports.len()))
+    })?;
+    watch.stop()
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub(super) enum Speaker {
 pub(super) struct Dialog<'a> {
     stream: UnixStream,
     screen: Screen,
-    place: Place,
+    stage: Stage,
     /// What the loader writes first when it has the connection; typed in two halves, so that the
     /// echo is not taken for it.
     mark: String,
@@ -59,7 +59,7 @@ pub(super) struct Dialog<'a> {
 
 /// Where in the console the conversation is, or which answer is on its way: it decides how to leave.
 #[derive(Clone, Copy)]
-enum Place {
+enum Stage {
     /// The command prompt is to come.
     Arriving,
     Command,
@@ -92,8 +92,8 @@ impl<'a> Dialog<'a> {
         stalled: &'a (dyn Fn(&str) + Send + Sync),
         shutdown: watch::Receiver<bool>,
     ) -> Self {
-        let (screen, place, mark) = (Screen::default(), Place::Arriving, String::new());
-        Self { stream, screen, place, mark, patience, stalled, shutdown }
+        let (screen, stage, mark) = (Screen::default(), Stage::Arriving, String::new());
+        Self { stream, screen, stage, mark, patience, stalled, shutdown }
     }
 
     /// Waits for whoever speaks first: a console shows its prompt, an agent says hello.
@@ -108,7 +108,7 @@ impl<'a> Dialog<'a> {
                 return Ok(Speaker::Agent(first));
             }
             if self.screen.text().contains(COMMAND_PROMPT) {
-                self.place = Place::Command;
+                self.stage = Stage::Command;
                 return Ok(Speaker::Console);
             }
         }
@@ -139,20 +139,20 @@ impl<'a> Dialog<'a> {
     async fn take_over(&mut self) -> anyhow::Result<()> {
         let halves = (secret()?, secret()?);
         self.mark = format!("{}{}\n", halves.0, halves.1);
-        self.say("t\n", Place::BeforeRepl).await?;
+        self.say("t\n", Stage::BeforeRepl).await?;
         self.expect(&[REPL_PROMPT], "opening the REPL").await?;
         // In editor mode each line is only echoed: no preview, no evaluation until the end.
-        self.say(".editor\n", Place::BeforeEditor).await?;
+        self.say(".editor\n", Stage::BeforeEditor).await?;
         self.expect(&[EDITOR_GREETING], "entering the REPL's editor mode").await?;
         for line in typed(LOADER, &halves) {
-            self.say(&format!("{line}\n"), Place::Editor).await?;
+            self.say(&format!("{line}\n"), Stage::Editor).await?;
             let tail = line.len().saturating_sub(16);
             self.expect(&[&line[tail..]], "typing the loader").await?;
         }
-        self.say("\x04", Place::Handover).await?;
+        self.say("\x04", Stage::Handover).await?;
         match self.handed_over("evaluating the loader").await? {
             Answer::Mark => {
-                self.place = Place::Taken;
+                self.stage = Stage::Taken;
                 Ok(())
             }
             Answer::Refused | Answer::Prompt => bail!(
@@ -181,28 +181,28 @@ impl<'a> Dialog<'a> {
         self.shutdown = shutdown;
         let doing = "leaving the console";
         loop {
-            match self.place {
-                Place::Arriving => {
+            match self.stage {
+                Stage::Arriving => {
                     self.expect(&[COMMAND_PROMPT], doing).await?;
-                    self.place = Place::Command;
+                    self.stage = Stage::Command;
                 }
-                Place::BeforeEditor => {
+                Stage::BeforeEditor => {
                     self.expect(&[EDITOR_GREETING], doing).await?;
-                    self.place = Place::Editor;
+                    self.stage = Stage::Editor;
                 }
-                Place::Editor => self.say("\x03", Place::BeforeRepl).await?,
-                Place::BeforeRepl => {
+                Stage::Editor => self.say("\x03", Stage::BeforeRepl).await?,
+                Stage::BeforeRepl => {
                     self.expect(&[REPL_PROMPT], doing).await?;
-                    self.place = Place::Repl;
+                    self.stage = Stage::Repl;
                 }
-                Place::Handover => match self.handed_over(doing).await? {
-                    Answer::Mark | Answer::Refused => self.place = Place::Taken,
-                    Answer::Prompt => self.place = Place::Repl,
+                Stage::Handover => match self.handed_over(doing).await? {
+                    Answer::Mark | Answer::Refused => self.stage = Stage::Taken,
+                    Answer::Prompt => self.stage = Stage::Repl,
                 },
-                Place::Taken => return Ok(()),
-                Place::Repl => self.say(".exit\n", Place::Arriving).await?,
-                Place::Command => {
-                    self.say("\x04", Place::Command).await?;
+                Stage::Taken => return Ok(()),
+                Stage::Repl => self.say(".exit\n", Stage::Arriving).await?,
+                Stage::Command => {
+                    self.say("\x04", Stage::Command).await?;
                     while self.read(doing).await.is_ok() {}
                     return Ok(());
                 }
@@ -210,10 +210,10 @@ impl<'a> Dialog<'a> {
         }
     }
 
-    /// Types something, after which the conversation is at `place`.
-    async fn say(&mut self, text: &str, place: Place) -> anyhow::Result<()> {
+    /// Types something, after which the conversation is at `stage`.
+    async fn say(&mut self, text: &str, stage: Stage) -> anyhow::Result<()> {
         self.screen.clear();
-        self.place = place;
+        self.stage = stage;
         self.stream.write_all(text.as_bytes()).await.context("write to the console")
     }
 
