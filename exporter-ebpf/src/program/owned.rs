@@ -197,11 +197,24 @@ pub fn forget(end: &PortKey) -> bool {
     for slot in 0..SHARERS {
         // SAFETY: the table's value, which lives at least as long as this program runs.
         let cookie = unsafe { sharers.cast::<u64>().add(slot).read_volatile() };
-        if cookie != 0 {
+        if cookie != 0 && is_held(cookie) {
             join(end, cookie);
+            // Whoever gives the socket up meanwhile has left before or will leave after; this is for before.
+            if !is_held(cookie) {
+                leave(end, cookie);
+            }
         }
     }
     true
+}
+
+/// A socket is owned, and is not being given up.
+#[inline(always)]
+fn is_held(cookie: u64) -> bool {
+    // SAFETY: the table's value.
+    OWNED_SOCKETS
+        .get_ptr(cookie)
+        .is_some_and(|entry| unsafe { (&raw const (*entry).is_verified).read_volatile() } != GONE)
 }
 
 fn open(proto: u8, port: u16) {
@@ -234,6 +247,7 @@ fn join(end: &PortKey, cookie: u64) -> bool {
     /// Once to find a place, once to see that the entry is still the end's, and once more if it is not.
     const TRIES: u32 = 3;
     let end = *end;
+    let mut is_placed = false;
     for _ in 0..TRIES {
         let sharers = match OWNED_PORTS.get_ptr_mut(end) {
             Some(sharers) => sharers,
@@ -241,15 +255,17 @@ fn join(end: &PortKey, cookie: u64) -> bool {
                 let _ = OWNED_PORTS.insert(end, NO_SHARERS, BPF_NOEXIST as u64);
                 match OWNED_PORTS.get_ptr_mut(end) {
                     Some(sharers) => sharers,
-                    None => return false,
+                    // There is no room, or somebody let go of the entry before anybody stood in it.
+                    None => continue,
                 }
             }
         };
         if stands(sharers, cookie) || !place_in(sharers, cookie) {
             return true;
         }
+        is_placed = true;
     }
-    true
+    is_placed
 }
 
 #[inline(always)]
