@@ -1,9 +1,10 @@
-//! Brings all sources together in one thread, which takes readings and writes what is asked for.
+//! Brings all sources together in one thread, which takes readings and lends what texts are written from.
 
 mod books;
 mod host;
 mod orders;
 mod site;
+mod snapshots;
 mod uncounted;
 
 pub use books::{Ledgers, Parts};

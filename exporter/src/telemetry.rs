@@ -267,7 +267,8 @@ impl Telemetry {
                  counted without ids.",
             ),
             scrape_duration: {
-                let help = "Time that the last reading took, and what waited before its text.";
+                let help =
+                    "Time that the last reading took, and what waited before it was given out.";
                 let gauge = Gauge::with_opts(opts("scrape_duration_seconds", help));
                 let gauge = gauge.expect("a constant's name is valid");
                 register(&registry, gauge.clone());

@@ -10,12 +10,10 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
-
 use crate::collect::orders::{Books, Connections, Occasion};
 use crate::collect::site::{Board, Figures};
 use crate::collect::uncounted::Uncounted;
-use crate::exposition::{Cursor, Scrape, Selection, foreign};
+use crate::exposition::{Format, Scrape, Selection, Snapshot, Tails, foreign};
 use crate::host::addresses::MAX_LOCAL;
 use crate::host::interfaces::MOST_INTERFACES;
 use crate::host::workers::Workers;
@@ -28,7 +26,6 @@ use crate::resolver::Questions;
 use crate::sockets;
 use crate::state::{Event, Kind, Ownership, Reason, SourceId, State};
 use crate::telemetry::{SourceReport, Telemetry};
-use crate::web::Wanted;
 
 /// Workers are looked for so often: it reads a directory of every process.
 const WORKERS_AGE: Duration = Duration::from_secs(10);
@@ -285,18 +282,13 @@ impl Books for Ledgers {
         self.parts.board.show(figures);
     }
 
-    fn write(&mut self, wanted: Wanted, out: &mut dyn FnMut(Bytes) -> bool) {
-        let Parts { scrape, telemetry, .. } = &self.parts;
+    fn snapshot(&mut self, selection: Selection) -> Snapshot {
+        let Parts { scrape, telemetry, .. } = &mut self.parts;
         telemetry.scraped(self.refreshed.elapsed());
-        let mut cursor = Cursor::new(wanted.format, wanted.selection);
-        if wanted.own {
-            cursor = cursor.with_tail(foreign::text(&telemetry.gather(), wanted.format));
-        }
-        while let Some(piece) = scrape.next_piece(&mut cursor) {
-            if !out(piece) {
-                return;
-            }
-        }
+        let own = telemetry.gather();
+        let [text, open_metrics] =
+            [Format::Text, Format::OpenMetrics].map(|it| foreign::text(&own, it).into());
+        scrape.snapshot(selection, Tails { text, open_metrics })
     }
 
     fn learn(&mut self, ip: IpAddr, name: Option<Arc<str>>) {

@@ -1,10 +1,10 @@
-//! The scrape: one thread that takes readings and writes texts, in order, for everyone who asks, and
-//! takes in what servers tell.
+//! The scrape: one thread that takes readings, in order, for everyone who asks, and takes in what servers
+//! tell.
 //!
-//! Orders come in through a bounded queue, chunks of text go out into each order's sink. Because one
-//! thread owns the books, what servers told among them, they need no locks, and nobody else ever waits
-//! for one; because sinks never make it wait, no client can hold it up. Orders that wait together share
-//! a reading, and those that want the same share the text.
+//! Orders come in through a bounded queue, snapshots go out to who asked, who writes his text from them
+//! himself. Because one thread owns the books, what servers told among them, they need no locks, and
+//! nobody else ever waits for one; because it writes for nobody, no client can hold it up. Orders that wait
+//! together share a reading.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -14,14 +14,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::exposition::Selection;
+use crate::collect::snapshots::{Advice, Snapshots};
+use crate::exposition::{Selection, Snapshot};
 use crate::labels::Renewal;
 use crate::model::JoinKey;
 use crate::state::{Event, Ownership, SourceId};
-use crate::web::{Busy, Sink, Wanted};
+use crate::web::{Busy, Waiting, Wanted};
 
 /// Scrapes that wait at most; more than connections cannot be.
 const SCRAPES: usize = 1024;
@@ -50,11 +50,11 @@ pub trait Books: Send + 'static {
     fn look(&mut self);
     /// Takes a reading and books what these families need.
     fn refresh(&mut self, occasion: Occasion, selection: Selection);
-    /// Writes what is wanted, chunk by chunk; the function says whether anyone still listens.
-    fn write(&mut self, wanted: Wanted, out: &mut dyn FnMut(Bytes) -> bool);
+    /// What texts of these families are written from, as of the last reading.
+    fn snapshot(&mut self, selection: Selection) -> Snapshot;
     /// A reverse look-up's answer.
     fn learn(&mut self, ip: IpAddr, name: Option<Arc<str>>);
-    /// Scrapes that were given another's reading or text, so far.
+    /// Scrapes that were given another's reading, so far.
     fn shared(&mut self, scrapes: u64);
 }
 
@@ -100,7 +100,7 @@ impl Default for Pace {
 }
 
 enum Order {
-    Scrape(Wanted, Sink, OwnedSemaphorePermit),
+    Scrape(Wanted, Waiting, OwnedSemaphorePermit),
     Name(IpAddr, Option<Arc<str>>, OwnedSemaphorePermit),
     Told(SourceId, Vec<Event>, OwnedSemaphorePermit),
     Observed(Arc<dyn Ownership>),
@@ -130,7 +130,7 @@ impl Orders {
         (Self { ended: Arc::default(), queue, scrapes, names, readings }, orders)
     }
 
-    /// The thread ends after what it is at: one order, or one piece of a text.
+    /// The thread ends after the order that it is at.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
         // It may be waiting for an order.
@@ -138,9 +138,9 @@ impl Orders {
     }
 
     /// Orders a scrape.
-    pub fn scrape(&self, wanted: Wanted, sink: Sink) -> Result<(), Busy> {
+    pub fn scrape(&self, wanted: Wanted, waiting: Waiting) -> Result<(), Busy> {
         let place = self.scrapes.clone().try_acquire_owned().map_err(|_| Busy)?;
-        self.queue.send(Order::Scrape(wanted, sink, place)).map_err(|_| Busy)
+        self.queue.send(Order::Scrape(wanted, waiting, place)).map_err(|_| Busy)
     }
 
     /// Tells a name. It is lost when there is no place, and asked for again later.
@@ -195,47 +195,97 @@ impl Queue {
         self.ended.load(Ordering::Relaxed)
     }
 
+    /// The next order, or none within that time; `None` when there will be no more.
+    fn next(&self, time: Duration) -> Option<Option<Order>> {
+        match self.orders.recv_timeout(time) {
+            Ok(order) => Some(Some(order)),
+            Err(RecvTimeoutError::Timeout) => Some(None),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
     /// What waits, until the end.
     fn waiting(&self) -> impl Iterator<Item = Order> {
         self.orders.try_iter().take_while(|_| !self.has_ended())
     }
 }
 
-fn work(mut books: impl Books, pace: Pace, queue: &Queue) {
-    let mut shared = 0;
-    books.look();
-    let mut taken = take(&mut books, Occasion::Idle, Selection::ALL);
-    loop {
-        let first = match queue.orders.recv_timeout(pace.idle.saturating_sub(taken.at.elapsed())) {
-            Ok(order) => Some(order),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
+fn work(books: impl Books, pace: Pace, queue: &Queue) {
+    let mut desk = Desk::open(books, pace);
+    while let Some(first) = queue.next(desk.rest()) {
         let mut waiting = Vec::new();
-        hear(&mut books, first.into_iter().chain(queue.waiting()), &mut waiting);
+        hear(&mut desk.books, first.into_iter().chain(queue.waiting()), &mut waiting);
         if queue.has_ended() {
             return;
         }
         // Servers that tell without end must not keep the tables from being tended.
-        let due = taken.at.elapsed() >= pace.idle;
-        if waiting.is_empty() && !due {
-            continue;
+        if !waiting.is_empty() || desk.is_due() {
+            desk.serve(waiting, queue);
         }
-        let fresh = due || !taken.serves(wanted_of(&waiting), pace.share);
-        if fresh {
-            books.look();
-            hear(&mut books, queue.waiting(), &mut waiting);
+    }
+}
+
+/// The books, and what they last gave out.
+struct Desk<B> {
+    books: B,
+    pace: Pace,
+    taken: Taken,
+    snapshots: Snapshots,
+    shared: u64,
+}
+
+impl<B: Books> Desk<B> {
+    fn open(mut books: B, pace: Pace) -> Self {
+        books.look();
+        let taken = take(&mut books, Occasion::Idle, Selection::ALL);
+        Self { books, pace, taken, snapshots: Snapshots::default(), shared: 0 }
+    }
+
+    /// Until a reading is due, whoever asks.
+    fn rest(&self) -> Duration {
+        self.pace.idle.saturating_sub(self.taken.at.elapsed())
+    }
+
+    fn is_due(&self) -> bool {
+        self.rest().is_zero()
+    }
+
+    fn serve(&mut self, mut waiting: Vec<(Wanted, Waiting)>, queue: &Queue) {
+        self.snapshots.tidy();
+        let is_due = self.is_due();
+        let is_young = !is_due && self.taken.serves(wanted_of(&waiting), self.pace.share);
+        if !is_young {
+            self.books.look();
+            hear(&mut self.books, queue.waiting(), &mut waiting);
         }
-        let scrapes: usize = waiting.iter().map(|(_, sinks)| sinks.len()).sum();
-        shared += (scrapes as u64).saturating_sub(fresh.into());
-        books.shared(shared);
-        if fresh && scrapes == 0 {
-            taken = take(&mut books, Occasion::Idle, Selection::ALL);
-        } else if fresh {
-            taken = take(&mut books, Occasion::Scrape, wanted_of(&waiting));
-        }
-        for (wanted, sinks) in waiting {
-            deliver(&mut books, wanted, sinks, queue);
+        let wanted = wanted_of(&waiting);
+        let advice = match waiting.is_empty() {
+            true => Advice::Share,
+            false if is_young && self.snapshots.newest_is(self.taken.at, wanted) => Advice::Share,
+            false => self.snapshots.advise(wanted, Instant::now()),
+        };
+        let readings = match advice {
+            Advice::Take(selection) => {
+                if !is_young {
+                    let selection = if is_due { Selection::ALL } else { selection };
+                    self.taken = take(&mut self.books, Occasion::Scrape, selection);
+                }
+                self.snapshots.add(self.books.snapshot(selection), selection, self.taken.at);
+                u64::from(!is_young)
+            }
+            Advice::Share if is_due => {
+                self.taken = take(&mut self.books, Occasion::Idle, Selection::ALL);
+                0
+            }
+            Advice::Share => 0,
+        };
+        self.shared += (waiting.len() as u64).saturating_sub(readings);
+        self.books.shared(self.shared);
+        for (wanted, waiting) in waiting {
+            if let Some(lease) = self.snapshots.lease(wanted) {
+                // Who asked may be gone.
+                let _ = waiting.send(Box::new(lease));
+            }
         }
     }
 }
@@ -244,14 +294,14 @@ fn work(mut books: impl Books, pace: Pace, queue: &Queue) {
 fn hear(
     books: &mut impl Books,
     orders: impl Iterator<Item = Order>,
-    waiting: &mut Vec<(Wanted, Vec<Sink>)>,
+    waiting: &mut Vec<(Wanted, Waiting)>,
 ) {
     // New ones may come for as long as these are dealt with, and each reading that is takes its time.
     let mut readings = 0;
     for order in orders.take(ROUND) {
         match order {
             Order::Name(ip, name, _place) => books.learn(ip, name),
-            Order::Scrape(wanted, sink, _place) => join(waiting, wanted, sink),
+            Order::Scrape(wanted, text, _place) => waiting.push((wanted, text)),
             Order::Told(source, events, _place) => {
                 books.tell(source, events);
                 readings += 1;
@@ -268,7 +318,7 @@ fn hear(
     }
 }
 
-fn wanted_of(waiting: &[(Wanted, Vec<Sink>)]) -> Selection {
+fn wanted_of(waiting: &[(Wanted, Waiting)]) -> Selection {
     waiting.iter().fold(Selection::NONE, |all, (it, _)| all.or(it.selection))
 }
 
@@ -282,26 +332,6 @@ impl Taken {
 fn take(books: &mut impl Books, occasion: Occasion, selection: Selection) -> Taken {
     books.refresh(occasion, selection);
     Taken { at: Instant::now(), selection }
-}
-
-fn join(waiting: &mut Vec<(Wanted, Vec<Sink>)>, wanted: Wanted, sink: Sink) {
-    match waiting.iter_mut().find(|(other, _)| *other == wanted) {
-        Some((_, sinks)) => sinks.push(sink),
-        None => waiting.push((wanted, vec![sink])),
-    }
-}
-
-/// Writes one text for all who want the same. Chunks are shared, not copied.
-fn deliver(books: &mut impl Books, wanted: Wanted, mut sinks: Vec<Sink>, queue: &Queue) {
-    books.write(wanted, &mut |chunk| {
-        sinks.retain(|sink| sink.push(chunk.clone()));
-        !sinks.is_empty() && !queue.has_ended()
-    });
-    if queue.has_ended() {
-        // What is cut must not look whole.
-        return;
-    }
-    sinks.into_iter().for_each(Sink::finish);
 }
 
 #[cfg(test)]

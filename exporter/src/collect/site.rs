@@ -9,7 +9,7 @@ use crate::ledger::Fill;
 use crate::observer::Observer;
 use crate::state::State;
 use crate::telemetry::{Telemetry, VERSION};
-use crate::web::{App, Busy, Ended, Overview, Page, Sink, SourceStatus, Wanted};
+use crate::web::{App, Busy, Ended, Overview, Page, SourceStatus, Waiting, Wanted};
 
 /// Figures of the last reading, written by the scrape thread and read by pages.
 #[derive(Debug, Default)]
@@ -83,8 +83,8 @@ pub struct Site {
 }
 
 impl App for Site {
-    fn scrape(&self, wanted: Wanted, sink: Sink) -> Result<(), Busy> {
-        self.orders.scrape(wanted, sink)
+    fn scrape(&self, wanted: Wanted, waiting: Waiting) -> Result<(), Busy> {
+        self.orders.scrape(wanted, waiting)
     }
 
     fn ready(&self) -> bool {

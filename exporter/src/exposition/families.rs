@@ -4,7 +4,7 @@
 
 use crate::exposition::rows;
 use crate::exposition::text::{Head, Lines, MetricType};
-use crate::ledger::Ledger;
+use crate::ledger::View;
 
 /// Families that are switched on and off together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +55,7 @@ pub struct Family {
     /// Where its values come from.
     pub origin: Origin,
     /// Writes samples from a place on; `Some` is the place to go on from when the buffer was full.
-    pub(crate) rows: fn(&Ledger, usize, &mut Lines<'_>) -> Option<usize>,
+    pub(crate) rows: fn(&View, usize, &mut Lines<'_>) -> Option<usize>,
 }
 
 impl Family {
@@ -145,7 +145,7 @@ pub static FAMILIES: &[Family] = &[
         labels: CONTRACT,
         group: Group::Contract,
         origin: Origin::Stats,
-        rows: |ledger, start, lines| rows::contract(ledger, 0, start, lines, |it| it.bytes),
+        rows: |view, start, lines| rows::contract(view, 0, start, lines, |it| it.bytes),
     },
     Family {
         name: "mediasoup_consumer_byte_count_bytes",
@@ -156,7 +156,7 @@ pub static FAMILIES: &[Family] = &[
         labels: CONTRACT,
         group: Group::Contract,
         origin: Origin::Stats,
-        rows: |ledger, start, lines| rows::contract(ledger, 1, start, lines, |it| it.bytes),
+        rows: |view, start, lines| rows::contract(view, 1, start, lines, |it| it.bytes),
     },
     Family {
         name: "mediasoup_producer_score",
@@ -167,7 +167,7 @@ pub static FAMILIES: &[Family] = &[
         labels: CONTRACT,
         group: Group::Contract,
         origin: Origin::Observer,
-        rows: |ledger, start, lines| rows::contract(ledger, 0, start, lines, |it| it.score),
+        rows: |view, start, lines| rows::contract(view, 0, start, lines, |it| it.score),
     },
     Family {
         name: "mediasoup_consumer_score",
@@ -178,7 +178,7 @@ pub static FAMILIES: &[Family] = &[
         labels: CONTRACT,
         group: Group::Contract,
         origin: Origin::Observer,
-        rows: |ledger, start, lines| rows::contract(ledger, 1, start, lines, |it| it.score),
+        rows: |view, start, lines| rows::contract(view, 1, start, lines, |it| it.score),
     },
     Family {
         name: "mediasoup_peer_info",
@@ -244,8 +244,8 @@ pub static FAMILIES: &[Family] = &[
         labels: OBJECT,
         group: Group::Objects,
         origin: Origin::Observer,
-        rows: |ledger, start, lines| {
-            rows::producers(ledger, start, lines, |gauges| Some(gauges.paused))
+        rows: |view, start, lines| {
+            rows::producers(view, start, lines, |gauges| Some(gauges.paused))
         },
     },
     Family {
@@ -257,8 +257,8 @@ pub static FAMILIES: &[Family] = &[
         labels: OBJECT,
         group: Group::Objects,
         origin: Origin::Stats,
-        rows: |ledger, start, lines| {
-            rows::producers(ledger, start, lines, |gauges| gauges.packets_lost)
+        rows: |view, start, lines| {
+            rows::producers(view, start, lines, |gauges| gauges.packets_lost)
         },
     },
     Family {
@@ -269,8 +269,8 @@ pub static FAMILIES: &[Family] = &[
         labels: OBJECT,
         group: Group::Objects,
         origin: Origin::Observer,
-        rows: |ledger, start, lines| {
-            rows::consumers(ledger, start, lines, |gauges| Some(gauges.paused))
+        rows: |view, start, lines| {
+            rows::consumers(view, start, lines, |gauges| Some(gauges.paused))
         },
     },
     Family {
@@ -281,8 +281,8 @@ pub static FAMILIES: &[Family] = &[
         labels: OBJECT,
         group: Group::Objects,
         origin: Origin::Observer,
-        rows: |ledger, start, lines| {
-            rows::consumers(ledger, start, lines, |gauges| gauges.spatial_layer)
+        rows: |view, start, lines| {
+            rows::consumers(view, start, lines, |gauges| gauges.spatial_layer)
         },
     },
     Family {
@@ -293,8 +293,8 @@ pub static FAMILIES: &[Family] = &[
         labels: OBJECT,
         group: Group::Objects,
         origin: Origin::Observer,
-        rows: |ledger, start, lines| {
-            rows::consumers(ledger, start, lines, |gauges| gauges.temporal_layer)
+        rows: |view, start, lines| {
+            rows::consumers(view, start, lines, |gauges| gauges.temporal_layer)
         },
     },
     Family {
@@ -306,8 +306,8 @@ pub static FAMILIES: &[Family] = &[
         labels: OBJECT,
         group: Group::Objects,
         origin: Origin::Stats,
-        rows: |ledger, start, lines| {
-            rows::consumers(ledger, start, lines, |gauges| {
+        rows: |view, start, lines| {
+            rows::consumers(view, start, lines, |gauges| {
                 gauges.round_trip_time.map(crate::exposition::text::Micros)
             })
         },
@@ -321,8 +321,8 @@ pub static FAMILIES: &[Family] = &[
         labels: OBJECT,
         group: Group::Objects,
         origin: Origin::Stats,
-        rows: |ledger, start, lines| {
-            rows::consumers(ledger, start, lines, |gauges| {
+        rows: |view, start, lines| {
+            rows::consumers(view, start, lines, |gauges| {
                 gauges.fraction_lost.map(crate::exposition::text::Fraction256)
             })
         },
@@ -336,8 +336,8 @@ pub static FAMILIES: &[Family] = &[
         labels: OBJECT,
         group: Group::Objects,
         origin: Origin::Stats,
-        rows: |ledger, start, lines| {
-            rows::consumers(ledger, start, lines, |gauges| gauges.packets_lost)
+        rows: |view, start, lines| {
+            rows::consumers(view, start, lines, |gauges| gauges.packets_lost)
         },
     },
     Family {
@@ -349,8 +349,8 @@ pub static FAMILIES: &[Family] = &[
         labels: CONNECTION,
         group: Group::Connections,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| {
-            rows::connections(ledger, start, lines, |counts, class| counts[0][class].bytes)
+        rows: |view, start, lines| {
+            rows::connections(view, start, lines, |counts, class| counts[0][class].bytes)
         },
     },
     Family {
@@ -362,8 +362,8 @@ pub static FAMILIES: &[Family] = &[
         labels: CONNECTION,
         group: Group::Connections,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| {
-            rows::connections(ledger, start, lines, |counts, class| counts[0][class].packets)
+        rows: |view, start, lines| {
+            rows::connections(view, start, lines, |counts, class| counts[0][class].packets)
         },
     },
     Family {
@@ -375,8 +375,8 @@ pub static FAMILIES: &[Family] = &[
         labels: CONNECTION,
         group: Group::Connections,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| {
-            rows::connections(ledger, start, lines, |counts, class| counts[1][class].bytes)
+        rows: |view, start, lines| {
+            rows::connections(view, start, lines, |counts, class| counts[1][class].bytes)
         },
     },
     Family {
@@ -388,8 +388,8 @@ pub static FAMILIES: &[Family] = &[
         labels: CONNECTION,
         group: Group::Connections,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| {
-            rows::connections(ledger, start, lines, |counts, class| counts[1][class].packets)
+        rows: |view, start, lines| {
+            rows::connections(view, start, lines, |counts, class| counts[1][class].packets)
         },
     },
     Family {
@@ -401,7 +401,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.total.bytes),
+        rows: |view, start, lines| rows::streams(view, 0, start, lines, |t| t.total.bytes),
     },
     Family {
         name: "mediasoup_stream_receive_packets_total",
@@ -411,7 +411,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.total.packets),
+        rows: |view, start, lines| rows::streams(view, 0, start, lines, |t| t.total.packets),
     },
     Family {
         name: "mediasoup_stream_receive_packets_expected_total",
@@ -421,7 +421,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.expected),
+        rows: |view, start, lines| rows::streams(view, 0, start, lines, |t| t.expected),
     },
     Family {
         name: "mediasoup_stream_receive_packets_lost",
@@ -432,7 +432,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.lost()),
+        rows: |view, start, lines| rows::streams(view, 0, start, lines, |t| t.lost()),
     },
     Family {
         name: "mediasoup_stream_receive_out_of_order_packets_total",
@@ -442,7 +442,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.out_of_order),
+        rows: |view, start, lines| rows::streams(view, 0, start, lines, |t| t.out_of_order),
     },
     Family {
         name: "mediasoup_stream_receive_duplicate_packets_total",
@@ -452,7 +452,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.duplicates),
+        rows: |view, start, lines| rows::streams(view, 0, start, lines, |t| t.duplicates),
     },
     Family {
         name: "mediasoup_stream_receive_sequence_restarts_total",
@@ -462,7 +462,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 0, start, lines, |t| t.restarts),
+        rows: |view, start, lines| rows::streams(view, 0, start, lines, |t| t.restarts),
     },
     Family {
         name: "mediasoup_stream_receive_jitter_seconds",
@@ -473,7 +473,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::jitter(ledger, 0, start, lines),
+        rows: |view, start, lines| rows::jitter(view, 0, start, lines),
     },
     Family {
         name: "mediasoup_stream_send_bytes_total",
@@ -484,7 +484,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.total.bytes),
+        rows: |view, start, lines| rows::streams(view, 1, start, lines, |t| t.total.bytes),
     },
     Family {
         name: "mediasoup_stream_send_packets_total",
@@ -494,7 +494,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.total.packets),
+        rows: |view, start, lines| rows::streams(view, 1, start, lines, |t| t.total.packets),
     },
     Family {
         name: "mediasoup_stream_send_packets_expected_total",
@@ -504,7 +504,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.expected),
+        rows: |view, start, lines| rows::streams(view, 1, start, lines, |t| t.expected),
     },
     Family {
         name: "mediasoup_stream_send_packets_lost",
@@ -515,7 +515,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.lost()),
+        rows: |view, start, lines| rows::streams(view, 1, start, lines, |t| t.lost()),
     },
     Family {
         name: "mediasoup_stream_send_out_of_order_packets_total",
@@ -525,7 +525,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.out_of_order),
+        rows: |view, start, lines| rows::streams(view, 1, start, lines, |t| t.out_of_order),
     },
     Family {
         name: "mediasoup_stream_send_duplicate_packets_total",
@@ -535,7 +535,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.duplicates),
+        rows: |view, start, lines| rows::streams(view, 1, start, lines, |t| t.duplicates),
     },
     Family {
         name: "mediasoup_stream_send_sequence_restarts_total",
@@ -545,7 +545,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::streams(ledger, 1, start, lines, |t| t.restarts),
+        rows: |view, start, lines| rows::streams(view, 1, start, lines, |t| t.restarts),
     },
     Family {
         name: "mediasoup_stream_send_jitter_seconds",
@@ -556,7 +556,7 @@ pub static FAMILIES: &[Family] = &[
         labels: STREAM,
         group: Group::Streams,
         origin: Origin::Packets,
-        rows: |ledger, start, lines| rows::jitter(ledger, 1, start, lines),
+        rows: |view, start, lines| rows::jitter(view, 1, start, lines),
     },
     Family {
         name: "mediasoup_join_coverage_ratio",
@@ -578,9 +578,7 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| {
-            rows::by_class(&ledger.packets.trailed, lines, |counts, c| counts[0][c].bytes)
-        },
+        rows: |view, _, lines| rows::by_class(&view.trailed, lines, |counts, c| counts[0][c].bytes),
     },
     Family {
         name: "mediasoup_trailing_receive_packets_total",
@@ -591,8 +589,8 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| {
-            rows::by_class(&ledger.packets.trailed, lines, |counts, c| counts[0][c].packets)
+        rows: |view, _, lines| {
+            rows::by_class(&view.trailed, lines, |counts, c| counts[0][c].packets)
         },
     },
     Family {
@@ -604,9 +602,7 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| {
-            rows::by_class(&ledger.packets.trailed, lines, |counts, c| counts[1][c].bytes)
-        },
+        rows: |view, _, lines| rows::by_class(&view.trailed, lines, |counts, c| counts[1][c].bytes),
     },
     Family {
         name: "mediasoup_trailing_send_packets_total",
@@ -617,8 +613,8 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| {
-            rows::by_class(&ledger.packets.trailed, lines, |counts, c| counts[1][c].packets)
+        rows: |view, _, lines| {
+            rows::by_class(&view.trailed, lines, |counts, c| counts[1][c].packets)
         },
     },
     Family {
@@ -630,10 +626,8 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| {
-            rows::by_class(&ledger.packets.strangers.resolved, lines, |counts, c| {
-                counts[0][c].bytes
-            })
+        rows: |view, _, lines| {
+            rows::by_class(&view.strangers.resolved, lines, |counts, c| counts[0][c].bytes)
         },
     },
     Family {
@@ -645,10 +639,8 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| {
-            rows::by_class(&ledger.packets.strangers.resolved, lines, |counts, c| {
-                counts[0][c].packets
-            })
+        rows: |view, _, lines| {
+            rows::by_class(&view.strangers.resolved, lines, |counts, c| counts[0][c].packets)
         },
     },
     Family {
@@ -660,10 +652,8 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| {
-            rows::by_class(&ledger.packets.strangers.resolved, lines, |counts, c| {
-                counts[1][c].bytes
-            })
+        rows: |view, _, lines| {
+            rows::by_class(&view.strangers.resolved, lines, |counts, c| counts[1][c].bytes)
         },
     },
     Family {
@@ -675,10 +665,8 @@ pub static FAMILIES: &[Family] = &[
         labels: &["class"],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: |ledger, _, lines| {
-            rows::by_class(&ledger.packets.strangers.resolved, lines, |counts, c| {
-                counts[1][c].packets
-            })
+        rows: |view, _, lines| {
+            rows::by_class(&view.strangers.resolved, lines, |counts, c| counts[1][c].packets)
         },
     },
     Family {
@@ -710,7 +698,7 @@ pub static FAMILIES: &[Family] = &[
         labels: SOCKET,
         group: Group::Sockets,
         origin: Origin::Sockets,
-        rows: |ledger, start, lines| rows::sockets(ledger, start, lines, |s| Some(s.drops)),
+        rows: |view, start, lines| rows::sockets(view, start, lines, |s| Some(s.drops)),
     },
     Family {
         name: "mediasoup_socket_receive_queue_bytes",
@@ -720,7 +708,7 @@ pub static FAMILIES: &[Family] = &[
         labels: SOCKET,
         group: Group::Sockets,
         origin: Origin::Sockets,
-        rows: |ledger, start, lines| rows::sockets(ledger, start, lines, |s| Some(s.receive_queue)),
+        rows: |view, start, lines| rows::sockets(view, start, lines, |s| Some(s.receive_queue)),
     },
     Family {
         name: "mediasoup_socket_send_queue_bytes",
@@ -730,7 +718,7 @@ pub static FAMILIES: &[Family] = &[
         labels: SOCKET,
         group: Group::Sockets,
         origin: Origin::Sockets,
-        rows: |ledger, start, lines| rows::sockets(ledger, start, lines, |s| Some(s.send_queue)),
+        rows: |view, start, lines| rows::sockets(view, start, lines, |s| Some(s.send_queue)),
     },
     Family {
         name: "mediasoup_socket_tcp_retransmits_total",
@@ -740,7 +728,7 @@ pub static FAMILIES: &[Family] = &[
         labels: SOCKET,
         group: Group::Sockets,
         origin: Origin::Sockets,
-        rows: |ledger, start, lines| rows::sockets(ledger, start, lines, |s| s.retransmits),
+        rows: |view, start, lines| rows::sockets(view, start, lines, |s| s.retransmits),
     },
     Family {
         name: "mediasoup_socket_tcp_round_trip_time_seconds",
@@ -750,8 +738,8 @@ pub static FAMILIES: &[Family] = &[
         labels: SOCKET,
         group: Group::Sockets,
         origin: Origin::Sockets,
-        rows: |ledger, start, lines| {
-            rows::sockets(ledger, start, lines, |s| {
+        rows: |view, start, lines| {
+            rows::sockets(view, start, lines, |s| {
                 s.round_trip_time.map(crate::exposition::text::Micros)
             })
         },

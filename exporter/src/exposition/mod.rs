@@ -1,15 +1,13 @@
 //! A ledger comes in, the text of a scrape goes out, in pieces.
 //!
 //! [`Scrape`] is what the rest of the program holds: labels and ledger together, changed by one update
-//! for each reading, and written as often as anyone asks. A [`Cursor`] says how far a writer has come,
-//! so that a scrape can be sent while it is written, and its text never lies in memory as a whole. The
-//! scrape must not be updated while a cursor is under way: hold a read lock from its first piece to
-//! its last.
+//! for each reading. It lends [`Snapshot`]s, which are written as often as anyone asks, at whatever pace.
 
 pub mod families;
 pub mod foreign;
 pub mod reference;
 mod rows;
+mod snapshot;
 #[cfg(test)]
 pub(crate) mod strict;
 #[cfg(test)]
@@ -20,14 +18,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use crate::exposition::families::{FAMILIES, Group};
-use crate::exposition::text::Lines;
+use crate::exposition::families::Group;
 use crate::labels::{Geo, Labels, Policy, Renewal, TextCounts};
-use crate::ledger::{Fill, Ledger, Settings, Update};
+use crate::ledger::{Extent, Fill, Ledger, Settings, Update};
 use crate::model::JoinKey;
 
+pub use snapshot::{Cursor, Snapshot, Tails};
 pub use text::Format;
 
 /// Bytes of a piece at most.
@@ -46,17 +42,6 @@ pub struct Scrape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selection(u8);
 
-/// How far a writer has come.
-#[derive(Clone, Debug)]
-pub struct Cursor {
-    format: Format,
-    selection: Selection,
-    family: usize,
-    place: usize,
-    tail: Bytes,
-    done: bool,
-}
-
 impl Scrape {
     /// Nothing is known yet.
     pub fn new(settings: Settings, policy: Policy, geo: Geo) -> Self {
@@ -66,9 +51,7 @@ impl Scrape {
     /// Takes in what is new for these families. Rooms, peers, transports, producers and consumers cost
     /// most of an update; who asks for what was counted on the wire only need not pay for them.
     pub fn update_for(&mut self, update: Update<'_>, selection: Selection) {
-        let objects = [Group::Contract, Group::Info, Group::Objects];
-        let objects = objects.into_iter().any(|group| selection.has(group));
-        self.ledger.update(update, objects, &mut self.labels);
+        self.ledger.update(update, Extent::from(selection).objects, &mut self.labels);
     }
 
     /// Takes in what a file that changed is now.
@@ -78,67 +61,13 @@ impl Scrape {
 
     /// Peers in rooms, as the metrics have them.
     pub fn peers(&self) -> u64 {
-        self.ledger.objects.room_peers.from(0).map(|(_, room)| room.values).sum()
+        self.ledger.peers()
     }
 
-    /// The next piece of a scrape, at most [`PIECE`] bytes; `None` after the last.
-    pub fn next_piece(&self, cursor: &mut Cursor) -> Option<Bytes> {
-        if cursor.done {
-            return None;
-        }
-        let mut out = Vec::with_capacity(PIECE);
-        while let Some(family) = FAMILIES.get(cursor.family) {
-            if !cursor.selection.has(family.group) {
-                cursor.family += 1;
-                continue;
-            }
-            let before = out.len();
-            if cursor.place == 0 {
-                cursor.format.header(family.head(), &mut out);
-            }
-            let headed = out.len();
-            let mut lines = Lines::new(&mut out, family.name, MARK);
-            match (family.rows)(&self.ledger, cursor.place, &mut lines) {
-                // Before its first row the family has not begun: the header is written again then.
-                Some(0) => {
-                    out.truncate(before);
-                    return Some(out.into());
-                }
-                Some(place) => {
-                    cursor.place = place;
-                    return Some(out.into());
-                }
-                None => {
-                    if out.len() == headed {
-                        out.truncate(before);
-                    }
-                    (cursor.family, cursor.place) = (cursor.family + 1, 0);
-                }
-            }
-        }
-        self.finish(cursor, out)
-    }
-
-    /// What others had to say, and the end.
-    fn finish(&self, cursor: &mut Cursor, mut out: Vec<u8>) -> Option<Bytes> {
-        if !out.is_empty() {
-            // The tail has pieces of its own.
-            return Some(out.into());
-        }
-        if !cursor.tail.is_empty() {
-            let length = cursor.tail.len().min(PIECE);
-            return Some(cursor.tail.split_to(length));
-        }
-        cursor.done = true;
-        out.extend_from_slice(cursor.format.end().as_bytes());
-        (!out.is_empty()).then(|| out.into())
-    }
-
-    /// Writes a whole scrape.
-    pub fn write(&self, mut cursor: Cursor, mut sink: impl FnMut(Bytes)) {
-        while let Some(piece) = self.next_piece(&mut cursor) {
-            sink(piece);
-        }
+    /// The series of these families as they are now. Lent, not copied: a copy is made only of what the
+    /// next update changes while somebody still has it.
+    pub fn snapshot(&mut self, selection: Selection, tails: Tails) -> Snapshot {
+        Snapshot::new(self.ledger.lend(selection.into()), tails)
     }
 
     /// Claims of the servers' whose packets were met for the first time since this was last asked.
@@ -180,19 +109,6 @@ impl Scrape {
 impl fmt::Debug for Scrape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scrape").field("fill", &self.fill()).finish_non_exhaustive()
-    }
-}
-
-impl Cursor {
-    /// At the beginning.
-    pub fn new(format: Format, selection: Selection) -> Self {
-        Self { format, selection, family: 0, place: 0, tail: Bytes::new(), done: false }
-    }
-
-    /// With families that others wrote, in the same format and without an end mark; their names must
-    /// not be among [`FAMILIES`].
-    pub fn with_tail(self, tail: impl Into<Bytes>) -> Self {
-        Self { tail: tail.into(), ..self }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::exposition::text::{Lines, Micros, Value};
 use crate::join::CLASSES;
 use crate::ledger::{
-    ContractSeries, Counts, Gauges, Ledger, Object, Series, SocketSeries, StreamTotals, Table,
+    ContractSeries, Counts, Gauges, Object, Rows, Series, SocketSeries, StreamTotals, View,
 };
 use crate::prefetch;
 
@@ -18,7 +18,7 @@ use crate::prefetch;
 /// memory some rows ahead, because with 100,000 streams no cache holds it, and waiting for it would be
 /// a third of the writing.
 fn walk<L: Clone + Eq + Hash, T>(
-    table: &Table<L, T>,
+    table: &Rows<L, T>,
     start: usize,
     lines: &mut Lines<'_>,
     text: impl Fn(&Series<L, T>) -> &str,
@@ -37,14 +37,14 @@ fn walk<L: Clone + Eq + Hash, T>(
     None
 }
 
-pub(crate) fn rooms(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
-    lines.put(&[" "], ledger.objects.open_rooms);
+pub(crate) fn rooms(view: &View, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    lines.put(&[" "], view.open_rooms);
     None
 }
 
-pub(crate) fn peers(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
+pub(crate) fn peers(view: &View, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
     walk(
-        &ledger.objects.room_peers,
+        &view.room_peers,
         start,
         lines,
         |room| &*room.labels,
@@ -54,14 +54,14 @@ pub(crate) fn peers(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Opt
 
 /// A family of the replaced exporter, of producers (side 0) or consumers (side 1).
 pub(crate) fn contract<V: Value>(
-    ledger: &Ledger,
+    view: &View,
     side: usize,
     start: usize,
     lines: &mut Lines<'_>,
     value: impl Fn(&ContractSeries) -> Option<V>,
 ) -> Option<usize> {
     walk(
-        &ledger.objects.contract[side],
+        &view.contract[side],
         start,
         lines,
         |series| series.labels.parts()[0],
@@ -74,9 +74,9 @@ pub(crate) fn contract<V: Value>(
     )
 }
 
-pub(crate) fn peer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
+pub(crate) fn peer_info(view: &View, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
     walk(
-        &ledger.objects.peer_infos,
+        &view.peer_infos,
         start,
         lines,
         |peer| &*peer.labels,
@@ -84,13 +84,9 @@ pub(crate) fn peer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) ->
     )
 }
 
-pub(crate) fn transport_info(
-    ledger: &Ledger,
-    start: usize,
-    lines: &mut Lines<'_>,
-) -> Option<usize> {
+pub(crate) fn transport_info(view: &View, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
     walk(
-        &ledger.objects.transports,
+        &view.transports,
         start,
         lines,
         |it| label_text(&it.values.labels),
@@ -106,9 +102,9 @@ fn label_text(labels: &Option<Arc<str>>) -> &str {
     labels.as_deref().unwrap_or("")
 }
 
-pub(crate) fn producer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
+pub(crate) fn producer_info(view: &View, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
     walk(
-        &ledger.objects.producers,
+        &view.producers,
         start,
         lines,
         |it| &*it.values.ids,
@@ -121,9 +117,9 @@ pub(crate) fn producer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>
     )
 }
 
-pub(crate) fn consumer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
+pub(crate) fn consumer_info(view: &View, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
     walk(
-        &ledger.objects.consumers,
+        &view.consumers,
         start,
         lines,
         |it| &*it.values.ids,
@@ -137,25 +133,25 @@ pub(crate) fn consumer_info(ledger: &Ledger, start: usize, lines: &mut Lines<'_>
 }
 
 pub(crate) fn producers<V: Value>(
-    ledger: &Ledger,
+    view: &View,
     start: usize,
     lines: &mut Lines<'_>,
     value: impl Fn(&Gauges) -> Option<V>,
 ) -> Option<usize> {
-    objects(&ledger.objects.producers, start, lines, value)
+    objects(&view.producers, start, lines, value)
 }
 
 pub(crate) fn consumers<V: Value>(
-    ledger: &Ledger,
+    view: &View,
     start: usize,
     lines: &mut Lines<'_>,
     value: impl Fn(&Gauges) -> Option<V>,
 ) -> Option<usize> {
-    objects(&ledger.objects.consumers, start, lines, value)
+    objects(&view.consumers, start, lines, value)
 }
 
 fn objects<K: Clone + Eq + Hash, V: Value>(
-    table: &Table<K, Object>,
+    table: &Rows<K, Object>,
     start: usize,
     lines: &mut Lines<'_>,
     value: impl Fn(&Gauges) -> Option<V>,
@@ -175,13 +171,13 @@ fn objects<K: Clone + Eq + Hash, V: Value>(
 
 /// A class is shown from its first packet on, in both directions: most connections have no `other`.
 pub(crate) fn connections(
-    ledger: &Ledger,
+    view: &View,
     start: usize,
     lines: &mut Lines<'_>,
     value: impl Fn(&Counts, usize) -> u64,
 ) -> Option<usize> {
     walk(
-        &ledger.packets.connections,
+        &view.connections,
         start,
         lines,
         |it| &*it.labels,
@@ -206,14 +202,14 @@ const CLASS_LABELS: [&str; 5] = [
 ];
 
 pub(crate) fn streams<V: Value>(
-    ledger: &Ledger,
+    view: &View,
     direction: usize,
     start: usize,
     lines: &mut Lines<'_>,
     value: impl Fn(&StreamTotals) -> V,
 ) -> Option<usize> {
     walk(
-        &ledger.packets.stream_series[direction],
+        &view.streams[direction],
         start,
         lines,
         |it| it.labels.parts()[0],
@@ -225,12 +221,12 @@ pub(crate) fn streams<V: Value>(
 
 /// A stream whose clock is not known has none.
 pub(crate) fn jitter(
-    ledger: &Ledger,
+    view: &View,
     direction: usize,
     start: usize,
     lines: &mut Lines<'_>,
 ) -> Option<usize> {
-    let table = &ledger.packets.stream_series[direction];
+    let table = &view.streams[direction];
     walk(
         table,
         start,
@@ -245,8 +241,8 @@ pub(crate) fn jitter(
     )
 }
 
-pub(crate) fn coverage(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
-    if let Some(ratio) = ledger.packets.coverage.ratio() {
+pub(crate) fn coverage(view: &View, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    if let Some(ratio) = view.coverage {
         lines.put(&[" "], ratio);
     }
     None
@@ -264,24 +260,24 @@ pub(crate) fn by_class(
     None
 }
 
-pub(crate) fn pending(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
-    lines.put(&[" "], ledger.packets.strangers.pending_bytes);
+pub(crate) fn pending(view: &View, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    lines.put(&[" "], view.strangers.pending_bytes);
     None
 }
 
-pub(crate) fn stranger_flows(ledger: &Ledger, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
-    lines.put(&[" "], ledger.packets.strangers.flows);
+pub(crate) fn stranger_flows(view: &View, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    lines.put(&[" "], view.strangers.flows);
     None
 }
 
 pub(crate) fn sockets<V: Value>(
-    ledger: &Ledger,
+    view: &View,
     start: usize,
     lines: &mut Lines<'_>,
     value: impl Fn(&SocketSeries) -> Option<V>,
 ) -> Option<usize> {
     walk(
-        &ledger.sockets.series,
+        &view.sockets,
         start,
         lines,
         |it| &*it.labels,

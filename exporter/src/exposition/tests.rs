@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::exposition::families::{FAMILIES, Group};
 use crate::exposition::strict::read;
 use crate::exposition::text::MetricType;
-use crate::exposition::{Cursor, Format, PIECE, Scrape, Selection, foreign};
+use crate::exposition::{Cursor, Format, PIECE, Scrape, Selection, Tails, foreign};
 use crate::fixture::{self, Told};
 use crate::labels::{AddressPolicy, Geo, Policy, Tick};
 use crate::ledger::{Settings, Update};
@@ -125,9 +125,10 @@ fn sockets() -> Vec<SocketStats> {
     vec![udp, tcp]
 }
 
-fn text(scrape: &Scrape, format: Format, selection: Selection) -> String {
+fn text(scrape: &mut Scrape, format: Format, selection: Selection) -> String {
     let mut text = Vec::new();
-    scrape.write(Cursor::new(format, selection), |piece| {
+    let snapshot = scrape.snapshot(selection, Tails::default());
+    snapshot.write(Cursor::new(format, selection), |piece| {
         assert!(!piece.is_empty() && piece.len() <= PIECE);
         text.extend(piece);
     });
@@ -151,11 +152,11 @@ fn check_file(path: &str, found: &str) {
 
 #[test]
 fn a_whole_scrape_is_as_it_was() {
-    let scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
+    let mut scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
     // A table keeps its order; the servers' objects come out of hash maps.
-    let sorted = |format| {
+    let mut sorted = |format| {
         let mut families: Vec<Vec<String>> = Vec::new();
-        for line in text(&scrape, format, Selection::ALL).lines() {
+        for line in text(&mut scrape, format, Selection::ALL).lines() {
             if line.starts_with("# HELP") || line == "# EOF" {
                 families.push(Vec::new());
             }
@@ -172,9 +173,9 @@ fn a_whole_scrape_is_as_it_was() {
 
 #[test]
 fn both_formats_say_the_same() {
-    let scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
-    let plain = read(&text(&scrape, Format::Text, Selection::ALL), Format::Text).unwrap();
-    let open = text(&scrape, Format::OpenMetrics, Selection::ALL);
+    let mut scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
+    let plain = read(&text(&mut scrape, Format::Text, Selection::ALL), Format::Text).unwrap();
+    let open = text(&mut scrape, Format::OpenMetrics, Selection::ALL);
     let open = read(&open, Format::OpenMetrics).unwrap();
     assert_eq!(plain.samples.len(), open.samples.len());
     let values = |scraped: &crate::exposition::strict::Scraped| {
@@ -195,8 +196,8 @@ fn both_formats_say_the_same() {
 
 #[test]
 fn each_family_has_its_labels() {
-    let scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
-    let plain = text(&scrape, Format::Text, Selection::ALL);
+    let mut scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
+    let plain = text(&mut scrape, Format::Text, Selection::ALL);
     read(&plain, Format::Text).unwrap();
     for family in FAMILIES {
         let line = plain
@@ -233,8 +234,8 @@ fn no_mode_lets_an_address_through() {
         AddressPolicy::Legacy,
     ] {
         let name = format!("{policy:?}");
-        let scrape = World::new().scrape(Settings::default(), policy);
-        let plain = text(&scrape, Format::Text, Selection::ALL);
+        let mut scrape = World::new().scrape(Settings::default(), policy);
+        let plain = text(&mut scrape, Format::Text, Selection::ALL);
         read(&plain, Format::Text).unwrap();
         for secret in
             ["192.0.2.1\"", "192.0.2.3\"", "2001:db8::2", ":1000", ":1001", ":2000", ":3000"]
@@ -248,8 +249,8 @@ fn no_mode_lets_an_address_through() {
 
 #[test]
 fn hostile_text_stays_within_its_label() {
-    let scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
-    let plain = read(&text(&scrape, Format::Text, Selection::ALL), Format::Text).unwrap();
+    let mut scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
+    let plain = read(&text(&mut scrape, Format::Text, Selection::ALL), Format::Text).unwrap();
     let [(labels, _)] = plain.find("mediasoup_peer_info", &[("peer_id", "mallory")])[..] else {
         panic!("one series")
     };
@@ -269,9 +270,9 @@ fn a_scrape_comes_in_pieces_and_each_series_once() {
         reading.streams.push(fixture::stream(tuple, Send, ssrc, 1));
     }
     let world = World { told, reading, sockets: Vec::new() };
-    let scrape = world.scrape(Settings::default(), AddressPolicy::None);
+    let mut scrape = world.scrape(Settings::default(), AddressPolicy::None);
     for format in [Format::Text, Format::OpenMetrics] {
-        let text = text(&scrape, format, Selection::ALL);
+        let text = text(&mut scrape, format, Selection::ALL);
         assert!(text.len() > 20 * PIECE);
         let scraped = read(&text, format).unwrap();
         assert_eq!(scraped.find("mediasoup_stream_send_packets_lost", &[]).len(), 3000);
@@ -280,7 +281,7 @@ fn a_scrape_comes_in_pieces_and_each_series_once() {
 
 #[test]
 fn the_tail_comes_before_the_end() {
-    let scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
+    let mut scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
     let registry = prometheus::Registry::new();
     let label = prometheus::opts!("mediasoup_exporter_up", "A \"source\"\nis up.");
     let gauge = prometheus::IntGaugeVec::new(label, &["source"]).unwrap();
@@ -295,9 +296,10 @@ fn the_tail_comes_before_the_end() {
     registry.register(Box::new(histogram)).unwrap();
     for format in [Format::Text, Format::OpenMetrics] {
         let mut text = Vec::new();
-        let tail = foreign::text(&registry.gather(), format);
-        let cursor = Cursor::new(format, Selection::ALL).with_tail(tail);
-        scrape.write(cursor, |piece| text.extend(piece));
+        let tail = |format| foreign::text(&registry.gather(), format).into();
+        let tails = Tails { text: tail(Format::Text), open_metrics: tail(Format::OpenMetrics) };
+        let cursor = Cursor::new(format, Selection::ALL).with_tail(true);
+        scrape.snapshot(Selection::ALL, tails).write(cursor, |piece| text.extend(piece));
         let scraped = read(std::str::from_utf8(&text).unwrap(), format).unwrap();
         assert_eq!(scraped.value("mediasoup_exporter_up", &[("source", "a\"b")]), Some(1.0));
         assert_eq!(scraped.value("mediasoup_exporter_reads_total", &[]), Some(7.0));
@@ -310,8 +312,8 @@ fn the_tail_comes_before_the_end() {
 
 #[test]
 fn groups_are_chosen_by_name() {
-    let scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
-    let kernel = text(&scrape, Format::Text, Selection::parse("kernel").unwrap());
+    let mut scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
+    let kernel = text(&mut scrape, Format::Text, Selection::parse("kernel").unwrap());
     let kernel = read(&kernel, Format::Text).unwrap();
     assert!(kernel.types.keys().all(|name| {
         let family = FAMILIES.iter().find(|family| family.name == name).unwrap();

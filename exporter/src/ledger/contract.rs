@@ -63,7 +63,7 @@ impl Hash for ContractLabels {
 }
 
 /// One series in the byte count's and in the score's family.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ContractSeries {
     /// `None` before the worker told any.
     pub(crate) bytes: Option<u64>,
@@ -85,7 +85,7 @@ impl ContractSeries {
 }
 
 /// What an object's encodings told so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Totals {
     /// Most objects have one encoding.
     last: SmallVec<[Last; 1]>,
@@ -94,7 +94,7 @@ pub(crate) struct Totals {
     told: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Last {
     ssrc: Option<u32>,
     bytes: u64,

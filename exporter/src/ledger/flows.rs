@@ -20,7 +20,7 @@ use crate::state::State;
 const CLASS_SERIES: u64 = 4;
 
 /// A connection's series, all classes together.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) counts: Counts,
     /// Bit n: class n is exposed.

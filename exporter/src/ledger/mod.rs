@@ -57,6 +57,7 @@ mod capacity;
 mod contract;
 mod flows;
 mod leftovers;
+mod lendable;
 mod objects;
 mod owners;
 mod packets;
@@ -69,6 +70,7 @@ mod streams;
 mod tests;
 mod totals;
 mod turn;
+mod view;
 
 use crate::labels::{Labels, Tick};
 use crate::model::{Reading, SocketStats};
@@ -76,12 +78,15 @@ use crate::state::State;
 
 use capacity::{Capacity, Part};
 pub(crate) use contract::ContractSeries;
-pub(crate) use objects::{Gauges, Object, Objects};
-pub(crate) use packets::Packets;
-pub(crate) use series::{Series, Table};
-pub(crate) use sockets::{SocketSeries, Sockets};
+use objects::Objects;
+pub(crate) use objects::{Gauges, Object};
+use packets::Packets;
+pub(crate) use series::{Rows, Series};
+pub(crate) use sockets::SocketSeries;
+use sockets::Sockets;
 pub(crate) use totals::{Counts, StreamTotals};
 use turn::Turn;
+pub(crate) use view::{Extent, View};
 
 /// Bounds and habits of the ledger.
 #[derive(Clone, Debug)]
@@ -191,6 +196,11 @@ impl Ledger {
     /// Claims whose packets were met for the first time since this was last asked.
     pub fn take_seen(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.packets.seen)
+    }
+
+    /// Peers in rooms, as the metrics have them.
+    pub fn peers(&self) -> u64 {
+        self.objects.room_peers.iter().map(|room| room.values).sum()
     }
 
     /// How full it is.

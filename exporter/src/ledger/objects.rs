@@ -50,7 +50,7 @@ pub(crate) struct Objects {
 }
 
 /// A room's label, and where its peers are counted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RoomText {
     labels: Arc<str>,
     series: Option<SeriesId>,
@@ -59,7 +59,7 @@ pub(crate) struct RoomText {
 }
 
 /// A producer or a consumer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Object {
     /// `{transport_id="…",id="…"`
     pub(crate) ids: Arc<str>,
@@ -359,7 +359,7 @@ impl Objects {
 }
 
 /// Keeps the series of these labels, or opens one; others may have the same labels.
-fn show<T: Default>(
+fn show<T: Clone + Default>(
     table: &mut Table<Arc<str>, T>,
     known: Option<SeriesId>,
     labels: &Arc<str>,

@@ -13,7 +13,7 @@ use crate::model::{Peer, PeerKey, RoomId, ServerTuple, Transport, TransportKind}
 use crate::state::Place;
 
 /// A peer's labels.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PeerText {
     /// Of the info family.
     pub(crate) labels: Arc<str>,
@@ -27,7 +27,7 @@ pub(crate) struct PeerText {
 }
 
 /// A transport's labels.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct TransportText {
     /// Of the info family; `None` while its far end's label is undecided or there is no room for it.
     pub(crate) labels: Option<Arc<str>>,

@@ -307,13 +307,13 @@ impl Packets {
             add_all(&mut flows, &meter.pending);
         }
         self.leftovers.add_to(&mut flows, &mut streams);
-        for (_, connection) in self.connections.from(0) {
+        for connection in self.connections.iter() {
             add_all(&mut flows, &connection.values.counts);
         }
         for meter in self.streams.slots().filter_map(|slot| self.streams.get(slot)) {
             streams.add(meter.pending.as_deref().copied().unwrap_or_default());
         }
-        for (_, series) in self.stream_series.iter().flat_map(|table| table.from(0)) {
+        for series in self.stream_series.iter().flat_map(Table::iter) {
             streams.add(series.values.totals);
         }
         (flows, streams)

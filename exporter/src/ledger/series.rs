@@ -5,12 +5,14 @@
 //! stays for [`GRACE`] ticks, so that every scraper sees its last values, and is then removed.
 
 use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
 
 use foldhash::HashMap;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use crate::labels::Tick;
+use crate::ledger::lendable::Lendable;
 use crate::prefetch;
 
 /// Ticks that a series stays after its object closed: two scrapes.
@@ -24,7 +26,7 @@ pub(crate) struct SeriesId {
 }
 
 /// One series, or one group of series that share their labels.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Series<L, T> {
     pub(crate) labels: L,
     pub(crate) values: T,
@@ -40,7 +42,7 @@ impl<L, T> Series<L, T> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot<L, T> {
     generation: u32,
     /// The slot that was asked for after this one the last time; see [`Table::follow`].
@@ -51,7 +53,7 @@ struct Slot<L, T> {
 /// All series that have one kind of labels and values.
 #[derive(Debug)]
 pub(crate) struct Table<L, T> {
-    slots: Vec<Slot<L, T>>,
+    slots: Lendable<Slot<L, T>>,
     free: Vec<u32>,
     /// Slots by their series' labels, which are kept once: 100,000 streams have labels to spare.
     by_labels: HashTable<u32>,
@@ -66,7 +68,7 @@ impl<L, T> Default for Table<L, T> {
     }
 }
 
-impl<L: Clone + Eq + Hash, T> Table<L, T> {
+impl<L: Clone + Eq + Hash, T: Clone> Table<L, T> {
     /// The series of these labels.
     pub(crate) fn find(&self, labels: &L) -> Option<SeriesId> {
         let hash = self.hasher.hash_one(labels);
@@ -77,13 +79,13 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
     /// As [`Table::find`], for someone who asks for the same series in the same order every time, and
     /// who gives the one that he asked for before: mostly it is known already which one comes next.
     pub(crate) fn follow(&mut self, before: Option<SeriesId>, labels: &L) -> Option<SeriesId> {
-        let next = before.map_or(0, |before| self.slots[before.index as usize].next);
+        let next = before.map_or(0, |before| self.slots.as_slice()[before.index as usize].next);
         if self.has(next, labels) {
             return Some(self.id(next));
         }
         let found = self.find(labels)?;
         if let Some(before) = before {
-            self.slots[before.index as usize].next = found.index;
+            self.slots.own()[before.index as usize].next = found.index;
         }
         Some(found)
     }
@@ -101,26 +103,27 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
         let series = Some(Series { labels, values, shared: false, seen: now });
         let index = match self.free.pop() {
             Some(index) => {
-                self.slots[index as usize].series = series;
+                self.slots.own()[index as usize].series = series;
                 index
             }
             None => {
-                self.slots.push(Slot { generation: 0, next: 0, series });
-                self.slots.len() as u32 - 1
+                let slots = self.slots.own();
+                slots.push(Slot { generation: 0, next: 0, series });
+                slots.len() as u32 - 1
             }
         };
         let Self { slots, by_labels, hasher, .. } = self;
-        by_labels.insert_unique(hash, index, |index| hash_of(slots, hasher, *index));
+        by_labels.insert_unique(hash, index, |index| hash_of(slots.as_slice(), hasher, *index));
         self.id(index)
     }
 
     pub(crate) fn get(&self, id: SeriesId) -> Option<&Series<L, T>> {
-        let slot = &self.slots[id.index as usize];
+        let slot = &self.slots.as_slice()[id.index as usize];
         slot.series.as_ref().filter(|_| slot.generation == id.generation)
     }
 
     pub(crate) fn get_mut(&mut self, id: SeriesId) -> Option<&mut Series<L, T>> {
-        let slot = &mut self.slots[id.index as usize];
+        let slot = &mut self.slots.own()[id.index as usize];
         slot.series.as_mut().filter(|_| slot.generation == id.generation)
     }
 
@@ -153,8 +156,8 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
         mut gone: impl FnMut(T),
     ) {
         self.resting.retain(|_, since| now.saturating_sub(*since) < GRACE);
-        for index in 0..self.slots.len() {
-            let Some(series) = &mut self.slots[index].series else { continue };
+        for index in 0..self.slots.as_slice().len() {
+            let Some(series) = &mut self.slots.own()[index].series else { continue };
             if now.saturating_sub(series.seen) <= grace {
                 continue;
             }
@@ -166,7 +169,56 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
         }
     }
 
-    /// From a place in the table on, with the places: a reader can stop and go on.
+    /// As it is now, for who writes texts.
+    pub(crate) fn lend(&mut self) -> Rows<L, T> {
+        Rows { slots: self.slots.lend() }
+    }
+
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Series<L, T>> {
+        self.slots.as_slice().iter().filter_map(|slot| slot.series.as_ref())
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Series<L, T>> {
+        self.slots.own().iter_mut().filter_map(|slot| slot.series.as_mut())
+    }
+
+    fn take(&mut self, index: u32) -> Option<T> {
+        let slot = &mut self.slots.own()[index as usize];
+        let series = slot.series.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(index);
+        let hash = self.hasher.hash_one(&series.labels);
+        if let Ok(entry) = self.by_labels.find_entry(hash, |other| *other == index) {
+            entry.remove();
+        }
+        Some(series.values)
+    }
+
+    fn has(&self, index: u32, labels: &L) -> bool {
+        let slot = self.slots.as_slice().get(index as usize);
+        slot.and_then(|slot| slot.series.as_ref()).is_some_and(|series| series.labels == *labels)
+    }
+
+    fn id(&self, index: u32) -> SeriesId {
+        SeriesId { index, generation: self.slots.as_slice()[index as usize].generation }
+    }
+}
+
+/// A table's series as they were when it lent them.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows<L, T> {
+    slots: Arc<Vec<Slot<L, T>>>,
+}
+
+impl<L, T> Default for Rows<L, T> {
+    fn default() -> Self {
+        Self { slots: Arc::default() }
+    }
+}
+
+impl<L, T> Rows<L, T> {
+    /// From a place on, with the places: a reader can stop and go on.
     pub(crate) fn from(&self, start: usize) -> impl Iterator<Item = (usize, &Series<L, T>)> {
         self.slots
             .iter()
@@ -183,31 +235,6 @@ impl<L: Clone + Eq + Hash, T> Table<L, T> {
     /// What is at a place, if anything.
     pub(crate) fn at(&self, place: usize) -> Option<&Series<L, T>> {
         self.slots.get(place)?.series.as_ref()
-    }
-
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Series<L, T>> {
-        self.slots.iter_mut().filter_map(|slot| slot.series.as_mut())
-    }
-
-    fn take(&mut self, index: u32) -> Option<T> {
-        let slot = &mut self.slots[index as usize];
-        let series = slot.series.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(index);
-        let hash = self.hasher.hash_one(&series.labels);
-        if let Ok(entry) = self.by_labels.find_entry(hash, |other| *other == index) {
-            entry.remove();
-        }
-        Some(series.values)
-    }
-
-    fn has(&self, index: u32, labels: &L) -> bool {
-        let slot = self.slots.get(index as usize);
-        slot.and_then(|slot| slot.series.as_ref()).is_some_and(|series| series.labels == *labels)
-    }
-
-    fn id(&self, index: u32) -> SeriesId {
-        SeriesId { index, generation: self.slots[index as usize].generation }
     }
 }
 
@@ -241,6 +268,6 @@ mod tests {
         assert!(table.get_mut(old).is_none());
         assert_eq!(table.join(&"a"), Some(again));
         assert!(table.get_mut(again).unwrap().shared);
-        assert_eq!(table.from(0).map(|(_, s)| s.values).collect::<Vec<_>>(), [9, 2, 3]);
+        assert_eq!(table.lend().from(0).map(|(_, s)| s.values).collect::<Vec<_>>(), [9, 2, 3]);
     }
 }

@@ -41,7 +41,7 @@ struct Meter {
 }
 
 /// One socket, or several that share their labels.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct SocketSeries {
     pub(crate) drops: u64,
     /// Of all that are open.

@@ -4,7 +4,7 @@ use crate::ledger::totals::{Counts, add};
 use crate::model::{Class, Counter, Flow, Stream};
 
 /// Traffic of flows that nobody told and nothing proved.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Strangers {
     /// Of flows that ended as strangers.
     pub(crate) resolved: Counts,

@@ -18,7 +18,7 @@ use crate::state::StreamRole;
 const STREAM_SERIES: u64 = 8;
 
 /// A stream's series.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StreamSeries {
     pub(crate) totals: StreamTotals,
     pub(crate) owner: Option<(TransportId, Arc<str>, u32)>,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::exposition::strict::{Scraped, read};
-use crate::exposition::{Cursor, Format, Scrape, Selection};
+use crate::exposition::{Cursor, Format, Scrape, Selection, Tails};
 use crate::fixture::{self, PACKET, Told};
 use crate::labels::random::Random;
 use crate::labels::{AddressPolicy, Geo, Labels, Policy};
@@ -61,7 +61,7 @@ impl Bench {
         );
         self.reading.streams.retain(|stream| !stream.ended);
         self.reading.flows.retain(|flow| !flow.ended);
-        text(&self.scrape)
+        text(&mut self.scrape)
     }
 
     fn put(&mut self, tuple: Tuple, direction: Direction, ssrc: u32, count: u64) {
@@ -75,9 +75,10 @@ impl Bench {
     }
 }
 
-fn text(scrape: &Scrape) -> Scraped {
+fn text(scrape: &mut Scrape) -> Scraped {
     let mut text = Vec::new();
-    scrape.write(Cursor::new(Format::Text, Selection::ALL), |piece| text.extend(piece));
+    let snapshot = scrape.snapshot(Selection::ALL, Tails::default());
+    snapshot.write(Cursor::new(Format::Text, Selection::ALL), |piece| text.extend(piece));
     read(std::str::from_utf8(&text).unwrap(), Format::Text).unwrap()
 }
 
@@ -515,7 +516,7 @@ fn without_a_reading_everything_stays() {
         bench
             .scrape
             .update_for(Update { tick, reading: None, state, sockets: None }, Selection::ALL);
-        assert_eq!(text(&bench.scrape).value(SENT, &[("id", "c1")]), bytes(5));
+        assert_eq!(text(&mut bench.scrape).value(SENT, &[("id", "c1")]), bytes(5));
     }
     bench.put(one(), Send, 31, 6);
     assert_eq!(bench.scrape().value(SENT, &[("id", "c1")]), bytes(6));
@@ -808,12 +809,12 @@ fn run(seed: u64, address: AddressPolicy, settings: Settings) {
 fn totals(ledger: &Ledger) -> HashMap<String, u64> {
     let mut all = HashMap::new();
     for (direction, table) in ledger.packets.stream_series.iter().enumerate() {
-        for (_, series) in table.from(0) {
+        for series in table.iter() {
             let name = format!("{direction}{}", series.labels.parts().concat());
             assert!(all.insert(name, series.values.totals.total.bytes).is_none());
         }
     }
-    for (_, connection) in ledger.packets.connections.from(0) {
+    for connection in ledger.packets.connections.iter() {
         for (index, counter) in connection.values.counts.iter().flatten().enumerate() {
             let name = format!("{index}{}", connection.labels);
             assert!(all.insert(name, counter.bytes).is_none());

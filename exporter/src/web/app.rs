@@ -1,15 +1,17 @@
 //! What the server asks of whoever knows the numbers.
 
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
 use crate::web::accept::Wanted;
-use crate::web::body::Sink;
 use crate::web::limits::Ended;
 use crate::web::pages::Overview;
 
 /// Knows the numbers. Every method returns at once.
 pub trait App: Send + Sync + 'static {
-    /// Takes the order for a scrape; the text goes into the sink from another thread. An error when
-    /// too many orders wait.
-    fn scrape(&self, wanted: Wanted, sink: Sink) -> Result<(), Busy>;
+    /// Takes the order for a scrape; who waits for its text is answered from another thread, or dropped
+    /// when there is none. An error when too many orders wait.
+    fn scrape(&self, wanted: Wanted, waiting: Waiting) -> Result<(), Busy>;
     /// Whether a first reading is there.
     fn ready(&self) -> bool;
     /// For the landing page.
@@ -19,6 +21,19 @@ pub trait App: Send + Sync + 'static {
     /// A connection or response was ended to make room or because it took too long.
     fn ended(&self, why: Ended);
 }
+
+/// A text that is written while it is taken.
+pub trait Text: Send {
+    /// The next piece; `None` after the last. Returns at once.
+    fn next_piece(&mut self) -> Result<Option<Bytes>, Withdrawn>;
+}
+
+/// Where a scrape's text is waited for.
+pub type Waiting = oneshot::Sender<Box<dyn Text>>;
+
+/// The text was taken so slowly that what it is written from was needed for others.
+#[derive(Debug)]
+pub struct Withdrawn;
 
 /// Too many orders wait.
 #[derive(Debug)]

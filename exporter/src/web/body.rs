@@ -1,125 +1,62 @@
-//! A response's body that is written by one thread while the server sends it.
+//! A response's body that is written while the client takes it.
 //!
-//! The writer never waits: what the client has not yet taken stays in the channel, counted against
-//! the server's budget. Chunks are handed over, never copied, and freed when they have been sent.
+//! A piece of text is made when the one before has been taken, so a client that is slow, or one that is
+//! fast, holds one piece and nobody else up.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use crate::web::app::Text;
 use crate::web::connections::Connection;
 
-/// Writers hand over about this much at a time.
-pub const CHUNK: usize = 64 << 10;
-
-enum Part {
-    Chunk(Bytes),
-    End,
-}
-
-/// Where a scrape's text goes. Dropped without [`Sink::finish`], the response breaks off, so that no
-/// client takes half a text for a whole one.
-pub struct Sink {
-    sender: mpsc::UnboundedSender<Part>,
-    connection: Arc<Connection>,
-}
-
-impl Sink {
-    /// Hands over a chunk; false when nobody wants it any more.
-    pub fn push(&self, chunk: Bytes) -> bool {
-        let length = chunk.len();
-        self.connection.buffer(length);
-        let sent = self.sender.send(Part::Chunk(chunk)).is_ok();
-        if !sent {
-            self.connection.unbuffer(length);
-        }
-        sent
-    }
-
-    /// The text is whole.
-    pub fn finish(self) {
-        let _ = self.sender.send(Part::End);
-    }
-
-    /// Nobody waits for it any more.
-    pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-}
-
-/// The other end of a [`Sink`].
+/// A scrape's text on its way to a client. What fails breaks the response off, so that no client takes
+/// half a text for a whole one.
 pub(super) struct Source {
-    receiver: mpsc::UnboundedReceiver<Part>,
+    text: Box<dyn Text>,
     connection: Arc<Connection>,
-    first: Option<Bytes>,
+    /// The client has until then.
+    until: Instant,
     gzip: Option<GzEncoder<Vec<u8>>>,
     ended: bool,
 }
 
-pub(super) fn channel(connection: &Arc<Connection>, gzip: bool) -> (Sink, Source) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let sink = Sink { sender, connection: connection.clone() };
-    let gzip = gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-    (sink, Source { receiver, connection: connection.clone(), first: None, gzip, ended: false })
-}
-
 impl Source {
-    /// Waits for the first chunk, so that a scrape that fails at once can still get a status of its
-    /// own. False: it failed.
-    pub(super) async fn begins(&mut self) -> bool {
-        match self.receiver.recv().await {
-            Some(Part::Chunk(chunk)) => {
-                self.connection.unbuffer(chunk.len());
-                self.first = Some(chunk);
-                true
-            }
-            Some(Part::End) => {
-                self.first = Some(Bytes::new());
-                self.receiver.close();
-                self.ended = self.gzip.is_none();
-                true
-            }
-            None => false,
-        }
+    pub(super) fn new(
+        text: Box<dyn Text>,
+        connection: &Arc<Connection>,
+        patience: Duration,
+        gzip: bool,
+    ) -> Self {
+        let gzip = gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
+        let until = Instant::now() + patience;
+        Self { text, connection: connection.clone(), until, gzip, ended: false }
     }
 
-    /// What goes out for a part; an empty chunk when the encoder kept it to itself.
-    fn encode(&mut self, part: Part) -> io::Result<Bytes> {
-        let Some(gzip) = &mut self.gzip else {
-            return Ok(match part {
-                Part::Chunk(chunk) => chunk,
-                Part::End => Bytes::new(),
-            });
-        };
-        match part {
-            Part::Chunk(chunk) => {
-                gzip.write_all(&chunk)?;
-                Ok(std::mem::take(gzip.get_mut()).into())
-            }
-            Part::End => {
-                gzip.try_finish()?;
-                Ok(std::mem::take(gzip.get_mut()).into())
-            }
+    /// What goes out next: nothing when the encoder kept it to itself, or at the end.
+    fn next(&mut self) -> io::Result<Bytes> {
+        let piece = self.text.next_piece().map_err(|_| io::ErrorKind::TimedOut)?;
+        self.ended = piece.is_none();
+        let Some(gzip) = &mut self.gzip else { return Ok(piece.unwrap_or_default()) };
+        match piece {
+            Some(piece) => gzip.write_all(&piece)?,
+            None => gzip.try_finish()?,
         }
+        Ok(std::mem::take(gzip.get_mut()).into())
     }
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
-        self.receiver.close();
-        while let Ok(part) = self.receiver.try_recv() {
-            if let Part::Chunk(chunk) = part {
-                self.connection.unbuffer(chunk.len());
-            }
-        }
         self.connection.rest();
     }
 }
@@ -130,28 +67,15 @@ impl Body for Source {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        _: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.connection.progress();
         while !self.ended {
-            let part = match self.first.take() {
-                Some(chunk) => Part::Chunk(chunk),
-                None => match self.receiver.poll_recv(context) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Some(part)) => {
-                        if let Part::Chunk(chunk) = &part {
-                            self.connection.unbuffer(chunk.len());
-                        }
-                        part
-                    }
-                    Poll::Ready(None) => {
-                        self.ended = true;
-                        return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
-                    }
-                },
-            };
-            self.connection.progress();
-            self.ended = matches!(part, Part::End);
-            let out = self.encode(part)?;
+            if Instant::now() > self.until {
+                self.ended = true;
+                return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
+            }
+            let out = self.next()?;
             if !out.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }
@@ -216,22 +140,3 @@ impl Drop for Answer {
 
 /// The service never fails; connections do.
 pub(super) type Never = Infallible;
-
-#[cfg(test)]
-impl Sink {
-    /// A sink without a server, and what waits for its text: `None` when it broke off.
-    pub(crate) fn alone() -> (Self, impl FnOnce() -> Option<String> + Send) {
-        let (sink, mut source) = channel(&Connection::alone(), false);
-        let wait = move || {
-            let mut text = Vec::new();
-            loop {
-                match source.receiver.blocking_recv() {
-                    Some(Part::Chunk(chunk)) => text.extend_from_slice(&chunk),
-                    Some(Part::End) => return String::from_utf8(text).ok(),
-                    None => return None,
-                }
-            }
-        };
-        (sink, wait)
-    }
-}

@@ -1,9 +1,11 @@
-//! All open connections, so that the one whose end harms least can be found when room is needed.
+//! All open connections, so that there is always room for one more: the one whose end harms least goes,
+//! and where none may go, a few places are left for who only asks whether the exporter lives.
 //!
 //! Order comes from a counter instead of a clock: what matters is who was active before whom.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::task::AbortHandle;
@@ -13,88 +15,72 @@ use crate::web::limits::{Ended, Limits};
 /// One connection, as far as choosing goes.
 pub(super) struct Connection {
     id: u64,
+    client: IpAddr,
+    /// It has none of the places that answer everything.
+    pub(super) reserved: bool,
     /// A request is being answered.
     busy: AtomicBool,
     /// When it last did something.
     active: AtomicU64,
-    /// Bytes that wait for the client.
-    buffered: AtomicUsize,
-    all: Arc<Shared>,
+    ticks: Arc<AtomicU64>,
 }
 
 /// A connection, and how to end it once its task runs.
 type Entry = (Arc<Connection>, Option<AbortHandle>);
 
-#[derive(Default)]
-struct Shared {
-    ticks: AtomicU64,
-    buffered: AtomicUsize,
-}
-
-/// The connections of one server. Locked only when one opens or closes, or a scrape begins.
+/// The connections of one server. Locked only when one opens or closes.
 pub(super) struct Connections {
     limits: Limits,
-    shared: Arc<Shared>,
+    ticks: Arc<AtomicU64>,
     open: Mutex<HashMap<u64, Entry>>,
 }
 
 impl Connections {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, shared: Arc::default(), open: Mutex::default() }
+        Self { limits, ticks: Arc::default(), open: Mutex::default() }
     }
 
-    /// Room for one more: ends the connection that has waited longest without a request. `Err` when
-    /// all are being answered.
-    pub(super) fn make_room(&self) -> Result<Option<Ended>, Ended> {
+    /// A place for one more, and why another connection was ended for it. Without a free place, the one
+    /// that has waited longest for a request goes; where all are being answered, or a client has as many
+    /// as one may have, the newcomer gets a reserved place.
+    pub(super) fn open(&self, client: IpAddr) -> (Arc<Connection>, Option<Ended>) {
         let mut open = self.open.lock().expect("no code under this lock panics");
-        if open.len() < self.limits.connections {
-            return Ok(None);
+        let (mut places, mut of_client) = (0, 0);
+        for (connection, _) in open.values().filter(|(it, _)| !it.reserved) {
+            places += 1;
+            of_client += usize::from(connection.client == client);
         }
-        let idle = open.values().filter(|(connection, abort)| {
-            abort.is_some() && !connection.busy.load(Ordering::Relaxed)
-        });
-        let oldest = idle.min_by_key(|(connection, _)| connection.active.load(Ordering::Relaxed));
-        let Some(id) = oldest.map(|(connection, _)| connection.id) else {
-            return Err(Ended::Refused);
-        };
-        end(&mut open, id);
-        Ok(Some(Ended::Idle))
-    }
-
-    /// Ends responses, the most slowly taken first, until what waits is within the budget. How many.
-    pub(super) fn free_memory(&self) -> usize {
-        let mut count = 0;
-        while self.shared.buffered.load(Ordering::Relaxed) > self.limits.buffered {
-            let mut open = self.open.lock().expect("no code under this lock panics");
-            let holding = open.values().filter(|(connection, abort)| {
-                abort.is_some() && connection.buffered.load(Ordering::Relaxed) > 0
-            });
-            let slowest =
-                holding.min_by_key(|(connection, _)| connection.active.load(Ordering::Relaxed));
-            let Some(id) = slowest.map(|(connection, _)| connection.id) else { break };
-            // Its bytes leave the sum only when its task is dropped, soon: count them as gone.
-            if let Some((connection, _)) = open.get(&id) {
-                let held = connection.buffered.swap(0, Ordering::Relaxed);
-                self.shared.buffered.fetch_sub(held, Ordering::Relaxed);
+        let is_greedy = of_client >= self.limits.connections_of_client;
+        let (reserved, ended) = match places < self.limits.connections && !is_greedy {
+            true => (false, None),
+            false => {
+                let is_idle = |it: &Connection| {
+                    let is_theirs = !is_greedy || it.client == client;
+                    !it.reserved && is_theirs && !it.busy.load(Ordering::Relaxed)
+                };
+                match end_oldest(&mut open, is_idle) {
+                    true => (false, Some(Ended::Idle)),
+                    false => (true, self.make_reserved_room(&mut open)),
+                }
             }
-            end(&mut open, id);
-            count += 1;
-        }
-        count
-    }
-
-    pub(super) fn open(&self) -> Arc<Connection> {
-        let id = self.shared.ticks.fetch_add(1, Ordering::Relaxed);
+        };
+        let id = self.ticks.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::new(Connection {
             id,
+            client,
+            reserved,
             busy: AtomicBool::new(false),
             active: AtomicU64::new(id),
-            buffered: AtomicUsize::new(0),
-            all: self.shared.clone(),
+            ticks: self.ticks.clone(),
         });
-        let mut open = self.open.lock().expect("no code under this lock panics");
         open.insert(id, (connection.clone(), None));
-        connection
+        (connection, ended)
+    }
+
+    fn make_reserved_room(&self, open: &mut HashMap<u64, Entry>) -> Option<Ended> {
+        let reserved = open.values().filter(|(connection, _)| connection.reserved).count();
+        let is_full = reserved >= self.limits.reserve;
+        (is_full && end_oldest(open, |it| it.reserved)).then_some(Ended::Refused)
     }
 
     /// From now on it can be ended.
@@ -110,18 +96,18 @@ impl Connections {
     }
 }
 
-fn end(open: &mut HashMap<u64, Entry>, id: u64) {
+/// Ends the one of these that did something the longest ago; false when there is none.
+fn end_oldest(open: &mut HashMap<u64, Entry>, among: impl Fn(&Connection) -> bool) -> bool {
+    let candidates = open.values().filter(|(it, abort)| abort.is_some() && among(it));
+    let oldest = candidates.min_by_key(|(it, _)| it.active.load(Ordering::Relaxed));
+    let Some(id) = oldest.map(|(connection, _)| connection.id) else { return false };
     if let Some((_, Some(abort))) = open.remove(&id) {
         abort.abort();
     }
+    true
 }
 
 impl Connection {
-    #[cfg(test)]
-    pub(super) fn alone() -> Arc<Self> {
-        Connections::new(Limits::default()).open()
-    }
-
     /// A request is there.
     pub(super) fn work(&self) {
         self.busy.store(true, Ordering::Relaxed);
@@ -135,21 +121,6 @@ impl Connection {
     }
 
     pub(super) fn progress(&self) {
-        self.active.store(self.all.ticks.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-    }
-
-    pub(super) fn buffer(&self, bytes: usize) {
-        self.buffered.fetch_add(bytes, Ordering::Relaxed);
-        self.all.buffered.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Takes back what it still holds at most: [`Connections::free_memory`] may have been first.
-    pub(super) fn unbuffer(&self, bytes: usize) {
-        let mut taken = 0;
-        let _ = self.buffered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-            taken = held.min(bytes);
-            Some(held - taken)
-        });
-        self.all.buffered.fetch_sub(taken, Ordering::Relaxed);
+        self.active.store(self.ticks.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 /// Why a connection was ended by this side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ended {
-    /// All connections were taken; this one had waited longest without a request.
+    /// All places were taken; this one had waited longest without a request.
     Idle,
-    /// All connections were taken by running responses; this new one was refused.
+    /// All places were taken by running responses, and so were the reserved ones; this was the oldest
+    /// of those.
     Refused,
-    /// Responses held too much memory; this one was taken most slowly.
+    /// Its response was not taken within the time there is for it.
     Slow,
     /// It broke the protocol, sent its request too slowly, or took nothing for too long.
     Failed,
@@ -33,16 +34,20 @@ impl Ended {
 /// Bounds of the server.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections at once.
+    /// Connections at once that are answered whatever they ask.
     pub connections: usize,
-    /// Bytes of responses that wait for their clients, all together.
-    pub buffered: usize,
+    /// Of these, from one address.
+    pub connections_of_client: usize,
+    /// Further connections at once, which are answered only whether the exporter lives.
+    pub reserve: usize,
     /// From the end of a response to the end of the next request's header.
     pub request: Duration,
     /// For a client to take what has been written (64 KiB at a time).
     pub write: Duration,
-    /// For the first byte of a scrape to be there.
+    /// For the text of a scrape to begin.
     pub scrape: Duration,
+    /// For a client to take a whole response.
+    pub response: Duration,
     /// For responses to end after the shutdown.
     pub grace: Duration,
 }
@@ -51,10 +56,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 128,
-            buffered: 128 << 20,
+            connections_of_client: 96,
+            reserve: 32,
             request: Duration::from_secs(30),
             write: Duration::from_secs(10),
             scrape: Duration::from_secs(30),
+            response: Duration::from_secs(300),
             grace: Duration::from_millis(300),
         }
     }

@@ -1,6 +1,7 @@
 //! Accepts connections and answers requests.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +13,13 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::web::accept::{self, Wanted};
 use crate::web::app::{App, Page};
 use crate::web::auth::Access;
-use crate::web::body::{self, Answer, Never};
+use crate::web::body::{Answer, Never, Source};
 use crate::web::connections::{Connection, Connections};
 use crate::web::guarded::Guarded;
 use crate::web::limits::{Ended, Limits};
@@ -54,7 +55,7 @@ pub async fn serve<A: App>(
             () = &mut shutdown => break,
             Some(_) = tasks.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => server.admit(stream, &mut tasks, &stopped),
+                Ok((stream, client)) => server.admit(stream, client, &mut tasks, &stopped),
                 Err(error) => {
                     // Out of descriptors, most likely: the next try would fail at once again.
                     tracing::debug!("accept a connection: {error}");
@@ -75,15 +76,14 @@ impl<A: App> Server<A> {
     fn admit(
         self: &Arc<Self>,
         stream: TcpStream,
+        client: SocketAddr,
         tasks: &mut JoinSet<()>,
         stopped: &watch::Receiver<()>,
     ) {
-        match self.connections.make_room() {
-            Ok(None) => {}
-            Ok(Some(ended)) => self.app.ended(ended),
-            Err(ended) => return self.app.ended(ended),
+        let (connection, ended) = self.connections.open(client.ip().to_canonical());
+        if let Some(ended) = ended {
+            self.app.ended(ended);
         }
-        let connection = self.connections.open();
         let task = {
             let (server, connection) = (self.clone(), connection.clone());
             let stopped = stopped.clone();
@@ -118,6 +118,11 @@ impl<A: App> Server<A> {
     ) -> Response<Answer> {
         let say = |status, text: &str| plain(status, text, connection);
         let is_health = matches!(page, Page::Healthy | Page::Ready);
+        if !is_health && connection.reserved {
+            let response = say(StatusCode::SERVICE_UNAVAILABLE, "all connections are taken\n");
+            let response = with(response, header::CONNECTION, "close");
+            return with(response, header::RETRY_AFTER, "1");
+        }
         if !is_health && !self.access.allows(request.headers()) {
             let response = say(StatusCode::UNAUTHORIZED, "a token is needed\n");
             let challenge = "Bearer, Basic realm=\"mediasoup-exporter\"";
@@ -163,18 +168,19 @@ impl<A: App> Server<A> {
         if request.method() == Method::HEAD {
             return head(Answer::whole("", connection));
         }
-        for _ in 0..self.connections.free_memory() {
-            self.app.ended(Ended::Slow);
+        let (waiting, text) = oneshot::channel();
+        let busy = self.app.scrape(wanted, waiting).is_err();
+        match tokio::time::timeout(self.limits.scrape, text).await {
+            Ok(Ok(text)) if !busy => {
+                let patience = self.limits.response;
+                head(Answer::Stream(Source::new(text, connection, patience, gzip)))
+            }
+            _ => {
+                let why = if busy { "too many scrapes wait\n" } else { "the scrape failed\n" };
+                let response = plain(StatusCode::SERVICE_UNAVAILABLE, why, connection);
+                with(response, header::RETRY_AFTER, "1")
+            }
         }
-        let (sink, mut source) = body::channel(connection, gzip);
-        let busy = self.app.scrape(wanted, sink).is_err();
-        let begun = tokio::time::timeout(self.limits.scrape, source.begins());
-        if busy || !matches!(begun.await, Ok(true)) {
-            let text = if busy { "too many scrapes wait\n" } else { "the scrape failed\n" };
-            let response = plain(StatusCode::SERVICE_UNAVAILABLE, text, connection);
-            return with(response, header::RETRY_AFTER, "1");
-        }
-        head(Answer::Stream(source))
     }
 }
 
@@ -218,7 +224,8 @@ impl<A: App> Open<A> {
             }
         };
         if let Err(error) = result {
-            self.server.app.ended(Ended::Failed);
+            // A body fails only by its time.
+            self.server.app.ended(if error.is_user() { Ended::Slow } else { Ended::Failed });
             tracing::debug!("a client's connection: {error}");
         }
     }

@@ -19,6 +19,7 @@ use super::*;
 const FOREVER: Duration = Duration::from_secs(60);
 
 enum Scrape {
+    /// So many pieces.
     Text(usize),
     Nothing,
     BreaksOff,
@@ -32,26 +33,39 @@ struct Fake {
     scrapes: AtomicUsize,
     answers: Mutex<Vec<(Page, u16)>>,
     ended: mpsc::SyncSender<Ended>,
-    held: Mutex<Vec<Sink>>,
+    held: Mutex<Vec<Waiting>>,
+}
+
+const PIECE: usize = 64 << 10;
+
+type Piece = Result<Option<Bytes>, Withdrawn>;
+
+/// A text of these pieces.
+struct Pieces<I>(I);
+
+impl<I: Iterator<Item = Piece> + Send> Text for Pieces<I> {
+    fn next_piece(&mut self) -> Piece {
+        self.0.next().expect("nobody asks after the end")
+    }
+}
+
+fn send<I: IntoIterator<Item = Piece, IntoIter: Send + 'static>>(waiting: Waiting, pieces: I) {
+    let _ = waiting.send(Box::new(Pieces(pieces.into_iter())));
 }
 
 impl App for Fake {
-    fn scrape(&self, wanted: Wanted, sink: Sink) -> Result<(), Busy> {
+    fn scrape(&self, wanted: Wanted, waiting: Waiting) -> Result<(), Busy> {
         self.scrapes.fetch_add(1, Ordering::Relaxed);
         match self.scrape {
-            Scrape::Text(chunks) => {
-                sink.push(Bytes::from(format!("{wanted:?}\n")));
-                for _ in 1..chunks {
-                    sink.push(Bytes::from(vec![b'x'; CHUNK]));
-                }
-                sink.finish();
+            Scrape::Text(pieces) => {
+                let first = format!("{wanted:?}\n").into();
+                let rest = (1..pieces).map(|_| Ok(Some(vec![b'x'; PIECE].into())));
+                send(waiting, [Ok(Some(first))].into_iter().chain(rest).chain([Ok(None)]));
             }
-            Scrape::Nothing => drop(sink),
-            Scrape::BreaksOff => {
-                sink.push(Bytes::from_static(b"half"));
-            }
+            Scrape::Nothing => drop(waiting),
+            Scrape::BreaksOff => send(waiting, [Ok(Some("half".into())), Err(Withdrawn)]),
             Scrape::Busy => return Err(Busy),
-            Scrape::Holds => self.held.lock().unwrap().push(sink),
+            Scrape::Holds => self.held.lock().unwrap().push(waiting),
         }
         Ok(())
     }
@@ -297,22 +311,53 @@ async fn slow_requests_cannot_take_all_connections() {
 }
 
 #[tokio::test]
-async fn a_running_response_is_not_ended_for_a_newcomer() {
-    let limits = Limits { connections: 1, ..Limits::default() };
+async fn a_running_response_is_not_ended_for_a_newcomer_who_may_ask_for_health() {
+    let limits = Limits { connections: 1, reserve: 2, ..Limits::default() };
     let running = start(Scrape::Holds, Access::open(), limits).await;
     let mut first = TcpStream::connect(running.address).await.unwrap();
     first.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
     while running.app.held.lock().unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
-    assert!(running.send("GET /-/healthy HTTP/1.0\r\n\r\n").await.is_empty());
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        let (head, _) = running.get("/-/healthy", "").await;
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+        let (head, _) = running.get("/metrics", "").await;
+        assert!(head.starts_with("http/1.1 503") && head.contains("retry-after"), "{head}");
+        silent.push(TcpStream::connect(running.address).await.unwrap());
+    }
     assert_eq!(running.ended.recv_timeout(FOREVER), Ok(Ended::Refused));
-    let sink = running.app.held.lock().unwrap().pop().unwrap();
-    sink.push(Bytes::from_static(b"late"));
-    sink.finish();
+    let waiting = running.app.held.lock().unwrap().pop().unwrap();
+    send(waiting, [Ok(Some("late".into())), Ok(None)]);
     let mut response = String::new();
     first.read_to_string(&mut response).await.unwrap();
     assert!(response.ends_with("late"), "{response}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn one_client_cannot_take_all_places() {
+    let limits = Limits { connections: 4, connections_of_client: 2, ..Limits::default() };
+    let running = start(Scrape::Holds, Access::open(), limits).await;
+    let mut greedy = Vec::new();
+    for held in 0..2 {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+        while running.app.held.lock().unwrap().len() == held {
+            tokio::task::yield_now().await;
+        }
+        greedy.push(stream);
+    }
+    let (head, _) = running.get("/", "").await;
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = other.connect(running.address).await.unwrap();
+    other.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut response = String::new();
+    other.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.0 200"), "{response}");
     running.stop().await;
 }
 
@@ -328,21 +373,44 @@ async fn slow_readers_run_out_of_time() {
     running.stop().await;
 }
 
+/// Who takes something now and then, but never all.
 #[tokio::test]
-async fn slow_readers_hold_no_more_than_the_budget() {
-    let limits = Limits { buffered: 100 * CHUNK, ..Limits::default() };
-    let running = start(Scrape::Text(90), Access::open(), limits).await;
-    let mut stuck = Vec::new();
-    for _ in 0..20 {
-        let mut stream = TcpStream::connect(running.address).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        let mut first = [0; 12];
-        stream.read_exact(&mut first).await.unwrap();
-        stuck.push(stream);
-        let (head, body) = running.get("/metrics", "").await;
-        assert!(head.starts_with("http/1.1 200") && body.len() > 89 * CHUNK, "{head}");
-    }
+async fn a_response_that_is_never_whole_ends() {
+    let limits = Limits { response: Duration::from_millis(50), ..Limits::default() };
+    let running = start(Scrape::Text(usize::MAX), Access::open(), limits).await;
+    let response = running.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(response.len() > PIECE && !whole(&response));
     assert_eq!(running.ended.recv_timeout(FOREVER), Ok(Ended::Slow));
+    running.stop().await;
+}
+
+/// A piece is written when the one before has been taken.
+#[tokio::test]
+async fn a_stuck_reader_holds_no_text() {
+    let running = start(Scrape::Holds, Access::open(), Limits::default()).await;
+    let mut stuck = TcpStream::connect(running.address).await.unwrap();
+    stuck.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    while running.app.held.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let waiting = running.app.held.lock().unwrap().pop().unwrap();
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = written.clone();
+    send(
+        waiting,
+        std::iter::repeat_with(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(Some(vec![b'x'; PIECE].into()))
+        }),
+    );
+    let mut first = [0; 12];
+    stuck.read_exact(&mut first).await.unwrap();
+    // The sockets' buffers hold some MB.
+    for _ in 0..10 {
+        let (head, _) = running.get("/", "").await;
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+    }
+    assert!(written.load(Ordering::Relaxed) < (16 << 20) / PIECE);
     running.stop().await;
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use super::*;
-use crate::exposition::Format;
+use crate::exposition::{Format, Tails};
 
 /// A time that no test lasts.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -13,7 +13,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 #[derive(Clone, Default)]
 struct Notes {
     readings: Arc<AtomicUsize>,
-    texts: Arc<AtomicUsize>,
+    snapshots: Arc<AtomicUsize>,
     names: Arc<Mutex<Vec<IpAddr>>>,
     told: Arc<AtomicUsize>,
     /// How much had been told when the sources were looked at, and when a reading was taken after that.
@@ -21,7 +21,7 @@ struct Notes {
     shared: Arc<AtomicUsize>,
     /// Of the last reading.
     selection: Arc<Mutex<Option<Selection>>>,
-    /// Writing waits for it.
+    /// A snapshot waits for it.
     gate: Arc<Mutex<Option<mpsc::Receiver<()>>>>,
 }
 
@@ -53,16 +53,16 @@ impl Books for Notes {
         self.readings.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn write(&mut self, wanted: Wanted, out: &mut dyn FnMut(Bytes) -> bool) {
-        self.texts.fetch_add(1, Ordering::SeqCst);
+    fn snapshot(&mut self, _: Selection) -> Snapshot {
+        self.snapshots.fetch_add(1, Ordering::SeqCst);
         // Not within the `if let`, which would hold the lock while waiting.
         let gate = self.gate.lock().unwrap().take();
         if let Some(gate) = gate {
             gate.recv().unwrap();
         }
         let reading = self.readings.load(Ordering::SeqCst);
-        let _ = out(Bytes::from(format!("{:?} ", wanted.format)))
-            && out(Bytes::from(format!("{reading}")));
+        let text = |format: &str| format!("{format} {reading}").into();
+        Snapshot::of_tails(Tails { text: text("Text"), open_metrics: text("OpenMetrics") })
     }
 
     fn learn(&mut self, ip: IpAddr, _: Option<Arc<str>>) {
@@ -77,10 +77,16 @@ impl Books for Notes {
 const TEXT: Wanted = Wanted { format: Format::Text, selection: Selection::ALL, own: true };
 const OPEN: Wanted = Wanted { format: Format::OpenMetrics, selection: Selection::ALL, own: true };
 
+/// Asks; what is answered is how the text ends.
 fn scrape(orders: &Orders, wanted: Wanted) -> impl FnOnce() -> Option<String> + Send + use<> {
-    let (sink, wait) = Sink::alone();
-    orders.scrape(wanted, sink).unwrap();
-    wait
+    let (waiting, text) = oneshot::channel();
+    orders.scrape(wanted, waiting).unwrap();
+    move || {
+        let mut text = text.blocking_recv().ok()?;
+        let pieces: Vec<_> = std::iter::from_fn(|| text.next_piece().unwrap()).collect();
+        let tail = pieces.iter().rfind(|piece| !piece.starts_with(b"# EOF"))?;
+        String::from_utf8(tail.to_vec()).ok()
+    }
 }
 
 fn end(orders: Orders, thread: JoinHandle<()>) {
@@ -127,7 +133,7 @@ fn an_old_reading_is_taken_anew() {
 }
 
 #[test]
-fn scrapes_that_wait_together_share_reading_and_text() {
+fn scrapes_that_wait_together_share_a_reading() {
     let notes = Notes::default();
     let (open, gate) = mpsc::channel();
     *notes.gate.lock().unwrap() = Some(gate);
@@ -144,7 +150,7 @@ fn scrapes_that_wait_together_share_reading_and_text() {
     assert_eq!(texts, ["Text 3", "OpenMetrics 3", "Text 3", "Text 3"]);
     end(orders, thread);
     assert_eq!(notes.readings.load(Ordering::SeqCst), 3);
-    assert_eq!(notes.texts.load(Ordering::SeqCst), 3);
+    assert_eq!(notes.snapshots.load(Ordering::SeqCst), 2);
 }
 
 #[test]
@@ -159,14 +165,34 @@ fn without_scrapes_readings_go_on() {
 }
 
 #[test]
-fn nobody_listening_stops_the_text() {
+fn who_asked_and_left_harms_nobody() {
     let notes = Notes::default();
     let (orders, thread) = start(notes.clone(), Pace { share: NEVER, idle: NEVER }).unwrap();
-    let (sink, wait) = Sink::alone();
-    drop(wait);
-    orders.scrape(TEXT, sink).unwrap();
+    let (waiting, text) = oneshot::channel();
+    drop(text);
+    orders.scrape(TEXT, waiting).unwrap();
     assert_eq!(scrape(&orders, TEXT)().as_deref(), Some("Text 1"));
     end(orders, thread);
+}
+
+/// However many stop reading in the middle, whoever comes is answered, and no more than a few snapshots
+/// are kept for them.
+#[test]
+fn readers_that_stop_share_a_few_snapshots() {
+    let notes = Notes::default();
+    let (orders, thread) =
+        start(notes.clone(), Pace { share: Duration::ZERO, idle: NEVER }).unwrap();
+    let mut stuck = Vec::new();
+    for _ in 0..100 {
+        let (waiting, text) = oneshot::channel();
+        orders.scrape(TEXT, waiting).unwrap();
+        let mut text = text.blocking_recv().unwrap();
+        assert!(text.next_piece().is_ok());
+        stuck.push(text);
+    }
+    end(orders, thread);
+    assert_eq!(notes.snapshots.load(Ordering::SeqCst), 2);
+    assert_eq!(notes.shared.load(Ordering::SeqCst), 98);
 }
 
 #[test]
@@ -184,17 +210,17 @@ fn names_reach_the_books_and_orders_are_bounded() {
     orders.name(ip, None);
     let mut waiting = Vec::new();
     let refused = loop {
-        let (sink, wait) = Sink::alone();
-        match orders.scrape(TEXT, sink) {
-            Ok(()) => waiting.push(wait),
-            Err(Busy) => break wait,
+        let (order, text) = oneshot::channel();
+        match orders.scrape(TEXT, order) {
+            Ok(()) => waiting.push(text),
+            Err(Busy) => break text,
         }
     };
     assert_eq!(waiting.len(), SCRAPES);
-    assert_eq!(refused(), None);
+    assert!(refused.blocking_recv().is_err());
     open.send(()).unwrap();
     assert!(first().is_some());
-    assert!(waiting.into_iter().all(|wait| wait().is_some()));
+    assert!(waiting.into_iter().all(|text| text.blocking_recv().is_ok()));
     assert_eq!(*notes.names.lock().unwrap(), [ip]);
     end(orders, thread);
 }
@@ -236,11 +262,10 @@ fn readings_wait_for_their_places() {
         let mut late = std::pin::pin!(orders.tell(SourceId(1), vec![Event::Synced]));
         let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(late.as_mut().poll(&mut nobody).is_pending());
-        let (sink, wait) = Sink::alone();
-        assert!(orders.scrape(TEXT, sink).is_ok(), "a scrape has a place of its own");
+        let (waiting, _text) = oneshot::channel();
+        assert!(orders.scrape(TEXT, waiting).is_ok(), "a scrape has a place of its own");
         open.send(()).unwrap();
         late.await;
-        drop(wait);
     });
     assert!(first().is_some());
     end(orders, thread);

@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use mediasoup_exporter::exposition::{Cursor, Format, Scrape, Selection};
+use mediasoup_exporter::exposition::{Cursor, Format, Scrape, Selection, Tails};
 use mediasoup_exporter::labels::{Geo, Policy};
 use mediasoup_exporter::ledger::{Settings, Update};
 use mediasoup_exporter::model::Reading;
@@ -140,10 +140,13 @@ fn samples(size: usize, rounds: usize) -> Result<Samples> {
             [(Selection::kernel(), &mut samples.kernel), (Selection::ALL, &mut samples.all)]
         {
             let times = scraped.again(selection)?;
-            let text = text(&scraped.scrape, selection);
+            let text = text(&mut scraped.scrape, selection);
             let (copied, ()) = cost(|| copy(&text));
             let mut cursor = Cursor::new(Format::Text, selection);
-            let (first, _piece) = cost(|| scraped.scrape.next_piece(&mut cursor));
+            let (first, _piece) = cost(|| {
+                let snapshot = scraped.scrape.snapshot(selection, Tails::default());
+                snapshot.next_piece(&mut cursor)
+            });
             if round > 0 {
                 way.push(&times);
                 way.copy.push(copied);
@@ -199,15 +202,17 @@ fn update<'a>(tick: u64, reading: &'a Reading, world: &'a World) -> Update<'a> {
     Update { tick, reading: Some(reading), state: &world.state, sockets: None }
 }
 
-fn write(scrape: &Scrape, selection: Selection) -> usize {
+fn write(scrape: &mut Scrape, selection: Selection) -> usize {
     let mut bytes = 0;
-    scrape.write(Cursor::new(Format::Text, selection), |piece| bytes += black_box(piece).len());
+    let snapshot = scrape.snapshot(selection, Tails::default());
+    snapshot.write(Cursor::new(Format::Text, selection), |piece| bytes += black_box(piece).len());
     bytes
 }
 
-fn text(scrape: &Scrape, selection: Selection) -> String {
+fn text(scrape: &mut Scrape, selection: Selection) -> String {
     let mut text = Vec::new();
-    scrape.write(Cursor::new(Format::Text, selection), |piece| text.extend_from_slice(&piece));
+    let snapshot = scrape.snapshot(selection, Tails::default());
+    snapshot.write(Cursor::new(Format::Text, selection), |piece| text.extend_from_slice(&piece));
     String::from_utf8_lossy(&text).into_owned()
 }
 
