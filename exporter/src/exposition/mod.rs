@@ -7,6 +7,7 @@ pub mod families;
 pub mod foreign;
 pub mod reference;
 mod rows;
+mod selection;
 mod snapshot;
 #[cfg(test)]
 pub(crate) mod strict;
@@ -18,29 +19,19 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::exposition::families::Group;
 use crate::labels::{Geo, Labels, Policy, Renewal, TextCounts};
 use crate::ledger::{Extent, Fill, Ledger, Settings, Update};
 use crate::model::JoinKey;
 
-pub use snapshot::{Cursor, Snapshot, Tails};
+pub use selection::Selection;
+pub use snapshot::{Cursor, PIECE, Snapshot, Tails};
 pub use text::Format;
-
-/// Bytes of a piece at most.
-pub const PIECE: usize = 64 * 1024;
-/// A piece ends with the line that passes this mark. What is between the two is more than the longest
-/// line: label values are limited to fewer characters than that (`labels::text::limit`).
-const MARK: usize = PIECE - 16 * 1024;
 
 /// Everything that a scrape is made of.
 pub struct Scrape {
     labels: Labels,
     ledger: Ledger,
 }
-
-/// Which families are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Selection(u8);
 
 impl Scrape {
     /// Nothing is known yet.
@@ -109,54 +100,5 @@ impl Scrape {
 impl fmt::Debug for Scrape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scrape").field("fill", &self.fill()).finish_non_exhaustive()
-    }
-}
-
-impl Selection {
-    /// Every family.
-    pub const ALL: Self = Self(u8::MAX);
-
-    /// No family.
-    pub const NONE: Self = Self(0);
-
-    /// What was counted on the wire.
-    pub fn kernel() -> Self {
-        [Group::Connections, Group::Streams, Group::Strangers].into_iter().collect()
-    }
-
-    /// Names of groups, `kernel` and `all` among them, separated by commas; the error is the name
-    /// that means nothing.
-    pub fn parse(names: &str) -> Result<Self, &str> {
-        let mut selection = Self::NONE;
-        for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-            let group = Group::ALL.into_iter().find(|group| group.name() == name);
-            selection.0 |= match (name, group) {
-                ("all", _) => Self::ALL.0,
-                ("kernel", _) => Self::kernel().0,
-                (_, Some(group)) => 1 << group as u8,
-                (_, None) => return Err(name),
-            };
-        }
-        Ok(if selection == Self::NONE { Self::ALL } else { selection })
-    }
-
-    /// The families of both.
-    pub fn or(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// All families of the other are among these.
-    pub fn covers(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    fn has(self, group: Group) -> bool {
-        self.0 & 1 << group as u8 != 0
-    }
-}
-
-impl FromIterator<Group> for Selection {
-    fn from_iter<I: IntoIterator<Item = Group>>(groups: I) -> Self {
-        Self(groups.into_iter().fold(0, |bits, group| bits | 1 << group as u8))
     }
 }

@@ -5,10 +5,16 @@
 
 use bytes::Bytes;
 
-use crate::exposition::families::{FAMILIES, Group};
+use crate::exposition::families::FAMILIES;
+use crate::exposition::selection::Selection;
 use crate::exposition::text::{Format, Lines};
-use crate::exposition::{MARK, PIECE, Selection};
-use crate::ledger::{Extent, View};
+use crate::ledger::View;
+
+/// Bytes of a piece at most.
+pub const PIECE: usize = 64 * 1024;
+/// A piece ends with the line that passes this mark. What is between the two is more than the longest
+/// line: label values are limited to fewer characters than that (`labels::text::limit`).
+const MARK: usize = PIECE - 16 * 1024;
 
 /// The series of one moment.
 #[derive(Clone, Debug, Default)]
@@ -126,17 +132,6 @@ impl Snapshot {
     pub fn write(&self, mut cursor: Cursor, mut sink: impl FnMut(Bytes)) {
         while let Some(piece) = self.next_piece(&mut cursor) {
             sink(piece);
-        }
-    }
-}
-
-impl From<Selection> for Extent {
-    fn from(selection: Selection) -> Self {
-        let has_any = |groups: &[Group]| groups.iter().any(|group| selection.has(*group));
-        Self {
-            objects: has_any(&[Group::Contract, Group::Info, Group::Objects]),
-            packets: has_any(&[Group::Connections, Group::Streams, Group::Strangers]),
-            sockets: selection.has(Group::Sockets),
         }
     }
 }

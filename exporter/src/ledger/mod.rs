@@ -203,6 +203,33 @@ impl Ledger {
         self.objects.room_peers.iter().map(|room| room.values).sum()
     }
 
+    /// What texts are written from, as it is now.
+    pub(crate) fn lend(&mut self, extent: Extent) -> View {
+        let mut view = View::default();
+        if extent.objects {
+            let objects = &mut self.objects;
+            view.open_rooms = objects.open_rooms;
+            view.room_peers = objects.room_peers.lend();
+            view.peer_infos = objects.peer_infos.lend();
+            view.transports = objects.transports.lend();
+            view.producers = objects.producers.lend();
+            view.consumers = objects.consumers.lend();
+            view.contract = objects.contract.each_mut().map(|table| table.lend());
+        }
+        if extent.packets {
+            let packets = &mut self.packets;
+            view.connections = packets.connections.lend();
+            view.streams = packets.stream_series.each_mut().map(|table| table.lend());
+            view.strangers = packets.strangers.clone();
+            view.trailed = packets.trailed;
+            view.coverage = packets.coverage.ratio();
+        }
+        if extent.sockets {
+            view.sockets = self.sockets.series.lend();
+        }
+        view
+    }
+
     /// How full it is.
     pub fn fill(&self) -> Fill {
         let (flows, streams) = self.packets.meters();

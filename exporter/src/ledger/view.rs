@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::ledger::Ledger;
 use crate::ledger::contract::{ContractLabels, ContractSeries};
 use crate::ledger::flows::Connection;
 use crate::ledger::objects::Object;
@@ -46,33 +45,4 @@ pub(crate) struct View {
     /// How much of the known traffic found its owner.
     pub(crate) coverage: Option<f64>,
     pub(crate) sockets: Rows<Arc<str>, SocketSeries>,
-}
-
-impl Ledger {
-    /// As it is now.
-    pub(crate) fn lend(&mut self, extent: Extent) -> View {
-        let mut view = View::default();
-        if extent.objects {
-            let objects = &mut self.objects;
-            view.open_rooms = objects.open_rooms;
-            view.room_peers = objects.room_peers.lend();
-            view.peer_infos = objects.peer_infos.lend();
-            view.transports = objects.transports.lend();
-            view.producers = objects.producers.lend();
-            view.consumers = objects.consumers.lend();
-            view.contract = objects.contract.each_mut().map(|table| table.lend());
-        }
-        if extent.packets {
-            let packets = &mut self.packets;
-            view.connections = packets.connections.lend();
-            view.streams = packets.stream_series.each_mut().map(|table| table.lend());
-            view.strangers = packets.strangers.clone();
-            view.trailed = packets.trailed;
-            view.coverage = packets.coverage.ratio();
-        }
-        if extent.sockets {
-            view.sockets = self.sockets.series.lend();
-        }
-        view
-    }
 }
