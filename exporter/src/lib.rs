@@ -6,6 +6,7 @@
 //! `resolver` and `config` do I/O and do not know each other; only `startup`, `collect` and `main`
 //! know them all.
 
+pub mod allocator;
 pub mod model;
 mod prefetch;
 mod texts;

@@ -37,6 +37,7 @@ const PATIENCE: Duration = Duration::from_millis(600);
 const LAST_PATIENCE: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
+    mediasoup_exporter::allocator::keep_no_holes();
     let command = match Command::from_process(&VERSION) {
         Ok(command) => command,
         Err(invalid) => {

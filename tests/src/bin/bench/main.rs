@@ -99,6 +99,7 @@ pub struct Effort {
 }
 
 fn main() -> Result<()> {
+    mediasoup_exporter::allocator::keep_no_holes();
     let args = Args::parse();
     if let Some(streams) = args.profile {
         let selection = if args.kernel { Selection::kernel() } else { Selection::ALL };
