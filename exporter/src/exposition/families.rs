@@ -678,7 +678,7 @@ pub static FAMILIES: &[Family] = &[
         labels: &[],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: rows::pending,
+        rows: |view, _, lines| rows::one(view.strangers.pending_bytes, lines),
     },
     Family {
         name: "mediasoup_stranger_flows",
@@ -688,7 +688,92 @@ pub static FAMILIES: &[Family] = &[
         labels: &[],
         group: Group::Strangers,
         origin: Origin::Packets,
-        rows: rows::stranger_flows,
+        rows: |view, _, lines| rows::one(view.strangers.flows, lines),
+    },
+    Family {
+        name: "mediasoup_unclaimed_receive_bytes_total",
+        kind: MetricType::Counter,
+        unit: "bytes",
+        help: "Bytes above UDP or TCP from far ends that proved themselves by traffic, but that no server told and that had \
+               no series of their own; counted when their flow has ended.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |view, _, lines| {
+            rows::by_class(&view.crowd.resolved, lines, |counts, c| counts[0][c].bytes)
+        },
+    },
+    Family {
+        name: "mediasoup_unclaimed_receive_packets_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Packets from far ends that proved themselves by traffic, but that no server told and that had \
+               no series of their own; counted when their flow has ended.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |view, _, lines| {
+            rows::by_class(&view.crowd.resolved, lines, |counts, c| counts[0][c].packets)
+        },
+    },
+    Family {
+        name: "mediasoup_unclaimed_send_bytes_total",
+        kind: MetricType::Counter,
+        unit: "bytes",
+        help: "Bytes above UDP or TCP to far ends that proved themselves by traffic, but that no server told and that had \
+               no series of their own; counted when their flow has ended.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |view, _, lines| {
+            rows::by_class(&view.crowd.resolved, lines, |counts, c| counts[1][c].bytes)
+        },
+    },
+    Family {
+        name: "mediasoup_unclaimed_send_packets_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Packets to far ends that proved themselves by traffic, but that no server told and that had \
+               no series of their own; counted when their flow has ended.",
+        labels: &["class"],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |view, _, lines| {
+            rows::by_class(&view.crowd.resolved, lines, |counts, c| counts[1][c].packets)
+        },
+    },
+    Family {
+        name: "mediasoup_unclaimed_pending_bytes",
+        kind: MetricType::Gauge,
+        unit: "bytes",
+        help: "Bytes of such flows that have not ended: they count for their owner if a server tells one, \
+               and else for the unclaimed.",
+        labels: &[],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |view, _, lines| rows::one(view.crowd.pending_bytes, lines),
+    },
+    Family {
+        name: "mediasoup_unclaimed_connections",
+        kind: MetricType::Gauge,
+        unit: "",
+        help: "Such flows that have not ended. Where no server tells any connection there are none: each has \
+               series of its own.",
+        labels: &[],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |view, _, lines| rows::one(view.crowd.connections, lines),
+    },
+    Family {
+        name: "mediasoup_unclaimed_streams",
+        kind: MetricType::Gauge,
+        unit: "",
+        help: "Streams that no server told and that have no series of their own, though servers tell \
+               connections. What they carry is in their connection's totals.",
+        labels: &[],
+        group: Group::Strangers,
+        origin: Origin::Packets,
+        rows: |view, _, lines| rows::one(view.crowd.streams, lines),
     },
     Family {
         name: "mediasoup_socket_receive_drops_total",

@@ -62,31 +62,6 @@ impl Capacity {
     }
 }
 
-/// How many series without an owner there may be.
-#[derive(Debug)]
-pub(crate) struct Unclaimed {
-    pub(crate) connections: usize,
-    max_connections: usize,
-    pub(crate) streams: usize,
-    max_streams: usize,
-}
-
-impl Unclaimed {
-    pub(crate) fn new(max_connections: usize, max_streams: usize) -> Self {
-        Self { connections: 0, max_connections, streams: 0, max_streams }
-    }
-
-    pub(crate) fn take_connection(&mut self) -> bool {
-        let fits = self.connections < self.max_connections;
-        self.connections += usize::from(fits);
-        fits
-    }
-
-    pub(crate) fn has_stream(&self) -> bool {
-        self.streams < self.max_streams
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,10 +8,11 @@ use crate::join::{self, Coverage};
 use crate::labels::Tick;
 use crate::labels::block::Block;
 use crate::labels::text::{self, limit};
-use crate::ledger::capacity::{Capacity, Unclaimed};
+use crate::ledger::capacity::Capacity;
 use crate::ledger::series::{SeriesId, Table};
 use crate::ledger::totals::{Counts, add, add_all, grown};
 use crate::ledger::turn::Turn;
+use crate::ledger::unclaimed::Unclaimed;
 use crate::model::{Class, Counter, JoinKey, TransportId, Tuple};
 use crate::prefetch;
 use crate::state::State;
@@ -249,9 +250,21 @@ impl FlowMeter {
         let waits = !claimed && !self.ended && turn.tick.saturating_sub(self.since) < turn.hold;
         if empty {
             self.since = turn.tick + 1;
-        } else if !waits && !self.is_over() {
+        } else if waits {
+            unclaimed.connections.wait(self.waiting_bytes());
+        } else if !self.is_over() {
             self.open(claimed, table, unclaimed, turn);
         }
+    }
+
+    /// Nobody claims it and nobody sees it on its own.
+    pub(crate) fn is_of_crowd(&self) -> bool {
+        self.series.is_none() && !self.claimed_now && !self.is_over()
+    }
+
+    /// What it has counted and no series has.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.pending.iter().flatten().map(|counter| counter.bytes).sum()
     }
 
     /// Its owner closed and its series has gone, so that what waits will have none.
@@ -294,8 +307,15 @@ impl FlowMeter {
         unclaimed: &mut Unclaimed,
         turn: &mut Turn<'_>,
     ) {
+        let bytes = self.waiting_bytes();
+        // Labels cost more than a look, and a crowd has many.
+        if !claimed && unclaimed.are_a_crowd() && !unclaimed.connections.has_room(bytes) {
+            return;
+        }
         let Some((labels, owner)) = self.labels(claimed, turn) else { return };
-        let Some(id) = Connection::open(labels, owner, table, unclaimed, turn) else { return };
+        let Some(id) = Connection::open(labels, owner, bytes, table, unclaimed, turn) else {
+            return;
+        };
         (self.series, self.claimed, self.series_epoch) = (Some(id), claimed, self.epoch);
         if let Some(series) = table.get_mut(id) {
             series.touch(turn.tick);
@@ -335,10 +355,11 @@ pub(crate) struct Named {
 }
 
 impl Connection {
-    /// The series of these labels; `None` when there is no room for another, or not yet.
+    /// The series of these labels, for so many bytes; `None` when there is no room for another, or not yet.
     pub(crate) fn open(
         labels: Arc<str>,
         named: Named,
+        bytes: u64,
         table: &mut Table<Arc<str>, Self>,
         unclaimed: &mut Unclaimed,
         turn: &mut Turn<'_>,
@@ -349,8 +370,10 @@ impl Connection {
         if table.rests(&labels) {
             return None;
         }
-        if named.owner.is_none() && !unclaimed.take_connection() {
-            turn.capacity.refuse(CLASS_SERIES);
+        if named.owner.is_none() && !unclaimed.connections.take(bytes) {
+            if !unclaimed.are_a_crowd() {
+                turn.capacity.refuse(CLASS_SERIES);
+            }
             return None;
         }
         let (counts, classes) = Default::default();
@@ -382,7 +405,9 @@ impl Connection {
 
     pub(crate) fn leave(self, unclaimed: &mut Unclaimed, capacity: &mut Capacity) {
         capacity.give_back(u64::from(self.classes.count_ones()) * CLASS_SERIES);
-        unclaimed.connections -= usize::from(self.named.owner.is_none());
+        if self.named.owner.is_none() {
+            unclaimed.connections.give_back();
+        }
     }
 }
 

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use crate::join::Level;
-use crate::ledger::capacity::Unclaimed;
 use crate::ledger::flows::{Connection, FlowMeter, Named};
 use crate::ledger::series::Table;
 use crate::ledger::stream_labels::StreamLabels;
 use crate::ledger::streams::{Claimed, StreamMeter, StreamSeries};
 use crate::ledger::totals::{Counts, StreamTotals};
 use crate::ledger::turn::Turn;
+use crate::ledger::unclaimed::Unclaimed;
 
 /// Leftovers of each kind at most.
 const MAX: usize = 4096;
@@ -28,7 +28,8 @@ pub(crate) struct Leftovers {
 struct StreamLeftover {
     direction: usize,
     labels: StreamLabels,
-    nobodys: bool,
+    /// Without an owner: its bytes.
+    ownerless: Option<u64>,
     totals: StreamTotals,
 }
 
@@ -51,7 +52,7 @@ impl Leftovers {
         self.streams.push(StreamLeftover {
             direction: meter.key.direction as usize,
             labels: claimed.labels(meter.key.ssrc, turn.labels),
-            nobodys: claimed.claim.level == Level::Nobody,
+            ownerless: (claimed.claim.level < Level::Owner).then_some(totals.total.bytes),
             totals: *totals,
         });
     }
@@ -77,7 +78,7 @@ impl Leftovers {
         self.streams.retain(|left| {
             let table = &mut streams[left.direction];
             let labels = left.labels.clone();
-            let id = StreamSeries::open(labels, None, left.nobodys, table, unclaimed, turn);
+            let id = StreamSeries::open(labels, None, left.ownerless, table, unclaimed, turn);
             if let Some(series) = id.and_then(|id| table.get_mut(id)) {
                 series.touch(turn.tick);
                 series.values.totals.add(left.totals);
@@ -86,7 +87,8 @@ impl Leftovers {
         });
         self.connections.retain_mut(|left| {
             let (labels, named) = (left.labels.clone(), left.named.clone());
-            let id = Connection::open(labels, named, connections, unclaimed, turn);
+            let bytes = left.counts.iter().flatten().map(|counter| counter.bytes).sum();
+            let id = Connection::open(labels, named, bytes, connections, unclaimed, turn);
             if let Some(series) = id.and_then(|id| connections.get_mut(id)) {
                 series.touch(turn.tick);
                 series.values.take(&mut left.counts, turn.capacity);

@@ -50,7 +50,7 @@
 //! # What does not fit
 //!
 //! Series are admitted one object at a time, up to a bound on all series of a scrape, and up to
-//! another on those that nobody claims. Who is in keeps his place. Who is not is counted, asks again
+//! another on those that nobody claims (`unclaimed`: where servers tell, these are few). Who is in keeps his place. Who is not is counted, asks again
 //! with each update, and keeps what he has counted until then.
 
 mod capacity;
@@ -70,6 +70,7 @@ mod streams;
 mod tests;
 mod totals;
 mod turn;
+mod unclaimed;
 mod view;
 
 use crate::labels::{Labels, Tick};
@@ -86,6 +87,7 @@ pub(crate) use sockets::SocketSeries;
 use sockets::Sockets;
 pub(crate) use totals::{Counts, StreamTotals};
 use turn::Turn;
+use unclaimed::Unclaimed;
 pub(crate) use view::{Extent, View};
 
 /// Bounds and habits of the ledger.
@@ -93,10 +95,11 @@ pub(crate) use view::{Extent, View};
 pub struct Settings {
     /// Series that a scrape holds at most.
     pub max_series: u64,
-    /// Connections that nobody claims, at most.
-    pub max_unclaimed_connections: usize,
-    /// Streams that nobody claims, in each direction and both together, at most.
-    pub max_unclaimed_streams: usize,
+    /// Connections that nobody claims and that are shown, at most: where no server tells, and where servers
+    /// do.
+    pub unclaimed_connections: [usize; 2],
+    /// Streams without an owner that are shown, both directions together, at most: the same.
+    pub unclaimed_streams: [usize; 2],
     /// Ticks that traffic which nobody claims is held back. Zero where no server is there to claim it.
     pub hold: Tick,
     /// Readings have jitter.
@@ -109,8 +112,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_series: 4_000_000,
-            max_unclaimed_connections: 16_384,
-            max_unclaimed_streams: 65_536,
+            unclaimed_connections: [16_384, 16],
+            unclaimed_streams: [65_536, 64],
             hold: 2,
             jitter: true,
             quiet: false,
@@ -159,8 +162,10 @@ pub struct Ledger {
 impl Ledger {
     /// An empty ledger.
     pub fn new(settings: Settings) -> Self {
-        let packets =
-            Packets::new(settings.max_unclaimed_connections, settings.max_unclaimed_streams);
+        let packets = Packets::new(Unclaimed::new(
+            settings.unclaimed_connections,
+            settings.unclaimed_streams,
+        ));
         Self {
             packets,
             objects: Objects::default(),
@@ -222,6 +227,7 @@ impl Ledger {
             view.streams = packets.stream_series.each_mut().map(|table| table.lend());
             view.strangers = packets.strangers.clone();
             view.trailed = packets.trailed;
+            view.crowd = packets.unclaimed.crowd.clone();
             view.coverage = packets.coverage.ratio();
         }
         if extent.sockets {

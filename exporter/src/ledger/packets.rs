@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use crate::join::{self, Coverage};
 use crate::labels::Tick;
-use crate::ledger::capacity::Unclaimed;
 use crate::ledger::flows::{Connection, FlowMeter, FlowMeters};
 use crate::ledger::leftovers::Leftovers;
 use crate::ledger::series::{GRACE, Table};
@@ -18,6 +17,7 @@ use crate::ledger::streams::{Claimed, StreamKey, StreamMeters, StreamSeries};
 use crate::ledger::totals::StreamTotals;
 use crate::ledger::totals::{Counts, add_all};
 use crate::ledger::turn::Turn;
+use crate::ledger::unclaimed::Unclaimed;
 use crate::model::{Direction, Flow, Reading, Stream};
 use crate::prefetch;
 use crate::state::State;
@@ -40,7 +40,7 @@ pub(crate) struct Packets {
     /// Claims whose packets were met for the first time.
     pub(crate) seen: Vec<u64>,
     leftovers: Leftovers,
-    unclaimed: Unclaimed,
+    pub(crate) unclaimed: Unclaimed,
     pub(crate) coverage: Coverage,
     /// FlowMeters of flows that this reading speaks of.
     present: Vec<u32>,
@@ -51,8 +51,7 @@ pub(crate) struct Packets {
 }
 
 impl Packets {
-    pub(crate) fn new(max_connections: usize, max_streams: usize) -> Self {
-        let unclaimed = Unclaimed::new(max_connections, max_streams);
+    pub(crate) fn new(unclaimed: Unclaimed) -> Self {
         Self {
             meters: FlowMeters::default(),
             streams: StreamMeters::default(),
@@ -79,6 +78,7 @@ impl Packets {
         self.coverage = Coverage::default();
         (self.strangers.pending_bytes, self.strangers.flows) = (0, 0);
         let Self { leftovers, connections, stream_series, unclaimed, .. } = self;
+        unclaimed.begin(!state.transports.is_empty());
         leftovers.settle(connections, stream_series, unclaimed, turn);
         self.present.clear();
         let mut before = None;
@@ -175,9 +175,19 @@ impl Packets {
         let _trailed = meter.settle(grown, &claimed, stream, table, unclaimed, turn);
         #[cfg(test)]
         self.retired.1.add(_trailed);
+        let is_of_crowd = unclaimed.are_a_crowd() && meter.is_of_crowd(&claimed);
+        unclaimed.crowd.streams += u64::from(is_of_crowd && !stream.ended);
         if stream.ended {
             if let Some(meter) = streams.remove(slot) {
-                leftovers.leave_stream(meter, &claimed, turn);
+                match is_of_crowd {
+                    #[cfg(not(test))]
+                    true => {}
+                    #[cfg(test)]
+                    true => {
+                        self.retired.1.add(meter.pending.as_deref().copied().unwrap_or_default())
+                    }
+                    false => leftovers.leave_stream(meter, &claimed, turn),
+                }
             }
             flow.streams -= 1;
             return None;
@@ -227,11 +237,19 @@ impl Packets {
         if let Some(trailed) = meter.trail() {
             add_all(&mut self.trailed, &trailed);
         }
+        let is_of_crowd = self.unclaimed.are_a_crowd() && meter.is_of_crowd();
         if !(meter.ended && meter.streams == 0) {
+            if is_of_crowd {
+                let crowd = &mut self.unclaimed.crowd;
+                crowd.connections += 1;
+                crowd.pending_bytes += meter.waiting_bytes();
+            }
             return meter.cover(&mut self.coverage);
         }
-        if let Some(meter) = self.meters.remove(slot) {
-            self.leftovers.leave_flow(meter, turn);
+        match self.meters.remove(slot) {
+            Some(meter) if is_of_crowd => self.unclaimed.resolve(&meter.pending),
+            Some(meter) => self.leftovers.leave_flow(meter, turn),
+            None => {}
         }
     }
 

@@ -6,11 +6,12 @@ use foldhash::HashMap;
 
 use crate::join::{Claim, Level};
 use crate::labels::{Labels, Tick};
-use crate::ledger::capacity::{Capacity, Unclaimed};
+use crate::ledger::capacity::Capacity;
 use crate::ledger::series::{SeriesId, Table};
 use crate::ledger::stream_labels::StreamLabels;
 use crate::ledger::totals::StreamTotals;
 use crate::ledger::turn::Turn;
+use crate::ledger::unclaimed::Unclaimed;
 use crate::model::{Clock, Direction, Stream, TransportId};
 use crate::state::StreamRole;
 
@@ -214,10 +215,18 @@ impl StreamMeter {
         let young = turn.tick.saturating_sub(self.since) < turn.hold;
         let may_be_claimed = claimed.claim.level < Level::Owner && !claimed.claim.closed;
         let waits = may_be_claimed && young && !stream.ended;
+        if waits {
+            unclaimed.streams.wait(pending.total.bytes);
+        }
         if waits || !self.open(pending, claimed, stream, table, unclaimed, turn) {
             self.pending = Some(Box::new(pending));
         }
         nothing
+    }
+
+    /// Nobody sees it on its own: what it has counted waits, and is in its connection's totals.
+    pub(crate) fn is_of_crowd(&self, claimed: &Claimed<'_>) -> bool {
+        self.pending.is_some() && claimed.claim.level < Level::Owner
     }
 
     /// Whoever has it closed, and its series has gone.
@@ -242,11 +251,18 @@ impl StreamMeter {
     ) -> bool {
         let ssrc = self.key.ssrc;
         let Claim { level, owner, closed, role, clock } = &claimed.claim;
+        let ownerless = (*level < Level::Owner).then_some(pending.total.bytes);
+        // Labels cost more than a look, and a crowd has many.
+        if let Some(bytes) = ownerless
+            && unclaimed.are_a_crowd()
+            && !unclaimed.streams.has_room(bytes)
+        {
+            return false;
+        }
         let labels = claimed.labels(ssrc, turn.labels);
         let named = claimed.transport.zip(owner.as_ref());
         let named = named.map(|(transport, id)| (transport.clone(), id.clone(), ssrc));
-        let nobodys = *level == Level::Nobody;
-        let Some(id) = StreamSeries::open(labels, named, nobodys, table, unclaimed, turn) else {
+        let Some(id) = StreamSeries::open(labels, named, ownerless, table, unclaimed, turn) else {
             return false;
         };
         if let Some(series) = table.get_mut(id) {
@@ -262,11 +278,12 @@ impl StreamMeter {
 }
 
 impl StreamSeries {
-    /// The series of these labels; `None` when there is no room for another, or not yet.
+    /// The series of these labels; of a stream without an owner, for so many bytes. `None` when there is no
+    /// room for another, or not yet.
     pub(crate) fn open(
         labels: StreamLabels,
         owner: Option<(TransportId, Arc<str>, u32)>,
-        nobodys: bool,
+        ownerless: Option<u64>,
         table: &mut Table<StreamLabels, Self>,
         unclaimed: &mut Unclaimed,
         turn: &mut Turn<'_>,
@@ -277,16 +294,22 @@ impl StreamSeries {
         if table.rests(&labels) {
             return None;
         }
-        if nobodys && !unclaimed.has_stream() {
-            turn.capacity.refuse(STREAM_SERIES);
+        if let Some(bytes) = ownerless
+            && !unclaimed.streams.take(bytes)
+        {
+            if !unclaimed.are_a_crowd() {
+                turn.capacity.refuse(STREAM_SERIES);
+            }
             return None;
         }
         if !turn.capacity.take(STREAM_SERIES) {
+            if ownerless.is_some() {
+                unclaimed.streams.give_back();
+            }
             return None;
         }
-        unclaimed.streams += usize::from(nobodys);
         let totals = StreamTotals::default();
-        let fresh = Self { totals, owner, jitter: 0, clock: None, unclaimed: nobodys };
+        let fresh = Self { totals, owner, jitter: 0, clock: None, unclaimed: ownerless.is_some() };
         Some(table.open(labels, fresh, turn.tick))
     }
 
@@ -308,6 +331,8 @@ impl StreamSeries {
 
     pub(crate) fn leave(self, unclaimed: &mut Unclaimed, capacity: &mut Capacity) {
         capacity.give_back(STREAM_SERIES);
-        unclaimed.streams -= usize::from(self.unclaimed);
+        if self.unclaimed {
+            unclaimed.streams.give_back();
+        }
     }
 }

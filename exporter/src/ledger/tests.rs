@@ -11,7 +11,7 @@ use crate::ledger::totals::{Counts, StreamTotals, add, add_all};
 use crate::ledger::{Ledger, Settings, Update};
 use crate::model::Direction::{Receive, Send};
 use crate::model::{
-    Clock, Consumer, Counter, Direction, MediaKind, PROBATION_SSRC, Peer, PeerKey, Reading,
+    Clock, Consumer, Counter, Direction, Flow, MediaKind, PROBATION_SSRC, Peer, PeerKey, Reading,
     RoomKey, SourceId, Stream, StreamStats, Transport, Tuple,
 };
 use crate::state::State;
@@ -20,6 +20,7 @@ const SENT: &str = "mediasoup_stream_send_bytes_total";
 const RECEIVED: &str = "mediasoup_stream_receive_bytes_total";
 const JITTER: &str = "mediasoup_stream_send_jitter_seconds";
 const CONNECTION: &str = "mediasoup_connection_send_bytes_total";
+const CONNECTION_IN: &str = "mediasoup_connection_receive_bytes_total";
 const TRAILED: &str = "mediasoup_trailing_send_bytes_total";
 const TRAILED_IN: &str = "mediasoup_trailing_receive_bytes_total";
 const COVERAGE: &str = "mediasoup_join_coverage_ratio";
@@ -484,8 +485,8 @@ fn jitter_is_that_of_the_last_packets() {
 #[test]
 fn the_nameless_are_bounded_and_the_named_are_not() {
     let settings = Settings {
-        max_unclaimed_connections: 1,
-        max_unclaimed_streams: 1,
+        unclaimed_connections: [1; 2],
+        unclaimed_streams: [1; 2],
         hold: 0,
         ..Settings::default()
     };
@@ -501,6 +502,68 @@ fn the_nameless_are_bounded_and_the_named_are_not() {
     }
     let scraped = bench.scrape();
     assert_eq!([scraped.sum(SENT), scraped.sum(CONNECTION)], [bytes(10).unwrap(); 2]);
+}
+
+/// Whatever one participant sends, whose packets the server answers, he adds a few series.
+#[test]
+fn a_crowd_that_nobody_claims_is_a_few_series_and_one_figure() {
+    let mut bench = Bench::new(Settings { hold: 1, ..Settings::default() }, AddressPolicy::None);
+    bench.told.transport("t1", "192.0.2.1:1000", 40_000);
+    bench.told.consumer("c1", "t1", &[(31, None)]);
+    bench.put(one(), Send, 31, 5);
+    let before = bench.scrape().samples.len();
+    for port in 0..200 {
+        let tuple = fixture::tuple("10.0.0.1:40000", &format!("198.51.100.1:{}", 2000 + port));
+        let counts = Counts::default();
+        bench.reading.flows.push(Flow {
+            tuple,
+            known: true,
+            idle_seconds: 0,
+            ended: false,
+            counts,
+        });
+        for ssrc in 0..10 {
+            bench.put(tuple, Receive, 10 * port as u32 + ssrc, 1 + port);
+        }
+    }
+    // On the connection that is told, too.
+    for ssrc in 1000..1500 {
+        bench.put(one(), Receive, ssrc, 1);
+    }
+    for _ in 0..4 {
+        bench.scrape();
+    }
+    let scraped = bench.scrape();
+    assert!(
+        scraped.samples.len() < before + 16 * 4 + 64 * 8,
+        "{} after {before}",
+        scraped.samples.len()
+    );
+    assert_eq!(scraped.value("mediasoup_unclaimed_connections", &[]), Some(184.0));
+    assert_eq!(scraped.value("mediasoup_unclaimed_streams", &[]), Some(2500.0 - 64.0));
+    let pending = (0..184).map(|port| 10 * (1 + port) * PACKET).sum::<u64>();
+    assert_eq!(scraped.value("mediasoup_unclaimed_pending_bytes", &[]), Some(pending as f64));
+    let shown = scraped.find(CONNECTION_IN, &[("transport_id", "")]);
+    assert_eq!(shown.len(), 16, "those with the most traffic");
+    assert!(shown.iter().all(|(_, value)| value.parse::<u64>().unwrap() >= 10 * 185 * PACKET));
+    // Whoever is told gets all of his.
+    bench.told.transport("t2", "198.51.100.1:2003", 40_000);
+    bench.told.producer("p2", "t2", &[(37, None)]);
+    let scraped = bench.scrape();
+    assert_eq!(scraped.value(CONNECTION_IN, &[("transport_id", "t2")]), bytes(10 * 4));
+    assert_eq!(scraped.value(RECEIVED, &[("id", "p2")]), bytes(4));
+    // The others end.
+    let told: Vec<Tuple> = vec![one()];
+    for flow in &mut bench.reading.flows {
+        flow.ended = !told.contains(&flow.tuple);
+    }
+    for stream in &mut bench.reading.streams {
+        stream.ended = !told.contains(&stream.tuple);
+    }
+    let scraped = bench.scrape();
+    let ended = scraped.value("mediasoup_unclaimed_receive_bytes_total", &[("class", "rtp")]);
+    assert_eq!(ended, Some((pending - 10 * 4 * PACKET) as f64));
+    assert_eq!(scraped.value("mediasoup_unclaimed_connections", &[]), Some(0.0));
 }
 
 #[test]
@@ -790,6 +853,7 @@ fn run(seed: u64, address: AddressPolicy, settings: Settings) {
             streams.add(ledger.packets.retired.1);
             add_all(&mut flows, &ledger.packets.strangers.resolved);
             add_all(&mut flows, &ledger.packets.trailed);
+            add_all(&mut flows, &ledger.packets.unclaimed.crowd.resolved);
             let pending = Counter { packets: 0, bytes: ledger.packets.strangers.pending_bytes };
             let sum = |counts: &Counts| counts.iter().flatten().map(|c| c.bytes).sum::<u64>();
             assert_eq!(sum(&flows) + pending.bytes, sum(&fed.0), "seed {seed} tick {tick}");
@@ -830,7 +894,10 @@ fn whatever_happens_nothing_is_lost_or_counted_twice_or_falls() {
             let settings = Settings { max_series: u64::MAX, hold, ..Settings::default() };
             run(seed, AddressPolicy::None, settings.clone());
             run(seed, AddressPolicy::truncate(24, 48).unwrap(), settings.clone());
-            run(seed, AddressPolicy::Drop, settings);
+            run(seed, AddressPolicy::Drop, settings.clone());
+            let few =
+                Settings { unclaimed_connections: [9, 1], unclaimed_streams: [9, 1], ..settings };
+            run(seed, AddressPolicy::None, few);
         }
         let settings = Settings { max_series: 60, ..Settings::default() };
         run(seed, AddressPolicy::Drop, settings);

@@ -12,6 +12,7 @@ use crate::ledger::strangers::Strangers;
 use crate::ledger::stream_labels::StreamLabels;
 use crate::ledger::streams::StreamSeries;
 use crate::ledger::totals::Counts;
+use crate::ledger::unclaimed::Crowd;
 use crate::model::{ConsumerId, TransportId};
 use crate::state::ProducerKey;
 
@@ -42,6 +43,7 @@ pub(crate) struct View {
     pub(crate) streams: [Rows<StreamLabels, StreamSeries>; 2],
     pub(crate) strangers: Strangers,
     pub(crate) trailed: Counts,
+    pub(crate) crowd: Crowd,
     /// How much of the known traffic found its owner.
     pub(crate) coverage: Option<f64>,
     pub(crate) sockets: Rows<Arc<str>, SocketSeries>,
