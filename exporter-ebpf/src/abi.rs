@@ -9,7 +9,7 @@
 //! in pieces waits for the pieces.
 
 /// Changes whenever a table's layout or meaning does.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// IPPROTO_UDP.
 pub const UDP: u8 = 17;
@@ -308,6 +308,9 @@ pub enum Event {
     /// The local port is looked at, but in the local address' network namespace no worker's socket has it
     /// ([`PortKey`]): another program's traffic.
     NotOwned = 14,
+    /// The far side's address has as much room as one may have that no server told (`GREEDY_*`): a flow that
+    /// would have become known stays a stranger's, a new stream is counted in its flow's RTP.
+    ShareFull = 15,
 }
 
 impl Event {
@@ -328,11 +331,12 @@ impl Event {
         Self::Contended,
         Self::BadRtp,
         Self::NotOwned,
+        Self::ShareFull,
     ];
 }
 
 /// Number of [`Event`]s.
-pub const EVENTS: usize = 15;
+pub const EVENTS: usize = 16;
 
 /// Occupancy that admission works on, in the shared array `OCCUPANCY` of u64 (one table for both
 /// address families). The kernel adds, userspace takes back what it deletes.
@@ -348,6 +352,13 @@ pub enum Occupancy {
     /// Strangers' streams.
     StrangerStreams = 3,
 }
+
+/// Addresses that the tables `GREEDY_*` hold, each.
+pub const MOST_GREEDY: u32 = 1024;
+
+/// Streams of a told flow, of both directions, that have room in what is kept for those who are told; further
+/// ones have it with those whom only their traffic proved.
+pub const RESERVED_SSRCS: u32 = 64;
 
 /// Number of [`Occupancy`] cells.
 pub const OCCUPANCIES: usize = 4;

@@ -519,6 +519,11 @@ fn described(event: Event) -> (&'static str, &'static str) {
             "not_owned",
             "another program's: in its network namespace no socket of the SFU has the port at this address",
         ),
+        Event::ShareFull => (
+            "share_full",
+            "its far side has as much room as one may have that no server told: its flow stays a \
+             stranger's, or the packet counts in its flow",
+        ),
         Event::BadRtp => ("bad_rtp", "an RTP header that does not fit; counted as class other"),
     }
 }

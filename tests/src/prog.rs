@@ -39,6 +39,8 @@ pub struct Constants {
     pub flows: u64,
     /// Known flows' streams.
     pub streams: u64,
+    /// The part of both that those may fill whom no server told.
+    pub proven: [u64; 2],
     /// Strangers' flows.
     pub strangers: u64,
     /// Strangers' streams.
@@ -62,6 +64,7 @@ impl Default for Constants {
             owned: [100, 10],
             flows: 1_000,
             streams: 4_000,
+            proven: [1_000, 4_000],
             strangers: 100,
             stranger_streams: 200,
             ssrcs: 64,
@@ -149,6 +152,8 @@ impl Program {
             .override_global("JITTER", &jitter, true)
             .override_global("MAX_FLOWS", &constants.flows, true)
             .override_global("MAX_STREAMS", &constants.streams, true)
+            .override_global("MAX_PROVEN_FLOWS", &constants.proven[0], true)
+            .override_global("MAX_PROVEN_STREAMS", &constants.proven[1], true)
             .override_global("MAX_STRANGERS", &constants.strangers, true)
             .override_global("MAX_STRANGER_STREAMS", &constants.stranger_streams, true)
             .override_global("MAX_SSRCS", &constants.ssrcs, true);
@@ -272,6 +277,16 @@ impl Program {
     pub fn tell_v6(&mut self, key: FlowKeyV6) -> Result<()> {
         let key = FlowKeyV6 { local: [0; 16], direction: 0, ..key };
         self.insert("TOLD_V6", to_bytes::<_, 40>(&key))
+    }
+
+    /// A far side that has as much as one may have that no server told.
+    pub fn hold_back_v4(&mut self, address: [u8; 4]) -> Result<()> {
+        self.insert("GREEDY_V4", address)
+    }
+
+    /// As [`Self::hold_back_v4`].
+    pub fn hold_back_v6(&mut self, address: [u8; 16]) -> Result<()> {
+        self.insert("GREEDY_V6", address)
     }
 
     /// Makes the addresses that begin with so many bits of this one local, in [`NAMESPACE`].

@@ -1,8 +1,8 @@
 //! Admission: who gets an entry in which table, who keeps it, and that nothing is lost on the way.
 
 use exporter_ebpf::abi::{
-    Class, Counter, Event, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, Occupancy, RECEIVE, SEND,
-    StreamValue, Tend, UDP,
+    Class, Counter, Event, FlowKeyV4, FlowKeyV6, FlowValue, KNOWN, Occupancy, RECEIVE,
+    RESERVED_SSRCS, SEND, StreamValue, Tend, UDP,
 };
 use exporter_ebpf::rtp::{self, Rtp};
 use exporter_ebpf::table::WAYS;
@@ -300,7 +300,9 @@ fn a_flow_has_so_many_streams_and_no_more() {
 
 #[test]
 fn full_tables_are_counted_by_cause() {
-    let small = Constants { flows: 2, streams: 3, stranger_streams: 1, ..Constants::default() };
+    let proven = [2, 3];
+    let small =
+        Constants { flows: 2, streams: 3, proven, stranger_streams: 1, ..Constants::default() };
     let Some(mut program) = load(small) else { return };
     for port in 0..4 {
         program.tell_v4(told(PORT + port)).expect("told");
@@ -337,6 +339,72 @@ fn full_tables_are_counted_by_cause() {
     let stream = stranger.stream(RECEIVE, 1).expect("a stream");
     assert_eq!(stream.total, Counter { packets: 2, bytes: 224 });
     check_occupancy(&program, occupied(2, 3, 1, 1));
+}
+
+/// Those who only proved themselves fill their part of the tables; who is told finds room all the same.
+#[test]
+fn a_part_of_the_tables_is_kept_for_those_who_are_told() {
+    let small = Constants { flows: 10, streams: 20, proven: [8, 16], ..Constants::default() };
+    let Some(mut program) = load(small) else { return };
+    for port in 0..10 {
+        let talk = Talk::v4(&program, PORT + port);
+        talk.rtp(RECEIVE, 1, 1);
+        talk.rtp(SEND, 2, 1);
+        assert_eq!(talk.is_known(), port < 8);
+    }
+    // A stream has a place of its flow's kind: each has brought one of two along when it became known.
+    check_occupancy(&program, occupied(8, 8, 2, 12));
+    for port in 0..8 {
+        Talk::v4(&program, PORT + port).rtp(RECEIVE, 1, 2);
+    }
+    check_occupancy(&program, occupied(8, 16, 2, 4));
+    Talk::v4(&program, PORT).rtp(RECEIVE, 3, 1);
+    let one = Counter { packets: 1, bytes: 112 };
+    assert_eq!(program.event(Event::StreamsFull, RECEIVE).expect("read"), one);
+    for port in [100, 101, 102] {
+        program.tell_v4(told(PORT + port)).expect("told");
+        let talk = Talk::v4(&program, PORT + port);
+        talk.rtp(RECEIVE, 1, 1);
+        talk.rtp(SEND, 2, 1);
+        assert_eq!(talk.flow().is_some_and(|_| talk.is_known()), port < 102);
+    }
+    check_occupancy(&program, occupied(10, 20, 2, 4));
+    // One who had proved himself is told when there is no room, and then when there is.
+    program.tell_v4(told(PORT + 8)).expect("told");
+    let late = Talk::v4(&program, PORT + 8);
+    late.rtp(RECEIVE, 1, 2);
+    assert!(!late.is_known());
+}
+
+/// Who has his share gets no more; what he sends is counted where it can be.
+#[test]
+fn a_greedy_address_stays_a_stranger_until_a_server_tells_it() {
+    let Some(mut program) = load(Constants { ssrcs: 100, ..Constants::default() }) else { return };
+    program.hold_back_v4(REMOTE_V4).expect("held back");
+    program.hold_back_v6(REMOTE_V6).expect("held back");
+    for is_v6 in [false, true] {
+        let talk = Talk { is_v6, ..Talk::v4(&program, PORT) };
+        talk.rtp(RECEIVE, 1, 1);
+        talk.rtp(SEND, 2, 1);
+        talk.rtp(RECEIVE, 1, 2);
+        assert!(!talk.is_known());
+        assert_eq!(talk.stream(RECEIVE, 1).expect("a stream").total.packets, 2);
+    }
+    let refused = program.event(Event::ShareFull, SEND).expect("read").packets;
+    assert_eq!(refused, 2);
+    program.tell_v4(told(PORT)).expect("told");
+    let talk = Talk::v4(&program, PORT);
+    talk.rtp(RECEIVE, 1, 3);
+    assert!(talk.is_known());
+    // Its streams have room of their own, up to a number.
+    for ssrc in 10..10 + RESERVED_SSRCS {
+        talk.rtp(RECEIVE, ssrc, 1);
+    }
+    let flow = talk.flow().expect("a flow");
+    assert_eq!(flow.streams, RESERVED_SSRCS);
+    let refused = program.event(Event::ShareFull, RECEIVE).expect("read").packets;
+    assert_eq!(flow.counts[usize::from(RECEIVE)][Class::Rtp as usize].packets, 2);
+    assert_eq!(refused, 2 + 2, "strangers' packets, and two streams too many");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use exporter_ebpf::abi::{
-    CLASSES, Class, Counter, Event, FlowValue, KNOWN, PROVED_SEND, SEEN_RECEIVE, SEND, StreamKeyV4,
-    StreamKeyV6, StreamValue,
+    CLASSES, Class, Counter, Event, FlowValue, KNOWN, PROVED_SEND, RESERVED_SSRCS, SEEN_RECEIVE, SEND,
+    StreamKeyV4, StreamKeyV6, StreamValue,
 };
 use exporter_ebpf::packet::{Packet, forget};
 use exporter_ebpf::rtp::Kind;
@@ -13,7 +13,7 @@ use super::atomic::{add, fetch_add_u32, fetch_or};
 use super::maps::{CHECK_LOCAL, CHECK_OWNED, MAX_SSRCS};
 use super::record::{record, unpack};
 use super::streams::{self, Entrances as _, IS_NEW};
-use super::tables::{Family, Quota, event, promote};
+use super::tables::{Family, Quota, Standing, event, promote};
 
 /// What counts a packet that is not the RTP of a known stream.
 pub trait Admit: Family {
@@ -149,16 +149,28 @@ fn stream<F: Family>(
     let Some(stream) = streams::at(key.find()) else {
         return admit_stream::<F>(flow, key, is_known);
     };
-    // SAFETY: the table's value; a stream that is not known took a stranger's room.
+    // SAFETY: the table's values; a stream that is not known took a stranger's room.
     unsafe {
         if is_known && (*stream).flags & KNOWN == 0 {
             let flags = &raw mut (*stream).flags;
-            if !promote(flags, Quota::streams(false), Quota::streams(true)) {
+            let standing = standing::<F>(key, (*flow).streams);
+            let (from, to) = (Quota::streams(Standing::Stranger), Quota::streams(standing));
+            if !promote(flags, from, to) {
                 arrival.event(Event::StreamsFull);
             }
         }
     }
     Ok(stream)
+}
+
+/// Of a stream of a known flow that has so many.
+#[inline(always)]
+fn standing<F: Family>(key: &F::Stream, streams: u32) -> Standing {
+    if (streams as i32) < RESERVED_SSRCS as i32 && F::is_told(key, &mut F::flow_of(key)) {
+        Standing::Told
+    } else {
+        Standing::Proven
+    }
 }
 
 #[inline(always)]
@@ -171,11 +183,17 @@ fn admit_stream<F: Family>(
     let share = unsafe { &raw mut (*flow).streams };
     // SAFETY: as above.
     // Below zero when the flow was made anew beside a stream of the one before: that is no full share.
-    if unsafe { fetch_add_u32(share, 1) } as i32 >= MAX_SSRCS.load() as i32 {
+    let streams = unsafe { fetch_add_u32(share, 1) };
+    if streams as i32 >= MAX_SSRCS.load() as i32 {
         give_back_ssrc(share);
         return Err(Event::SsrcsFull);
     }
-    let quota = Quota::streams(is_known);
+    let standing = if is_known { standing::<F>(key, streams) } else { Standing::Stranger };
+    if standing == Standing::Proven && F::is_greedy(key) {
+        give_back_ssrc(share);
+        return Err(Event::ShareFull);
+    }
+    let quota = Quota::streams(standing);
     if !quota.take() {
         give_back_ssrc(share);
         return Err(if is_known { Event::StreamsFull } else { Event::StrangerStreamsFull });
@@ -251,14 +269,17 @@ fn admit_flow<F: Family>(
     is_vouched: bool,
 ) -> Result<*mut FlowValue, Event> {
     let is_told = F::is_told(stream, key);
-    let strangers_are_full = !Quota::flows(false).has_room();
-    // Whom this host answers as it answers no stranger need not wait for a stranger's place while
-    // forged addresses hold them all.
-    let is_known = is_told || is_vouched && strangers_are_full;
-    if !is_known && strangers_are_full {
-        return Err(Event::StrangersFull);
-    }
-    let quota = Quota::flows(is_known);
+    let strangers_are_full = !Quota::flows(Standing::Stranger).has_room();
+    let standing = match (is_told, strangers_are_full) {
+        (true, _) => Standing::Told,
+        (false, false) => Standing::Stranger,
+        // Whom this host answers as it answers no stranger need not wait for a stranger's place while
+        // forged addresses hold them all.
+        (false, true) if is_vouched && !F::is_greedy(stream) => Standing::Proven,
+        (false, true) => return Err(Event::StrangersFull),
+    };
+    let is_known = standing != Standing::Stranger;
+    let quota = Quota::flows(standing);
     if CHECK_LOCAL.load() != 0 {
         let namespace = F::namespace(stream).ok_or(Event::NotLocal)?;
         // What was told is a worker's port, though perhaps behind an address of this host that is
@@ -294,12 +315,17 @@ fn introduce<F: Family>(
         flags = unsafe { fetch_or(&raw mut (*flow).flags, bit) } | bit;
     }
     let is_proven = flags & (SEEN_RECEIVE | PROVED_SEND) == SEEN_RECEIVE | PROVED_SEND;
-    if is_proven || F::is_told(stream, key) {
-        // SAFETY: the table's value, which took a stranger's room.
-        let has_room =
-            unsafe { promote(&raw mut (*flow).flags, Quota::flows(false), Quota::flows(true)) };
-        if !has_room {
-            arrival.event(Event::FlowsFull);
-        }
+    let standing = match is_proven {
+        _ if F::is_told(stream, key) => Standing::Told,
+        true => Standing::Proven,
+        false => return,
+    };
+    if standing == Standing::Proven && F::is_greedy(stream) {
+        return arrival.event(Event::ShareFull);
+    }
+    let (from, to) = (Quota::flows(Standing::Stranger), Quota::flows(standing));
+    // SAFETY: the table's value, which took a stranger's room.
+    if unsafe { !promote(&raw mut (*flow).flags, from, to) } {
+        arrival.event(Event::FlowsFull);
     }
 }

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use exporter_ebpf::abi::{
-    Counter, DIRECTIONS, EVENTS as EVENT_KINDS, FlowKeyV4, FlowKeyV6, FlowValue, Nobody,
+    Counter, DIRECTIONS, EVENTS as EVENT_KINDS, FlowKeyV4, FlowKeyV6, FlowValue, MOST_GREEDY, Nobody,
     OCCUPANCIES, OWNERSHIPS, OwnedSocket, PortKey, SfuProcess, Sharers, ToldKeyV4, ToldKeyV6,
 };
 use exporter_ebpf::ports::NUMBERS;
@@ -28,6 +28,11 @@ pub static JITTER: Global<u32> = Global::new(1);
 pub static MAX_FLOWS: Global<u64> = Global::new(65_536);
 #[unsafe(no_mangle)]
 pub static MAX_STREAMS: Global<u64> = Global::new(262_144);
+/// The part of these that those may fill whom nobody told: the rest is kept for those whom a server tells.
+#[unsafe(no_mangle)]
+pub static MAX_PROVEN_FLOWS: Global<u64> = Global::new(65_536);
+#[unsafe(no_mangle)]
+pub static MAX_PROVEN_STREAMS: Global<u64> = Global::new(262_144);
 #[unsafe(no_mangle)]
 pub static MAX_STRANGERS: Global<u64> = Global::new(8_192);
 #[unsafe(no_mangle)]
@@ -51,6 +56,13 @@ pub static KEPT_SEEDS: Array<[u64; SEEDS]> = Array::with_max_entries(1, 0);
 pub static TOLD_V4: HashMap<ToldKeyV4, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
 pub static TOLD_V6: HashMap<ToldKeyV6, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+// Far sides' addresses that have as much of that part as one may have, in network order.
+#[map]
+pub static GREEDY_V4: HashMap<[u32; 1], u8> =
+    HashMap::with_max_entries(MOST_GREEDY, BPF_F_NO_PREALLOC);
+#[map]
+pub static GREEDY_V6: HashMap<[u32; 4], u8> =
+    HashMap::with_max_entries(MOST_GREEDY, BPF_F_NO_PREALLOC);
 // Cookies of the network namespaces that have these addresses.
 #[map]
 pub static LOCAL_V4: LpmTrie<u32, u64> = LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);

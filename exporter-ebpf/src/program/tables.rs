@@ -39,6 +39,8 @@ pub trait Family: Copy {
     fn insert_flow(key: &Self::Flow, value: &'static FlowValue) -> bool;
     /// The observer told the flow of this stream, whose key is made over for a moment.
     fn is_told(stream: &Self::Stream, flow: &mut Self::Flow) -> bool;
+    /// The stream's far side has as much as one may have that nobody told.
+    fn is_greedy(stream: &Self::Stream) -> bool;
     /// Cookie of the network namespace that has the stream's local address, if it is this host's.
     fn namespace(stream: &Self::Stream) -> Option<u64>;
     /// A worker's socket has the stream's local end, in this namespace.
@@ -54,8 +56,8 @@ fn insert<K, V>(map: &HashMap<K, V>, key: &K, value: &'static V) -> bool {
 }
 
 macro_rules! family {
-    ($words:literal, $flow:ident, $stream:ident, $flows:ident, $told:ident, $locals:ident,
-     $address:ident, $owned:ident) => {
+    ($words:literal, $flow:ident, $stream:ident, $flows:ident, $told:ident, $greedy:ident,
+     $locals:ident, $address:ident, $owned:ident) => {
         impl Family for Packet<$words> {
             type Flow = $flow;
             type Stream = $stream;
@@ -104,6 +106,14 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn is_greedy(stream: &$stream) -> bool {
+                // Of its own: older kernels take no key from memory that a function was lent.
+                let words = stream.flow.words();
+                let remote: [u32; $words] = core::array::from_fn(|at| words[at]);
+                $greedy.get_ptr(&remote).is_some()
+            }
+
+            #[inline(always)]
             fn namespace(stream: &$stream) -> Option<u64> {
                 // Of its own: older kernels take no key from memory that a function was lent.
                 let key = Key::new(32 * $words, $address(stream.flow.words()));
@@ -119,8 +129,8 @@ macro_rules! family {
     };
 }
 
-family!(1, FlowKeyV4, StreamKeyV4, FLOWS_V4, TOLD_V4, LOCAL_V4, local_v4, is_owned_v4);
-family!(4, FlowKeyV6, StreamKeyV6, FLOWS_V6, TOLD_V6, LOCAL_V6, local_v6, is_owned_v6);
+family!(1, FlowKeyV4, StreamKeyV4, FLOWS_V4, TOLD_V4, GREEDY_V4, LOCAL_V4, local_v4, is_owned_v4);
+family!(4, FlowKeyV6, StreamKeyV6, FLOWS_V6, TOLD_V6, GREEDY_V6, LOCAL_V6, local_v6, is_owned_v6);
 
 /// A flow's local address, in network order.
 #[inline(always)]
@@ -134,6 +144,17 @@ fn local_v6([_, _, _, _, a, b, c, d, ..]: [u32; 10]) -> [u32; 4] {
     [a, b, c, d]
 }
 
+/// Why somebody has room in the tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// For no reason.
+    Stranger,
+    /// Both sides have spoken.
+    Proven,
+    /// A server told him.
+    Told,
+}
+
 /// What has a bound.
 #[derive(Clone, Copy)]
 pub struct Quota {
@@ -144,22 +165,24 @@ pub struct Quota {
 impl Quota {
     /// Of flows.
     #[inline(always)]
-    pub fn flows(is_known: bool) -> Self {
-        if is_known {
-            Self { cell: Occupancy::Flows, bound: MAX_FLOWS.load() }
-        } else {
-            Self { cell: Occupancy::Strangers, bound: MAX_STRANGERS.load() }
-        }
+    pub fn flows(standing: Standing) -> Self {
+        let (cell, bound) = match standing {
+            Standing::Told => (Occupancy::Flows, MAX_FLOWS.load()),
+            Standing::Proven => (Occupancy::Flows, MAX_PROVEN_FLOWS.load()),
+            Standing::Stranger => (Occupancy::Strangers, MAX_STRANGERS.load()),
+        };
+        Self { cell, bound }
     }
 
     /// Of streams.
     #[inline(always)]
-    pub fn streams(is_known: bool) -> Self {
-        if is_known {
-            Self { cell: Occupancy::Streams, bound: MAX_STREAMS.load() }
-        } else {
-            Self { cell: Occupancy::StrangerStreams, bound: MAX_STRANGER_STREAMS.load() }
-        }
+    pub fn streams(standing: Standing) -> Self {
+        let (cell, bound) = match standing {
+            Standing::Told => (Occupancy::Streams, MAX_STREAMS.load()),
+            Standing::Proven => (Occupancy::Streams, MAX_PROVEN_STREAMS.load()),
+            Standing::Stranger => (Occupancy::StrangerStreams, MAX_STRANGER_STREAMS.load()),
+        };
+        Self { cell, bound }
     }
 
     /// Whether there is room, at this moment.

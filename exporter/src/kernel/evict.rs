@@ -19,6 +19,22 @@ pub(super) struct Evictions {
     pub(super) streams: Vec<usize>,
 }
 
+impl Evictions {
+    /// Those that another rule has chosen, too.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        let merge = |one: &mut Vec<usize>, other: Vec<usize>| {
+            if !other.is_empty() {
+                one.extend(other);
+                one.sort_unstable();
+                one.dedup();
+            }
+        };
+        merge(&mut self.flows, other.flows);
+        merge(&mut self.streams, other.streams);
+        self
+    }
+}
+
 /// Chooses at most `most` flows and `most` streams. A flow that rests goes after its streams, with a later
 /// reading. With `orphans`, streams without a flow (a packet came while its flow was removed) are looked
 /// for, too.

@@ -14,6 +14,7 @@ mod evict;
 mod keeper;
 mod options;
 mod owners;
+mod shares;
 mod status;
 
 pub use counting::{Counting, Method, StepDown};

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use exporter_ebpf::abi::{
-    EVENTS, Event, FlowValue, KNOWN, Occupancy, PROVED_SEND, RECEIVE, SEEN_RECEIVE, StreamValue,
-    TCP,
+    EVENTS, Event, FlowValue, KNOWN, Occupancy, PROVED_SEND, RECEIVE, RESERVED_SSRCS, SEEN_RECEIVE,
+    StreamValue, TCP,
 };
 use exporter_ebpf::jitter;
 use exporter_ebpf::packet::{self, Bytes, Parsed, View, Why};
@@ -26,6 +26,7 @@ use crate::kernel::ebpf::keys;
 use crate::kernel::evict;
 use crate::kernel::options::Lifetimes;
 use crate::kernel::options::Limits;
+use crate::kernel::shares::{self, Verdict};
 use crate::model::{Counter, Direction, JoinKey, Proto, Reading, TableFill, Tuple};
 
 /// Entries removed in one reading.
@@ -46,6 +47,8 @@ pub(super) struct Table {
     occupied: [u64; 4],
     events: [[Counter; 2]; EVENTS],
     told: HashSet<JoinKey>,
+    /// Far sides that get nothing more unless a server tells them.
+    greedy: HashSet<IpAddr>,
     /// `None`: every address counts as local.
     local: Option<Local>,
     /// `None`: of the ports that are looked at, all count.
@@ -105,6 +108,7 @@ impl Table {
             occupied: [0; 4],
             events: [[Counter::default(); 2]; EVENTS],
             told: HashSet::new(),
+            greedy: HashSet::new(),
             local,
             owned,
             jitter,
@@ -256,8 +260,9 @@ impl Table {
                 return None;
             }
             let vouched = speaks && arrival.direction == Direction::Send;
-            let known = told || vouched && !self.has_room(Occupancy::Strangers);
-            if !self.take(flow_room(known)) {
+            let proven = vouched && !self.has_room(Occupancy::Strangers, false);
+            let known = told || proven && !self.is_greedy(&arrival.tuple);
+            if !self.take(flow_room(known), told) {
                 let refusal = if known { Event::FlowsFull } else { Event::StrangersFull };
                 self.event_of(refusal, arrival);
                 return None;
@@ -278,8 +283,12 @@ impl Table {
         }
         const PROVEN: u32 = SEEN_RECEIVE | PROVED_SEND;
         if told || flow.flags & PROVEN == PROVEN {
-            if !self.take(Occupancy::Flows) {
-                self.event_of(Event::FlowsFull, arrival);
+            let refusal = match !told && self.is_greedy(&arrival.tuple) {
+                true => Some(Event::ShareFull),
+                false => (!self.take(Occupancy::Flows, told)).then_some(Event::FlowsFull),
+            };
+            if let Some(refusal) = refusal {
+                self.event_of(refusal, arrival);
                 return Some(false);
             }
             self.give_back(Occupancy::Strangers);
@@ -307,13 +316,17 @@ impl Table {
         known: bool,
         arrival: &Arrival,
     ) -> Result<&mut StreamValue, Event> {
+        let share = self.flows.get(&id.0).map_or(0, |flow| flow.streams);
+        let told = share < RESERVED_SSRCS && self.told.contains(&id.0.join_key());
         match self.streams.get(&id).map(|stream| stream.flags & KNOWN != 0) {
             None => {
-                let share = self.flows.get(&id.0).map_or(0, |flow| flow.streams);
                 if share >= self.limits.ssrcs_per_flow {
                     return Err(Event::SsrcsFull);
                 }
-                if !self.take(stream_room(known)) {
+                if known && !told && self.is_greedy(&id.0) {
+                    return Err(Event::ShareFull);
+                }
+                if !self.take(stream_room(known), told) {
                     return Err(match known {
                         true => Event::StreamsFull,
                         false => Event::StrangerStreamsFull,
@@ -327,7 +340,7 @@ impl Table {
                 self.streams.insert(id, fresh);
             }
             Some(false) if known => {
-                if self.take(Occupancy::Streams) {
+                if self.take(Occupancy::Streams, told) {
                     self.give_back(Occupancy::StrangerStreams);
                     if let Some(stream) = self.streams.get_mut(&id) {
                         stream.flags |= KNOWN;
@@ -343,6 +356,10 @@ impl Table {
 
     fn evict(&mut self, reading: &mut Reading) {
         let chosen = evict::choose(reading, &self.told, self.lifetimes, false, MOST_EVICTIONS);
+        let Verdict { greedy, losses } =
+            shares::judge(reading, &self.told, &self.limits, MOST_EVICTIONS);
+        self.greedy = greedy;
+        let chosen = chosen.and(losses);
         for position in chosen.flows {
             let flow = &mut reading.flows[position];
             flow.ended = true;
@@ -363,12 +380,22 @@ impl Table {
         }
     }
 
-    fn has_room(&self, room: Occupancy) -> bool {
-        self.occupied[room as usize] < self.most(room).into()
+    fn is_greedy(&self, tuple: &Tuple) -> bool {
+        self.greedy.contains(&tuple.remote.ip())
     }
 
-    fn take(&mut self, room: Occupancy) -> bool {
-        let free = self.has_room(room);
+    /// For one whom a server told, or not.
+    fn has_room(&self, room: Occupancy, told: bool) -> bool {
+        let most = self.most(room);
+        let most = match room {
+            Occupancy::Flows | Occupancy::Streams if !told => shares::of_proven(most),
+            _ => most,
+        };
+        self.occupied[room as usize] < most.into()
+    }
+
+    fn take(&mut self, room: Occupancy, told: bool) -> bool {
+        let free = self.has_room(room, told);
         self.occupied[room as usize] += u64::from(free);
         free
     }

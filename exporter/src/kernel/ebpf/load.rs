@@ -17,6 +17,7 @@ use super::pin::{Pins, Seeds};
 use super::tables::TableFds;
 use crate::host::addresses::MAX_LOCAL;
 use crate::kernel::options::Options;
+use crate::kernel::shares;
 
 /// The kernel object, built from `exporter-ebpf` and committed with it.
 static OBJECT: &[u8] =
@@ -46,6 +47,7 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
     let flows = limits.flows.saturating_add(limits.stranger_flows);
     let streams = limits.streams.saturating_add(limits.stranger_streams);
     let buckets = table::buckets(streams);
+    let proven = [limits.flows, limits.streams].map(|max| u64::from(shares::of_proven(max)));
     let maxima = [limits.flows, limits.streams, limits.stranger_flows, limits.stranger_streams]
         .map(u64::from);
     let [check_local, check_owned, jitter] =
@@ -70,6 +72,8 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
         .override_global("SEEDS", &seeds, true)
         .override_global("MAX_FLOWS", &maxima[0], true)
         .override_global("MAX_STREAMS", &maxima[1], true)
+        .override_global("MAX_PROVEN_FLOWS", &proven[0], true)
+        .override_global("MAX_PROVEN_STREAMS", &proven[1], true)
         .override_global("MAX_STRANGERS", &maxima[2], true)
         .override_global("MAX_STRANGER_STREAMS", &maxima[3], true)
         .override_global("MAX_SSRCS", &limits.ssrcs_per_flow, true);
@@ -173,6 +177,7 @@ fn table_fds(ebpf: &mut Ebpf) -> anyhow::Result<TableFds> {
         tags: table("TAGS")?,
         streams: table("STREAMS")?,
         told: [table("TOLD_V4")?, table("TOLD_V6")?],
+        greedy: [table("GREEDY_V4")?, table("GREEDY_V6")?],
         local: [table("LOCAL_V4")?, table("LOCAL_V6")?],
         events: table("EVENTS")?,
         occupancy: table("OCCUPANCY")?,

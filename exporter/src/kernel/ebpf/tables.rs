@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
@@ -29,6 +30,7 @@ use crate::host::namespaces::NamespaceCookie;
 use crate::kernel::evict;
 use crate::kernel::options::Lifetimes;
 use crate::kernel::options::Limits;
+use crate::kernel::shares::{self, Verdict};
 use crate::model::{Counter, JoinKey, Reading, Stream, TableFill};
 
 /// Entries removed in one reading; a flow is a system call of about a microsecond.
@@ -43,6 +45,7 @@ pub(in crate::kernel) struct TableFds {
     pub(in crate::kernel) tags: OwnedFd,
     pub(in crate::kernel) streams: OwnedFd,
     pub(in crate::kernel) told: [OwnedFd; 2],
+    pub(in crate::kernel) greedy: [OwnedFd; 2],
     pub(in crate::kernel) local: [OwnedFd; 2],
     pub(in crate::kernel) events: OwnedFd,
     pub(in crate::kernel) occupancy: OwnedFd,
@@ -67,6 +70,7 @@ pub(in crate::kernel) struct Tables {
     cpus: usize,
     told: HashSet<JoinKey>,
     untold_for_room: u64,
+    greedy: HashSet<IpAddr>,
     local: HashMap<IpNet, NamespaceCookie>,
     orphans: bool,
     last_flows: usize,
@@ -102,6 +106,7 @@ impl Tables {
             cpus,
             told: HashSet::new(),
             untold_for_room: 0,
+            greedy: HashSet::new(),
             local: HashMap::new(),
             orphans: true,
             last_flows: 0,
@@ -128,6 +133,10 @@ impl Tables {
             std::mem::take(&mut self.orphans),
             MOST_EVICTIONS,
         );
+        let Verdict { greedy, losses } =
+            shares::judge(&reading, &self.told, &self.limits, MOST_EVICTIONS);
+        self.hold_back(greedy).context("write the tables of greedy addresses")?;
+        let chosen = chosen.and(losses);
         self.evict(&mut reading, &chosen.flows).context("remove idle flows")?;
         self.hide(&reading, &chosen.streams);
         self.correct(&reading);
@@ -200,6 +209,25 @@ impl Tables {
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => Ok(()),
             result => result,
         }
+    }
+
+    /// These addresses get no more room than they have, unless a server tells them.
+    fn hold_back(&mut self, greedy: HashSet<IpAddr>) -> io::Result<()> {
+        let [v4, v6] = [self.fds.greedy[0].as_fd(), self.fds.greedy[1].as_fd()];
+        for address in self.greedy.difference(&greedy) {
+            match address {
+                IpAddr::V4(address) => sys::remove(v4, &address.octets()),
+                IpAddr::V6(address) => sys::remove(v6, &address.octets()),
+            }?;
+        }
+        for address in greedy.difference(&self.greedy) {
+            match address {
+                IpAddr::V4(address) => sys::put(v4, &address.octets(), &1_u8),
+                IpAddr::V6(address) => sys::put(v6, &address.octets(), &1_u8),
+            }?;
+        }
+        self.greedy = greedy;
+        Ok(())
     }
 
     fn read_flows(&mut self, reading: &mut Reading) -> io::Result<()> {
@@ -333,6 +361,11 @@ impl Tables {
                 table: "told_flows",
                 entries: self.told.len() as u64 + self.untold_for_room,
                 capacity: limits.flows.into(),
+            },
+            TableFill {
+                table: "greedy_addresses",
+                entries: self.greedy.len() as u64,
+                capacity: abi::MOST_GREEDY.into(),
             },
             TableFill {
                 table: "local_addresses",
