@@ -10,6 +10,7 @@ pub mod cast;
 pub mod endpoint;
 pub mod expect;
 pub mod exporter;
+pub mod flood;
 pub mod http;
 pub mod netns;
 pub mod nft;

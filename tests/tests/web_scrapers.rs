@@ -1,0 +1,93 @@
+//! Scrapers of every kind: however many there are, and however slowly they read, memory does not grow with them,
+//! and others get whole texts and quick answers meanwhile.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use anyhow::{Result, ensure};
+use exporter_tests::exporter::address;
+use exporter_tests::flood::Flood;
+use exporter_tests::wait;
+
+/// Stop in the middle of their text. Fewer than one address may have.
+const STUCK: usize = 90;
+/// Groups of families; each set of them is another text.
+const GROUPS: [&str; 7] =
+    ["contract", "info", "objects", "connections", "streams", "strangers", "sockets"];
+const MEGABYTE: u64 = 1 << 20;
+
+/// A client that begins to read and stops.
+fn stuck(flood: &Flood, query: &str) -> Result<TcpStream> {
+    let mut stream = flood.host.run_in(|| TcpStream::connect(address()))?;
+    stream.set_read_timeout(Some(wait::LONG))?;
+    write!(stream, "GET /metrics{query} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    let mut first = [0; 12];
+    stream.read_exact(&mut first)?;
+    ensure!(&first == b"HTTP/1.1 200", "{}", String::from_utf8_lossy(&first));
+    Ok(stream)
+}
+
+/// A set of groups, and the exporter's own.
+fn query(set: usize) -> String {
+    let chosen = GROUPS.iter().enumerate().filter(|(at, _)| set & 1 << at != 0);
+    let chosen: Vec<&str> = chosen.map(|(_, name)| *name).chain(["self"]).collect();
+    format!("?families={}", chosen.join(","))
+}
+
+#[test]
+fn memory_does_not_depend_on_how_many_read_or_how_slowly() -> Result<()> {
+    let Some(flood) = Flood::start(&["transports 60000"])? else { return Ok(()) };
+    flood.told(1)?;
+    let whole = flood.exporter.metrics()?.len();
+    ensure!(whole > 10_000_000, "the text has {whole} bytes only");
+    let before = flood.resident()?;
+    let readers = (0..STUCK).map(|set| stuck(&flood, &query(set + 1)));
+    let readers = readers.collect::<Result<Vec<_>>>()?;
+    for _ in 0..3 {
+        ensure!(flood.exporter.get("/-/healthy", &[])?.status == 200);
+        flood.own()?;
+        let text = flood.exporter.metrics()?;
+        ensure!(text.len() >= whole, "{} bytes of {whole}", text.len());
+    }
+    let grown = flood.resident()?.saturating_sub(before);
+    println!("{STUCK} readers of up to {whole} bytes: {} MiB more", grown / MEGABYTE);
+    // A few copies of the series, whatever the readers want.
+    ensure!(grown < 160 * MEGABYTE, "{} MiB more", grown / MEGABYTE);
+    let own = flood.own()?;
+    let ended =
+        |reason| own.sum("mediasoup_exporter_http_connections_ended_total", &[("reason", reason)]);
+    ensure!(ended("slow") == 0.0 && ended("refused") == 0.0, "somebody was cut off");
+    drop(readers);
+    flood.stop()
+}
+
+#[test]
+fn a_thousand_connections_and_broken_requests_harm_nobody() -> Result<()> {
+    let Some(flood) = Flood::start(&["transports 1000"])? else { return Ok(()) };
+    flood.told(1)?;
+    let connect = || flood.host.run_in(|| TcpStream::connect(address()));
+    let mut open = Vec::new();
+    for number in 0..1000 {
+        let mut stream = connect()?;
+        // Some say nothing, some begin a request, some ask and do not read, some leave.
+        let _ = match number % 4 {
+            0 => Ok(()),
+            1 => stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: local"),
+            2 => stream.write_all(&b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(20)),
+            _ => stream.write_all(&vec![b'x'; 40_000]),
+        };
+        if number % 8 < 4 {
+            open.push(stream);
+        }
+        if number % 100 == 0 {
+            ensure!(flood.exporter.get("/-/healthy", &[])?.status == 200, "after {number}");
+        }
+    }
+    ensure!(flood.exporter.get("/-/healthy", &[])?.status == 200);
+    drop(open);
+    wait::until("whole scrapes again", wait::LONG, || {
+        Ok((flood.exporter.get("/metrics", &[])?.status == 200).then_some(()))
+    })?;
+    ensure!(!flood.exporter.log().contains("panicked"), "{}", flood.exporter.log());
+    flood.stop()
+}
