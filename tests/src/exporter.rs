@@ -73,6 +73,14 @@ impl Exporter {
         Scrape::parse(&self.metrics()?).context("read /metrics")
     }
 
+    /// Bytes of memory that it has, the kernel's tables that are mapped into it among them.
+    pub fn resident(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = line.context("no VmRSS")?.trim_end_matches("kB").trim();
+        Ok(line.parse::<u64>()? << 10)
+    }
+
     /// Ends it as a service manager does, and checks that it ends well and leaves no program attached
     /// to any interface. How long that takes says more of the machine than of the exporter.
     pub fn stop(self) -> Result<()> {

@@ -1,11 +1,10 @@
 //! Servers that tell more than anybody has, and an exporter that listens to them.
 
-use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::exporter::Exporter;
 use crate::netns::Netns;
@@ -81,13 +80,5 @@ impl Flood {
         self.exporter.stop()?;
         println!("it ended in {:.3} s", begun.elapsed().as_secs_f64());
         Ok(())
-    }
-
-    /// Bytes of memory that it has.
-    pub fn resident(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.exporter.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let line = line.context("no VmRSS")?.trim_end_matches("kB").trim();
-        Ok(line.parse::<u64>()? << 10)
     }
 }

@@ -20,14 +20,14 @@ fn encodings_without_end_take_little_memory() -> Result<()> {
     /// They took 27,000 bytes, when all 64 encodings were kept.
     const EACH: u64 = 10_000;
     let Some(flood) = Flood::start(&["silence", "consumers 4000"])? else { return Ok(()) };
-    let empty = flood.resident()?;
+    let empty = flood.exporter.resident()?;
     flood.told(1)?;
     wait::until("what goes over to be refused", wait::LONG, || {
         let labels = [("reason", "full"), ("what", "encoding")];
         let refused = flood.own()?.sum("mediasoup_exporter_observer_refused_total", &labels) as u64;
         Ok((refused == CONSUMERS * (64 - 8)).then_some(()))
     })?;
-    let grown = flood.resident()?.saturating_sub(empty);
+    let grown = flood.exporter.resident()?.saturating_sub(empty);
     println!("{} bytes for each consumer, its text among them", grown / CONSUMERS);
     ensure!(grown < CONSUMERS * EACH, "{grown} bytes for {CONSUMERS} consumers");
     flood.stop()
