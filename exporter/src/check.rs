@@ -20,7 +20,8 @@ pub fn describe(config: &Config, prepared: &Prepared) -> anyhow::Result<String> 
         bail!("{}", faults.join("; "));
     }
     let lines = [
-        ("serve on", serving(config)),
+        ("serve on", serving(config, prepared)),
+        ("web configuration", list(config.web_config.iter().map(shown), "none")),
         ("count by", config.source.as_str().to_owned()),
         ("ports", ports(config)),
         ("interfaces", list(config.interfaces.iter().map(|it| interface(it)), "all that are up")),
@@ -67,12 +68,17 @@ fn faults(config: &Config) -> Vec<String> {
     faults
 }
 
-fn serving(config: &Config) -> String {
-    let who = match &config.token_file {
-        Some(path) => format!("for who has the token in {}", path.display()),
-        None => "for everybody".to_owned(),
-    };
-    format!("{} ({who})", config.listen)
+fn serving(config: &Config, prepared: &Prepared) -> String {
+    let token = config.token_file.as_ref();
+    let token = token.map(|path| format!("who has the token in {}", path.display()));
+    let users = prepared.front.has_users().then(|| "users".to_owned());
+    let who: Vec<String> = token.into_iter().chain(users).collect();
+    let who = if who.is_empty() { "everybody".to_owned() } else { who.join(" and ") };
+    let who = format!("for {who}");
+    let tls = if prepared.front.is_tls() { ", TLS" } else { "" };
+    let listen = config.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let listen = if config.systemd_socket { "systemd's sockets".to_owned() } else { listen };
+    format!("{listen} ({who}{tls})")
 }
 
 fn ports(config: &Config) -> String {

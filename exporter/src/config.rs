@@ -30,9 +30,15 @@ pub const DEFAULT_PORT: u16 = 8889;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where to listen. `[::]` takes IPv4 too.
-    pub listen: SocketAddr,
+    pub listen: Vec<SocketAddr>,
     /// The listening address is the default, so another may be tried where IPv6 is off.
     pub listen_is_default: bool,
+    /// Listen on what systemd passes instead.
+    pub systemd_socket: bool,
+    /// File with TLS, users and more.
+    pub web_config: Option<PathBuf>,
+    /// Names of this host besides those that it knows.
+    pub allowed_hosts: Vec<String>,
     /// File with the token that all pages but the health checks ask for.
     pub token_file: Option<PathBuf>,
     /// Patterns of interface names; empty: all that are up.
@@ -199,6 +205,9 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
     Ok(Config {
         listen: listen.0,
         listen_is_default: listen.1,
+        systemd_socket: flags.systemd_socket,
+        web_config: flags.web_config.clone(),
+        allowed_hosts: allowed_hosts(&flags.allowed_hosts)?,
         token_file: flags.token_file.clone(),
         interfaces: patterns(
             Origin("--interface"),
@@ -249,28 +258,53 @@ fn is_auto(path: &PathBuf) -> bool {
     path == std::path::Path::new("auto")
 }
 
-/// The address, and whether it is the default one. The port of `--port` beats the one in `--listen`,
+/// Names, or patterns that begin with `*`.
+fn allowed_hosts(names: &[String]) -> Result<Vec<String>, Invalid> {
+    for name in names {
+        let bare = name.trim().strip_prefix('*').unwrap_or(name.trim());
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        let is_whole = name.trim() == "*" || !bare.is_empty();
+        if !is_whole || !bare.chars().all(is_name) {
+            let expected = "a host's name, without a port, *.example.org, or *";
+            return Err(Origin("--web.allowed-hosts").refuse(name, expected));
+        }
+    }
+    Ok(names.to_vec())
+}
+
+/// The addresses, and whether they are the default ones. The port of `--port` beats the one of an address,
 /// which beats `PROM_PORT`.
 fn listen(
     flags: &Flags,
     port_setting: Option<(Origin, String)>,
-) -> Result<(SocketAddr, bool), Invalid> {
-    let given = flags.listen.as_deref().map(Listen::parse).transpose()?;
+) -> Result<(Vec<SocketAddr>, bool), Invalid> {
+    if flags.systemd_socket && !flags.listen.is_empty() {
+        return Err(Invalid(
+            "--web.systemd-socket contradicts --web.listen-address; expected one of them".into(),
+        ));
+    }
+    let given = flags.listen.iter().map(|address| Listen::parse(address));
+    let given = given.collect::<Result<Vec<_>, _>>()?;
     let wanted = match &port_setting {
         Some((origin, value)) => Some(port(*origin, value)?),
         None => None,
     };
-    let Listen { ip, port: in_listen } = given.unwrap_or_default();
     let from_flag = wanted.filter(|_| flags.port.is_some());
-    if let (Some(one), Some(other)) = (from_flag, in_listen)
-        && one != other
-    {
-        return Err(Invalid(format!(
-            "--port {one} contradicts --listen with port {other}; expected one port only"
-        )));
+    let is_default = given.is_empty();
+    let given = if is_default { vec![Listen::default()] } else { given };
+    let mut addresses = Vec::new();
+    for Listen { ip, port: in_listen } in given {
+        if let (Some(one), Some(other)) = (from_flag, in_listen)
+            && one != other
+        {
+            return Err(Invalid(format!(
+                "--port {one} contradicts --web.listen-address with port {other}; expected one port only"
+            )));
+        }
+        let port = from_flag.or(in_listen).or(wanted).unwrap_or(DEFAULT_PORT);
+        addresses.push(SocketAddr::new(ip, port));
     }
-    let port = from_flag.or(in_listen).or(wanted).unwrap_or(DEFAULT_PORT);
-    Ok((SocketAddr::new(ip, port), given.is_none()))
+    Ok((addresses, is_default))
 }
 
 fn privacy(flags: &Flags, mode: Option<(Origin, String)>) -> Result<Privacy, Invalid> {
@@ -306,7 +340,7 @@ fn patterns(origin: Origin, patterns: &[String], expected: &str) -> Result<Vec<S
 fn log_directives(directives: &str) -> Result<Log, Invalid> {
     match directives.parse::<tracing_subscriber::EnvFilter>() {
         Ok(_) => Ok(Log::Directives(directives.to_owned())),
-        Err(_) => Err(Origin("--log").refuse(
+        Err(_) => Err(Origin("--log.level").refuse(
             directives,
             "a level (error, warn, info, debug, trace, off) or directives such as \
              info,mediasoup_exporter::kernel=debug",

@@ -80,24 +80,60 @@ pub struct Reload<'a> {
     pub taken: Option<SystemTime>,
 }
 
+/// Reads files that belong together, and takes what they have; tells which they are now.
+pub type TakeAll = Box<dyn FnMut() -> anyhow::Result<Members> + Send>;
+
+/// Files that belong together, as they were read.
+pub type Members = Vec<(PathBuf, Identity)>;
+
+/// A file and those that it names, which are taken together.
+struct Together {
+    flag: &'static str,
+    path: PathBuf,
+    members: Vec<(PathBuf, Option<Identity>)>,
+    take: TakeAll,
+    fault: Option<String>,
+}
+
 /// All of them.
 #[derive(Default)]
-pub struct Files(Vec<Watched>);
+pub struct Files {
+    single: Vec<Watched>,
+    together: Vec<Together>,
+}
 
 impl Files {
     /// Looks at a file from now on, which was read as this one.
     pub fn watch(&mut self, flag: &'static str, path: PathBuf, seen: Identity, take: Take) {
-        self.0.push(Watched { flag, path, seen: Some(seen), take, fault: None });
+        self.single.push(Watched { flag, path, seen: Some(seen), take, fault: None });
+    }
+
+    /// Looks from now on at a file, and at those that it names: when one of them is another, all are taken anew.
+    pub fn watch_together(
+        &mut self,
+        flag: &'static str,
+        path: PathBuf,
+        members: Members,
+        take: TakeAll,
+    ) {
+        let members = members.into_iter().map(|(path, seen)| (path, Some(seen))).collect();
+        self.together.push(Together { flag, path, members, take, fault: None });
     }
 
     /// Their paths.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().map(|file| file.path.as_path())
+        let single = self.single.iter().map(|file| file.path.as_path());
+        single.chain(self.together.iter().map(|file| file.path.as_path()))
     }
 
     /// Looks at all of them: not for the runtime's own threads.
     pub fn look(&mut self, report: &dyn Fn(Reload<'_>)) {
-        for file in &mut self.0 {
+        for file in &mut self.single {
+            if let Some(is_taken) = file.look() {
+                report(Reload { path: &file.path, taken: is_taken.then(SystemTime::now) });
+            }
+        }
+        for file in &mut self.together {
             if let Some(is_taken) = file.look() {
                 report(Reload { path: &file.path, taken: is_taken.then(SystemTime::now) });
             }
@@ -134,12 +170,7 @@ impl Files {
 impl Watched {
     /// Whether what it has now is used; `None`: it is as it was.
     fn look(&mut self) -> Option<bool> {
-        let (flag, path) = (self.flag, self.path.display());
-        let found = std::fs::metadata(&self.path).ok().map(|told| Identity {
-            file: (told.dev(), told.ino()),
-            size: told.len(),
-            modified: (told.mtime(), told.mtime_nsec()),
-        });
+        let found = found(&self.path);
         if found == self.seen {
             return None;
         }
@@ -148,22 +179,56 @@ impl Watched {
             self.seen = Some(content.identity);
             (self.take)(content.bytes)
         });
-        match taken {
-            Ok(()) => {
-                tracing::info!("{flag} {path} has changed, and is read again");
-                self.fault = None;
-                Some(true)
+        Some(is_taken(taken, self.flag, &self.path, &mut self.fault))
+    }
+}
+
+impl Together {
+    /// As [`Watched::look`].
+    fn look(&mut self) -> Option<bool> {
+        if self.members.iter().all(|(path, seen)| found(path) == *seen) {
+            return None;
+        }
+        let taken = (self.take)();
+        match &taken {
+            Ok(members) => {
+                self.members =
+                    members.iter().map(|(path, seen)| (path.clone(), Some(*seen))).collect();
             }
-            Err(error) => {
-                let fault = format!("{error:#}");
-                if self.fault.as_ref() != Some(&fault) {
-                    tracing::warn!(
-                        "{flag} {path} has changed and cannot be used ({fault}): what it had before holds on"
-                    );
-                }
-                self.fault = Some(fault);
-                Some(false)
+            // What is bad is not read again before it changes.
+            Err(_) => self.members.iter_mut().for_each(|(path, seen)| *seen = found(path)),
+        }
+        Some(is_taken(taken.map(drop), self.flag, &self.path, &mut self.fault))
+    }
+}
+
+/// Which file is at a path now, if any.
+fn found(path: &Path) -> Option<Identity> {
+    std::fs::metadata(path).ok().map(|told| Identity {
+        file: (told.dev(), told.ino()),
+        size: told.len(),
+        modified: (told.mtime(), told.mtime_nsec()),
+    })
+}
+
+/// Says what came of reading again, a fault once.
+fn is_taken(taken: anyhow::Result<()>, flag: &str, path: &Path, told: &mut Option<String>) -> bool {
+    let path = path.display();
+    match taken {
+        Ok(()) => {
+            tracing::info!("{flag} {path} has changed, and is read again");
+            *told = None;
+            true
+        }
+        Err(error) => {
+            let fault = format!("{error:#}");
+            if told.as_ref() != Some(&fault) {
+                tracing::warn!(
+                    "{flag} {path} has changed and cannot be used ({fault}): what it had before holds on"
+                );
             }
+            *told = Some(fault);
+            false
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod sockets;
 
 pub mod config;
 pub mod resolver;
+pub mod service;
 pub mod telemetry;
 pub mod web;
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::Write;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,12 +16,13 @@ use mediasoup_exporter::collect::{
 };
 use mediasoup_exporter::config::{Command, Config};
 use mediasoup_exporter::exposition::{Scrape, reference};
-use mediasoup_exporter::files::{Files, Reload, Take};
+use mediasoup_exporter::files::{Files, Members, Reload, Take};
 use mediasoup_exporter::host::capabilities::{self, Needs};
 use mediasoup_exporter::kernel::{Counting, Method};
 use mediasoup_exporter::labels::{Database, Renewal};
 use mediasoup_exporter::observer::{AGENT_SCRIPT, Observer};
 use mediasoup_exporter::resolver::{self, Questions, Work};
+use mediasoup_exporter::service;
 use mediasoup_exporter::startup::{self, Named, Prepared, Role};
 use mediasoup_exporter::state::{Event, Gone, SourceId};
 use mediasoup_exporter::telemetry::{self, Telemetry, VERSION};
@@ -75,7 +77,13 @@ fn run(config: &Config) -> anyhow::Result<()> {
         return print(&check::describe(config, &prepared)?);
     }
     let counting = Arc::new(Counting::start(&prepared.counting)?);
-    let listener = web::bind(config.listen, config.listen_is_default)?;
+    let listeners = match config.systemd_socket {
+        true => web::activated()?,
+        false => {
+            let bind = |address: &_| web::bind(*address, config.listen_is_default);
+            config.listen.iter().map(bind).collect::<anyhow::Result<Vec<_>>>()?
+        }
+    };
     // Before the runtime has threads: capabilities belong to threads.
     let method = counting.method();
     let needs = Needs {
@@ -91,7 +99,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let exporter = Exporter::assemble(counting, listener, prepared)?;
+    let exporter = Exporter::assemble(counting, listeners, prepared, config.web_config.clone())?;
     let result = runtime.block_on(exporter.serve());
     runtime.shutdown_timeout(LAST_PATIENCE);
     result
@@ -105,8 +113,10 @@ struct Exporter {
     books: Ledgers,
     names: Option<Work>,
     files: Vec<Named>,
-    listener: TcpListener,
+    web_files: Option<(PathBuf, Members)>,
+    listeners: Vec<TcpListener>,
     access: web::Access,
+    front: web::Front,
     telemetry: Arc<Telemetry>,
     board: Arc<Board>,
 }
@@ -114,11 +124,12 @@ struct Exporter {
 impl Exporter {
     fn assemble(
         counting: Arc<Counting>,
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
         prepared: Prepared,
+        web_config: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
-        let Prepared { access, policy, geo, files, counting: options, ports, observer, ledger } =
-            prepared;
+        let Prepared { access, front, web_files, policy, geo, files, .. } = prepared;
+        let Prepared { counting: options, ports, observer, ledger, .. } = prepared;
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
         let observer = Observer::new(observer);
         let (questions, names): (Option<Questions>, Option<Work>) =
@@ -143,8 +154,10 @@ impl Exporter {
             books,
             names,
             files,
-            listener,
+            web_files: web_config.map(|path| (path, web_files)),
+            listeners,
             access,
+            front,
             telemetry,
             board,
         })
@@ -152,11 +165,11 @@ impl Exporter {
 
     /// Until a signal asks to end.
     async fn serve(self) -> anyhow::Result<()> {
-        let Self { counting, observer, host, books, names, files, listener, .. } = self;
-        let Self { access, telemetry, board, .. } = self;
+        let Self { counting, observer, host, books, names, files, web_files, .. } = self;
+        let Self { listeners, access, front, telemetry, board, .. } = self;
         let mut signals = Signals::new()?;
-        let listener = tokio::net::TcpListener::from_std(listener).context("listen")?;
-        let address = listener.local_addr().context("listen")?;
+        let listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std);
+        let listeners = listeners.collect::<Result<Vec<_>, _>>().context("listen")?;
         let (orders, thread) =
             collect::start(books, Pace::default()).context("start the scrape thread")?;
         let (stop, stopped) = watch::channel(false);
@@ -171,7 +184,16 @@ impl Exporter {
             tasks.spawn(resolve(work, orders.clone(), stop_of(&stopped)));
         }
         let (last, attached) = (orders.clone(), counting.clone());
-        let files = watched(files, &access, &orders);
+        let mut files = watched(files, &access, &orders);
+        if let Some((path, members)) = web_files {
+            let (front, path_again) = (front.clone(), path.clone());
+            let take = Box::new(move || {
+                let (settings, members) = startup::read_web_config(&path_again)?;
+                front.renew(settings);
+                Ok(members)
+            });
+            files.watch_together(startup::WEB_CONFIG, path, members, take);
+        }
         files.paths().for_each(|path| telemetry.reloaded(path, Some(SystemTime::now())));
         let reloads = telemetry.clone();
         let mut hangup = signal(SignalKind::hangup()).context("listen for signals")?;
@@ -180,11 +202,16 @@ impl Exporter {
             let report = move |reload: Reload<'_>| reloads.reloaded(reload.path, reload.taken);
             files.follow(&mut hangup, report, stopping).await;
         });
-        let site = Site { orders, board, counting, observer, telemetry };
+        let ready = board.clone();
+        let site = Site { orders: orders.clone(), board, counting, observer, telemetry };
         let limits = web::Limits::default();
-        tasks.spawn(web::serve(listener, Arc::new(site), access, limits, stop_of(&stopped)));
-
-        tracing::info!("serving http://{address}/metrics");
+        let scheme = if front.is_tls() { "https" } else { "http" };
+        for listener in &listeners {
+            let address = listener.local_addr().context("listen")?;
+            tracing::info!("serving {scheme}://{address}/metrics");
+        }
+        tasks.spawn(report(orders, ready, stop_of(&stopped)));
+        tasks.spawn(web::serve(listeners, Arc::new(site), front, limits, stop_of(&stopped)));
         // Nothing but a fault of its own ends a task or the scrape thread before the signal.
         let fault = loop {
             tokio::select! {
@@ -197,6 +224,7 @@ impl Exporter {
                 },
             }
         };
+        service::stopping();
         let _ = stop.send(true);
         last.end();
         let all_ended = async { while tasks.join_next().await.is_some() {} };
@@ -210,6 +238,29 @@ impl Exporter {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         fault.map_or(Ok(()), Err)
+    }
+}
+
+/// Tells the service manager when there is something to scrape, and from then on that there is.
+async fn report(orders: Orders, board: Arc<Board>, stop: impl Future<Output = ()>) {
+    let mut stop = std::pin::pin!(stop);
+    let told = async {
+        while !board.is_ready() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        service::ready();
+        let Some(pause) = service::pause() else { return std::future::pending().await };
+        loop {
+            // The scrape thread answers, or it is silent here, too.
+            if orders.connections().await.is_some() {
+                service::alive();
+            }
+            tokio::time::sleep(pause).await;
+        }
+    };
+    tokio::select! {
+        () = &mut stop => {}
+        () = told => {}
     }
 }
 

@@ -17,12 +17,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::{self, Config, Deidentify, Log, Privacy};
-use crate::files::{Content, Identity};
+use crate::files::{Content, Identity, Members};
 use crate::host::workers::Workers;
 use crate::labels::address::KEY_BYTES;
 use crate::labels::{AddressPolicy, Database, Geo, Policy};
-use crate::web::Access;
-use crate::{files, kernel, ledger, observer};
+use crate::web::{Access, Front, Hosts, Settings};
+use crate::{files, kernel, ledger, observer, web};
 
 /// Ticks that a new connection waits for its name.
 const PATIENCE: u64 = 1;
@@ -31,6 +31,10 @@ const PATIENCE: u64 = 1;
 pub struct Prepared {
     /// Who may read pages.
     pub access: Access,
+    /// What requests pass first, that among it.
+    pub front: Front,
+    /// The web configuration and the files that it names, as they were read.
+    pub web_files: Members,
     /// How labels are made.
     pub policy: Policy,
     /// Where addresses are.
@@ -85,8 +89,20 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
     // Whoever wants to know of workers asks the same one.
     let workers = Arc::new(Workers::new(&config.sfu).context("--sfu")?);
     let mut files = Vec::new();
+    let access = access(config, &mut files)?;
+    let (settings, web_files) = match &config.web_config {
+        Some(path) => {
+            let read = read_web_config(path);
+            read.with_context(|| format!("{WEB_CONFIG} {}", path.display()))?
+        }
+        None => (Settings::default(), Members::new()),
+    };
+    settings.warnings.iter().for_each(|warning| tracing::warn!("{WEB_CONFIG}: {warning}"));
+    let hosts = own_hosts().into_iter().chain(config.allowed_hosts.clone());
     Ok(Prepared {
-        access: access(config, &mut files)?,
+        front: Front::new(access.clone(), Hosts::new(hosts), settings),
+        access,
+        web_files,
         policy: policy(config, &mut files)?,
         geo: geo(config, &mut files)?,
         files,
@@ -100,6 +116,30 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
             ..ledger::Settings::default()
         },
     })
+}
+
+/// The flag.
+pub const WEB_CONFIG: &str = "--web.config.file";
+
+/// Reads the web configuration and the files that it names.
+pub fn read_web_config(path: &Path) -> anyhow::Result<(Settings, Members)> {
+    let Content { bytes, identity } = files::read(path)?;
+    let mut members = vec![(path.to_owned(), identity)];
+    let text = String::from_utf8(bytes).context("expected UTF-8")?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let settings = Settings::new(&text, folder, &mut |path| {
+        let Content { bytes, identity } = files::read(&path)?;
+        members.push((path, identity));
+        Ok(bytes)
+    })?;
+    Ok((settings, members))
+}
+
+/// What this host is called, as far as it knows itself.
+fn own_hosts() -> Vec<String> {
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let node = text("/proc/sys/kernel/hostname");
+    web::own_names(&node, &text("/etc/resolv.conf"), &text("/etc/hosts"))
 }
 
 fn access(config: &Config, files: &mut Vec<Named>) -> anyhow::Result<Access> {

@@ -56,8 +56,11 @@ fn what_cannot_be_done_ends_it_with_one_line() {
             assert!(said.contains(part), "{said:?} lacks {part:?}");
         }
     };
-    check(&["--source", "none", "--listen", &address], &[&address, "--port"]);
-    check(&["--source", "none", "--listen", "192.0.2.1:0"], &["192.0.2.1:0", "--listen"]);
+    check(&["--source", "none", "--listen", &address], &[&address, "--web.listen-address"]);
+    check(
+        &["--source", "none", "--listen", "192.0.2.1:0"],
+        &["192.0.2.1:0", "--web.listen-address"],
+    );
     check(&["--auth.token-file", "/nowhere/token"], &["--auth.token-file", "/nowhere/token"]);
     check(&["--geo-db", "/dev/null"], &["--geo-db", "/dev/null"]);
 }

@@ -62,6 +62,11 @@ impl Figures {
 }
 
 impl Board {
+    /// Whether a first reading is there.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
     pub(super) fn show(&self, figures: Figures) {
         *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
         self.ready.store(true, Ordering::Release);
@@ -88,7 +93,7 @@ impl App for Site {
     }
 
     fn ready(&self) -> bool {
-        self.board.ready.load(Ordering::Acquire)
+        self.board.is_ready()
     }
 
     fn overview(&self) -> Overview {

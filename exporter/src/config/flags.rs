@@ -19,15 +19,31 @@ use crate::config::values::Size;
 #[command(name = "mediasoup-exporter", styles = Styles::plain(), disable_help_subcommand = true)]
 pub(super) struct Flags {
     #[arg(
-        long,
+        long = "web.listen-address",
+        alias = "listen",
         value_name = "ADDRESS:PORT",
         help_heading = "Serving",
-        help = "Where to serve; [::] takes IPv4 too [default: [::]:8889]"
+        help = "Where to serve; [::] takes IPv4 too; repeatable [default: [::]:8889]"
     )]
-    pub(super) listen: Option<String>,
-    /// Port to serve on, when --listen names none [variable: PROM_PORT]
+    pub(super) listen: Vec<String>,
+    /// Serve on the sockets that systemd passes, instead of opening any
+    #[arg(long = "web.systemd-socket", help_heading = "Serving")]
+    pub(super) systemd_socket: bool,
+    /// Port to serve on, where --web.listen-address names none [variable: PROM_PORT]
     #[arg(long, value_name = "PORT", help_heading = "Serving")]
     pub(super) port: Option<String>,
+    /// File with TLS, users, headers and a rate limit, in the format of Prometheus' exporter-toolkit
+    #[arg(long = "web.config.file", value_name = "FILE", help_heading = "Serving")]
+    pub(super) web_config: Option<PathBuf>,
+    /// Further names of this host that requests may be for, separated by commas; * and *.example.org match;
+    /// repeatable [default: addresses, localhost, and the host's own names]
+    #[arg(
+        long = "web.allowed-hosts",
+        value_name = "NAME",
+        value_delimiter = ',',
+        help_heading = "Serving"
+    )]
+    pub(super) allowed_hosts: Vec<String>,
     /// File with a token that every page but /-/healthy and /-/ready asks for, as Bearer token or
     /// as the password of Basic authentication
     #[arg(long = "auth.token-file", value_name = "FILE", help_heading = "Serving")]
@@ -164,8 +180,8 @@ pub(super) struct Flags {
     #[arg(long = "geo-db", value_name = "FILE", help_heading = "Privacy")]
     pub(super) geo_databases: Vec<PathBuf>,
 
-    /// What is logged, as tracing directives; beats --debug
-    #[arg(long, value_name = "DIRECTIVES", help_heading = "Other")]
+    /// What is logged: error, warn, info, debug, or tracing directives; beats --debug
+    #[arg(long = "log.level", alias = "log", value_name = "DIRECTIVES", help_heading = "Other")]
     pub(super) log: Option<String>,
     /// What is logged, as npm debug patterns over edumeet:prom, edumeet:WARN:prom and
     /// edumeet:ERROR:prom [variable: DEBUG]

@@ -27,7 +27,7 @@ fn refused(line: &str, variables: &[(&str, &str)]) -> String {
 #[test]
 fn without_flags_everything_has_a_default() {
     let config = config_of("", &[]);
-    assert_eq!(config.listen.to_string(), "[::]:8889");
+    assert_eq!(config.listen, ["[::]:8889".parse().unwrap()]);
     assert!(config.listen_is_default && config.ports.is_none() && config.interfaces.is_empty());
     assert_eq!(config.source, Method::Auto);
     assert_eq!(config.tables.flows, 24_576);
@@ -42,7 +42,9 @@ fn without_flags_everything_has_a_default() {
 #[test]
 fn listening_address_and_port() {
     let check = |line: &str, variables: &[(&str, &str)], expected: &str| {
-        assert_eq!(config_of(line, variables).listen.to_string(), expected, "{line}");
+        let listen = config_of(line, variables).listen;
+        let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
+        assert_eq!(listen.join(" "), expected, "{line}");
     };
     check("", &[("PROM_PORT", "9000")], "[::]:9000");
     check("", &[("PROM_PORT", "")], "[::]:8889");
@@ -54,6 +56,7 @@ fn listening_address_and_port() {
     check("--listen :9003", &[], "[::]:9003");
     check("--listen 127.0.0.1 --port 0", &[], "127.0.0.1:0");
     check("--listen 127.0.0.1:5 --port 5", &[], "127.0.0.1:5");
+    check("--web.listen-address :1 --web.listen-address 127.0.0.1", &[], "[::]:1 127.0.0.1:8889");
 }
 
 #[test]
@@ -123,8 +126,8 @@ fn bad_values_are_named_in_one_line() {
     check("--ports 1-65536", &[], &["--ports"]);
     check("--port 70000", &[], &["--port:", "`70000`", "65535"]);
     check("", &[("PROM_PORT", "http")], &["PROM_PORT:", "`http`", "65535"]);
-    check("--port 1 --listen [::]:2", &[], &["--port", "--listen"]);
-    check("--listen nowhere", &[], &["--listen", "`nowhere`", "[::]:8889"]);
+    check("--port 1 --listen [::]:2", &[], &["--port", "--web.listen-address"]);
+    check("--listen nowhere", &[], &["--web.listen-address", "`nowhere`", "[::]:8889"]);
     check("--source pcap", &[], &["--source:", "`pcap`", "auto", "ebpf", "capture", "none"]);
     check("--deidentify hash", &[], &["--deidentify:", "`hash`", "truncate"]);
     check("", &[("PROM_DEIDENTIFY", "2")], &["PROM_DEIDENTIFY:", "`2`", "pseudonym"]);
@@ -143,7 +146,7 @@ fn bad_values_are_named_in_one_line() {
     check("--observer.stats-interval 1.2.3s", &[], &["--observer.stats-interval:"]);
     check("--observer.max-requests-per-second 0", &[], &["--observer.max-requests-per-second:"]);
     check("--interface [", &[], &["--interface:", "`[`"]);
-    check("--log a=b=c", &[], &["--log:", "`a=b=c`", "debug"]);
+    check("--log a=b=c", &[], &["--log.level:", "`a=b=c`", "debug"]);
     check("--nonsense", &[], &["--nonsense", "--help"]);
     check("--interfaces eth0", &[], &["--interfaces", "--interface"]);
     check("--ports", &[], &["--ports", "value"]);

@@ -70,7 +70,8 @@ impl Listen {
         }
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         bare.parse().map(|ip| Self { ip, port: None }).map_err(|_| {
-            Origin("--listen").refuse(text, "ADDRESS:PORT, such as [::]:8889 or 127.0.0.1:8889")
+            Origin("--web.listen-address")
+                .refuse(text, "ADDRESS:PORT, such as [::]:8889 or 127.0.0.1:8889")
         })
     }
 }

@@ -1,9 +1,11 @@
 //! Accepts connections and answers requests.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -12,15 +14,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::web::accept::{self, Wanted};
 use crate::web::app::{App, Page};
-use crate::web::auth::Access;
 use crate::web::body::{Answer, Never, Source};
 use crate::web::connections::{Connection, Connections};
+use crate::web::front::{Denied, Front};
 use crate::web::guarded::Guarded;
 use crate::web::limits::{Ended, Limits};
 use crate::web::pages;
@@ -31,30 +35,31 @@ const HEADER_LINES: usize = 64;
 
 struct Server<A> {
     app: Arc<A>,
-    access: Access,
+    front: Front,
     limits: Limits,
     connections: Connections,
 }
 
 /// Serves until the shutdown completes, then for as long as `limits.grace` at most.
 pub async fn serve<A: App>(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     app: Arc<A>,
-    access: Access,
+    front: Front,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
     let connections = Connections::new(limits.clone());
-    let server = Arc::new(Server { app, access, limits, connections });
+    let server = Arc::new(Server { app, front, limits, connections });
     let (stop, stopped) = watch::channel(());
     let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let mut turn = 0;
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = tasks.join_next() => {}
-            accepted = listener.accept() => match accepted {
+            accepted = accept(&listeners, &mut turn) => match accepted {
                 Ok((stream, client)) => server.admit(stream, client, &mut tasks, &stopped),
                 Err(error) => {
                     // Out of descriptors, most likely: the next try would fail at once again.
@@ -64,12 +69,29 @@ pub async fn serve<A: App>(
             },
         }
     }
-    drop(listener);
+    drop(listeners);
     drop(stop);
     let all_done = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(server.limits.grace, all_done).await.is_err() {
         tasks.shutdown().await;
     }
+}
+
+/// The next connection of any listener; they take turns.
+async fn accept(
+    listeners: &[TcpListener],
+    turn: &mut usize,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|context| {
+        for _ in 0..listeners.len() {
+            *turn = (*turn + 1) % listeners.len();
+            if let Poll::Ready(accepted) = listeners[*turn].poll_accept(context) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 impl<A: App> Server<A> {
@@ -107,6 +129,7 @@ impl<A: App> Server<A> {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.extend(self.front.headers());
         response
     }
 
@@ -123,10 +146,8 @@ impl<A: App> Server<A> {
             let response = with(response, header::CONNECTION, "close");
             return with(response, header::RETRY_AFTER, "1");
         }
-        if !is_health && !self.access.allows(request.headers()) {
-            let response = say(StatusCode::UNAUTHORIZED, "a token is needed\n");
-            let challenge = "Bearer, Basic realm=\"mediasoup-exporter\"";
-            return with(response, header::WWW_AUTHENTICATE, challenge);
+        if !is_health && let Err(denied) = self.front.admit(request).await {
+            return refuse(denied, connection);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let response = say(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD only\n");
@@ -199,18 +220,41 @@ impl<A: App> Drop for Open<A> {
 impl<A: App> Open<A> {
     async fn run(self, stream: TcpStream, mut stopped: watch::Receiver<()>) {
         let _ = stream.set_nodelay(true);
+        let stream = Guarded::new(stream, self.server.limits.write);
+        let Some(config) = self.server.front.settings().tls.clone() else {
+            return self.serve(stream, stopped).await;
+        };
+        let handshake = TlsAcceptor::from(config).accept(stream);
+        let handshake = tokio::time::timeout(self.server.limits.request, handshake);
+        tokio::select! {
+            result = handshake => match result {
+                Ok(Ok(stream)) => self.serve(stream, stopped).await,
+                failed => {
+                    self.server.app.ended(Ended::Failed);
+                    if let Ok(Err(error)) = failed {
+                        tracing::debug!("a client's handshake: {error}");
+                    }
+                }
+            },
+            _ = stopped.changed() => {}
+        }
+    }
+
+    async fn serve<I>(self, stream: I, mut stopped: watch::Receiver<()>)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let service = service_fn(|request: Request<Incoming>| {
             let (server, connection) = (&self.server, &self.connection);
             async move { Ok::<_, Never>(server.answer(&request, connection).await) }
         });
-        let stream = TokioIo::new(Guarded::new(stream, self.server.limits.write));
         let mut connection = pin!(
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(self.server.limits.request)
                 .max_buf_size(HEADER_BYTES)
                 .max_headers(HEADER_LINES)
-                .serve_connection(stream, service)
+                .serve_connection(TokioIo::new(stream), service)
         );
         let mut stopping = false;
         let result = loop {
@@ -227,6 +271,30 @@ impl<A: App> Open<A> {
             // A body fails only by its time.
             self.server.app.ended(if error.is_user() { Ended::Slow } else { Ended::Failed });
             tracing::debug!("a client's connection: {error}");
+        }
+    }
+}
+
+fn refuse(denied: Denied, connection: &Arc<Connection>) -> Response<Answer> {
+    let say = |status, text: &str| plain(status, text, connection);
+    match denied {
+        Denied::Unclear => say(StatusCode::BAD_REQUEST, "expected one Host\n"),
+        Denied::Foreign => {
+            let text = "no such host here; its other names are told with --web.allowed-hosts\n";
+            say(StatusCode::MISDIRECTED_REQUEST, text)
+        }
+        Denied::TooMany => {
+            let response = say(StatusCode::TOO_MANY_REQUESTS, "too many requests: rate_limit\n");
+            with(response, header::RETRY_AFTER, "1")
+        }
+        Denied::Unknown { users } => {
+            let (text, challenge) = match users {
+                true => {
+                    ("a user name and password are needed\n", "Basic realm=\"mediasoup-exporter\"")
+                }
+                false => ("a token is needed\n", "Bearer, Basic realm=\"mediasoup-exporter\""),
+            };
+            with(say(StatusCode::UNAUTHORIZED, text), header::WWW_AUTHENTICATE, challenge)
         }
     }
 }

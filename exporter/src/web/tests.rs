@@ -15,6 +15,8 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
+mod front;
+
 /// Longer than anything takes: a test that waits so long has failed.
 const FOREVER: Duration = Duration::from_secs(60);
 
@@ -96,6 +98,11 @@ struct Running {
 }
 
 async fn start(scrape: Scrape, access: Access, limits: Limits) -> Running {
+    let front = Front::new(access, Hosts::new(["*"]), Settings::default());
+    start_behind(front, scrape, limits).await
+}
+
+async fn start_behind(front: Front, scrape: Scrape, limits: Limits) -> Running {
     let (sender, ended) = mpsc::sync_channel(1000);
     let app = Arc::new(Fake {
         scrape,
@@ -111,7 +118,7 @@ async fn start(scrape: Scrape, access: Access, limits: Limits) -> Running {
     let shutdown = async move {
         let _ = stopped.await;
     };
-    let server = tokio::spawn(serve(listener, app.clone(), access, limits, shutdown));
+    let server = tokio::spawn(serve(vec![listener], app.clone(), front, limits, shutdown));
     Running { address, app, ended, stop: Some(stop), server }
 }
 

@@ -1,0 +1,120 @@
+//! What every request passes before it is answered: whom it is for, how often, and from whom.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use hyper::Request;
+use hyper::header::{HeaderName, HeaderValue};
+
+use crate::web::auth::{self, Access};
+use crate::web::hosts::{Hosts, Refusal};
+use crate::web::settings::Settings;
+
+/// Names of hosts that are told in the log.
+const MOST_TOLD: usize = 8;
+
+/// Stands before all pages but the health checks; all copies are one.
+#[derive(Clone, Debug, Default)]
+pub struct Front {
+    access: Access,
+    hosts: Arc<Hosts>,
+    settings: Arc<RwLock<Arc<Settings>>>,
+    /// Foreign names that requests were for.
+    told: Arc<Mutex<BTreeSet<String>>>,
+    /// One password is checked at a time, and who waits holds no thread.
+    checking: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Why a request is not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Denied {
+    /// It names no host, or several.
+    Unclear,
+    /// It is for another host.
+    Foreign,
+    /// There were too many.
+    TooMany,
+    /// Nobody knows who asks; whether users are asked for, rather than a token.
+    Unknown { users: bool },
+}
+
+impl Front {
+    /// For those with the token of `access`, or the users of `settings`; where neither is, for everybody who
+    /// asks for this host.
+    pub fn new(access: Access, hosts: Hosts, settings: Settings) -> Self {
+        let (hosts, settings) = (Arc::new(hosts), Arc::new(RwLock::new(Arc::new(settings))));
+        Self { access, hosts, settings, ..Self::default() }
+    }
+
+    /// Other settings hold from the next connection on.
+    pub fn renew(&self, settings: Settings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+    }
+
+    /// TLS is spoken.
+    pub fn is_tls(&self) -> bool {
+        self.settings().is_tls()
+    }
+
+    /// Users are asked for.
+    pub fn has_users(&self) -> bool {
+        self.settings().has_users()
+    }
+
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Set in every response.
+    pub(super) fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        self.settings().headers.clone()
+    }
+
+    /// Judges a request.
+    pub(super) async fn admit<B>(&self, request: &Request<B>) -> Result<(), Denied> {
+        let judged = self.hosts.judge(request.version(), request.uri(), request.headers());
+        judged.map_err(|refusal| match refusal {
+            Refusal::Unclear => Denied::Unclear,
+            Refusal::Foreign(name) => {
+                self.tell(&name);
+                Denied::Foreign
+            }
+        })?;
+        let settings = self.settings();
+        if !settings.has_room() {
+            return Err(Denied::TooMany);
+        }
+        let users = settings.has_users();
+        if !users && self.access.is_open() {
+            return Ok(());
+        }
+        let unknown = Denied::Unknown { users };
+        let given = auth::credentials(request.headers()).ok_or(unknown)?;
+        if self.access.fits(given.secret.as_bytes()) {
+            return Ok(());
+        }
+        let Some(name) = given.name.filter(|_| users) else { return Err(unknown) };
+        self.is_user(&settings, name, given.secret).await.then_some(()).ok_or(unknown)
+    }
+
+    async fn is_user(&self, settings: &Arc<Settings>, name: String, password: String) -> bool {
+        if let Some(answer) = settings.users.remember(&name, &password) {
+            return answer;
+        }
+        let _turn = self.checking.lock().await;
+        let users = settings.users.clone();
+        let check = move || users.check(&name, &password);
+        tokio::task::spawn_blocking(check).await.unwrap_or(false)
+    }
+
+    /// Says once for each of a few names that it is not answered for.
+    fn tell(&self, name: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < MOST_TOLD && told.insert(name.to_owned()) {
+            tracing::warn!(
+                "a request for host `{name}` is not answered: if that is this host, say \
+                 --web.allowed-hosts {name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Users and their passwords, hashed with bcrypt. Checking one takes a tenth of a second by design, so what was
+//! found out is remembered, and no more than one is checked at a time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, ensure};
+use sha2::{Digest, Sha256};
+
+/// Answers that are remembered; when there are more, all are forgotten.
+const MOST: usize = 128;
+/// What the password of somebody who does not exist is checked against, so that asking tells nothing. At the
+/// cost that htpasswd's documentation shows.
+static NOBODY: LazyLock<String> = LazyLock::new(|| bcrypt::hash("", 10).unwrap_or_default());
+
+/// Who may read, by name.
+#[derive(Clone, Default)]
+pub(in crate::web) struct Users {
+    hashes: Arc<BTreeMap<String, String>>,
+    known: Arc<Mutex<Known>>,
+    /// Held by whoever checks.
+    checking: Arc<Mutex<()>>,
+}
+
+/// By a salted hash of name and password: the passwords themselves are not kept.
+#[derive(Default)]
+struct Known {
+    answers: HashMap<[u8; 32], bool>,
+    salt: [u8; 32],
+}
+
+impl Known {
+    fn key(&self, name: &str, password: &str) -> [u8; 32] {
+        let length = (name.len() as u64).to_be_bytes();
+        let parts = [&self.salt[..], &length, name.as_bytes(), password.as_bytes()];
+        parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize().into()
+    }
+}
+
+impl Users {
+    pub(super) fn new(hashes: BTreeMap<String, String>) -> anyhow::Result<Self> {
+        for (name, hash) in &hashes {
+            let sound = hash.parse::<bcrypt::HashParts>();
+            sound.ok().with_context(|| format!("{name}: expected a bcrypt hash"))?;
+            ensure!(!name.contains(':'), "{name}: a name holds no colon");
+        }
+        let mut known = Known::default();
+        getrandom::fill(&mut known.salt).context("make a salt")?;
+        let (hashes, known) = (Arc::new(hashes), Arc::new(Mutex::new(known)));
+        Ok(Self { hashes, known, checking: Arc::default() })
+    }
+
+    pub(in crate::web) fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// What is remembered of this name and password.
+    pub(in crate::web) fn remember(&self, name: &str, password: &str) -> Option<bool> {
+        let known = lock(&self.known);
+        known.answers.get(&known.key(name, password)).copied()
+    }
+
+    /// Whether the password is this user's. Takes long, and the longer the more ask: not for the runtime's own
+    /// threads.
+    pub(in crate::web) fn check(&self, name: &str, password: &str) -> bool {
+        // One at a time: whoever guesses takes no more than one processor.
+        let _checking = lock(&self.checking);
+        if let Some(answer) = self.remember(name, password) {
+            return answer;
+        }
+        let hash = self.hashes.get(name);
+        let fits = bcrypt::verify(password, hash.unwrap_or(&NOBODY)).unwrap_or(false);
+        let answer = fits && hash.is_some();
+        let mut known = lock(&self.known);
+        if known.answers.len() >= MOST {
+            known.answers.clear();
+        }
+        let key = known.key(name, password);
+        known.answers.insert(key, answer);
+        answer
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Users {
+    /// Without the hashes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Users({})", self.hashes.len())
+    }
+}
