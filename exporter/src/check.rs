@@ -32,6 +32,7 @@ pub fn describe(config: &Config, prepared: &Prepared) -> anyhow::Result<String> 
         ("observe", servers(config)),
         ("getStats", statistics(config)),
         ("addresses", addresses(&config.privacy)),
+        ("names of people", config.privacy.names.as_str().to_owned()),
         ("reverse names", names(prepared).to_owned()),
         ("geo databases", list(config.geo_databases.iter().map(shown), "none")),
         ("series at most", config.max_series.to_string()),
@@ -126,7 +127,7 @@ fn statistics(config: &Config) -> String {
 }
 
 fn addresses(privacy: &Privacy) -> String {
-    let Privacy { mode, ipv4_prefix, ipv6_prefix, key_file } = privacy;
+    let Privacy { mode, ipv4_prefix, ipv6_prefix, exempt, names: _, key_file } = privacy;
     let how = match (mode, key_file) {
         (crate::config::Deidentify::Truncate, _) => {
             format!(" to /{ipv4_prefix} and /{ipv6_prefix}")
@@ -137,7 +138,11 @@ fn addresses(privacy: &Privacy) -> String {
         (crate::config::Deidentify::Pseudonym, None) => " by a fresh key at each start".to_owned(),
         _ => String::new(),
     };
-    format!("{}{how}", mode.as_str())
+    let but = match exempt.is_empty() {
+        true => String::new(),
+        false => format!(", but for {}", list(exempt.iter().map(ToString::to_string), "")),
+    };
+    format!("{}{how}{but}", mode.as_str())
 }
 
 fn names(prepared: &Prepared) -> &'static str {

@@ -8,16 +8,20 @@ mod debug;
 mod flags;
 mod invalid;
 mod method;
+mod names;
 mod values;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 pub use debug::Levels;
 pub use invalid::Invalid;
 pub use method::Method;
+pub use names::Names;
 pub use values::Size;
 
 use crate::config::flags::Flags;
@@ -104,7 +108,11 @@ pub struct Privacy {
     pub ipv4_prefix: u8,
     /// Bits of an IPv6 address that `truncate` keeps, 0–127.
     pub ipv6_prefix: u8,
-    /// Key of `pseudonym`; `None`: a fresh one at each start.
+    /// Networks whose addresses are shown as they are in every mode.
+    pub exempt: Vec<IpNet>,
+    /// How the words of people are shown.
+    pub names: Names,
+    /// Key of pseudonyms; `None`: a fresh one at each start.
     pub key_file: Option<PathBuf>,
 }
 
@@ -312,16 +320,27 @@ fn privacy(flags: &Flags, mode: Option<(Origin, String)>) -> Result<Privacy, Inv
         Some((origin, value)) => Deidentify::parse(origin, &value)?,
         None => Deidentify::None,
     };
-    if flags.key_file.is_some() && mode != Deidentify::Pseudonym {
+    let has_pseudonyms = mode == Deidentify::Pseudonym || flags.names == Names::Pseudonym;
+    if flags.key_file.is_some() && !has_pseudonyms {
         return Err(Invalid(format!(
-            "--deidentify.key-file has no meaning in mode `{}`; expected --deidentify pseudonym",
+            "--deidentify.key-file has no meaning in mode `{}`; expected --deidentify pseudonym or --names \
+             pseudonym",
             mode.as_str()
         )));
     }
+    let exempt = flags.exempt.iter().map(|text| {
+        let text = text.trim();
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let expected = "a network such as 198.51.100.0/24 or 2001:db8::/32";
+        network.map_err(|_| Origin("--deidentify.exempt").refuse(text, expected))
+    });
+    let exempt = exempt.collect::<Result<Vec<IpNet>, _>>()?;
     Ok(Privacy {
         mode,
         ipv4_prefix: flags.ipv4_prefix.within("--deidentify.ipv4-prefix", 0, 31)? as u8,
         ipv6_prefix: flags.ipv6_prefix.within("--deidentify.ipv6-prefix", 0, 127)? as u8,
+        exempt,
+        names: flags.names,
         key_file: flags.key_file.clone(),
     })
 }

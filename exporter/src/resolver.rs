@@ -18,6 +18,8 @@ use hickory_resolver::proto::rr::RData;
 use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio::sync::{Notify, mpsc};
 
+use crate::model::canonical_ip;
+
 /// Addresses that wait at most.
 const QUEUE: usize = 1024;
 /// Look-ups at a time.
@@ -139,12 +141,22 @@ fn resolver_of(content: &[u8]) -> anyhow::Result<TokioResolver> {
     Ok(builder.build()?)
 }
 
+/// The name of an address, if that name has the address in turn: whoever has a network can give its addresses any
+/// name (RFC 1912 §2.1 asks for both).
 async fn reverse(resolver: TokioResolver, ip: IpAddr) -> Option<String> {
     let lookup = resolver.reverse_lookup(ip).await.ok()?;
-    lookup.answers().iter().find_map(|record| match &record.data {
-        RData::PTR(name) => Some(name.to_utf8().trim_end_matches('.').to_owned()),
+    let name = lookup.answers().iter().find_map(|record| match &record.data {
+        RData::PTR(name) => Some(name.to_utf8()),
         _ => None,
-    })
+    })?;
+    // With its dot at the end, so that no search domain is tried.
+    let whole = format!("{}.", name.trim_end_matches('.'));
+    let forward = resolver.lookup_ip(whole.as_str()).await.ok()?;
+    let ip = canonical_ip(ip);
+    forward
+        .iter()
+        .any(|found| canonical_ip(found) == ip)
+        .then(|| name.trim_end_matches('.').to_owned())
 }
 
 async fn answer_all<F: Future<Output = Option<String>>>(

@@ -16,11 +16,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::config::{self, Config, Deidentify, Log, Privacy};
+use crate::config::{self, Config, Deidentify, Log, Names, Privacy};
 use crate::files::{Content, Identity, Members};
 use crate::host::workers::Workers;
 use crate::labels::address::KEY_BYTES;
-use crate::labels::{AddressPolicy, Database, Geo, Policy};
+use crate::labels::{AddressPolicy, Database, Geo, NamePolicy, Policy};
 use crate::web::{Access, Front, Hosts, Settings};
 use crate::{files, kernel, ledger, observer, web};
 
@@ -171,7 +171,8 @@ fn from_file<T>(
 }
 
 fn policy(config: &Config, files: &mut Vec<Named>) -> anyhow::Result<Policy> {
-    let Privacy { mode, ipv4_prefix, ipv6_prefix, key_file } = &config.privacy;
+    let Privacy { mode, ipv4_prefix, ipv6_prefix, exempt, names: words, key_file } =
+        &config.privacy;
     let address = match (mode, key_file) {
         (Deidentify::None, _) => AddressPolicy::None,
         (Deidentify::Drop, _) => AddressPolicy::Drop,
@@ -186,7 +187,17 @@ fn policy(config: &Config, files: &mut Vec<Named>) -> anyhow::Result<Policy> {
         }
     };
     let names = !config.numeric && address.shows_addresses();
-    Ok(Policy { address, names, patience: PATIENCE })
+    let people = match (words, key_file) {
+        (Names::None, _) => NamePolicy::None,
+        (Names::Drop, _) => NamePolicy::Drop,
+        (Names::Pseudonym, Some(path)) => {
+            let key = files::read(path).and_then(|content| parse_key(&content.bytes));
+            let key = key.with_context(|| format!("{} {}", Role::Key.flag(), path.display()))?;
+            NamePolicy::pseudonym(&key)
+        }
+        (Names::Pseudonym, None) => NamePolicy::pseudonym(&fresh_key()?),
+    };
+    Ok(Policy { address, exempt: exempt.clone(), people, names, patience: PATIENCE })
 }
 
 /// How addresses are shown by the key in a file's content.

@@ -127,16 +127,32 @@ fn strangers_are_told_in_aggregate_only() -> Result<()> {
 }
 
 #[test]
-fn no_mode_tells_an_address() -> Result<()> {
-    let Some((exporter, mut scene)) = set(&["--deidentify", "truncate"])? else { return Ok(()) };
+fn no_mode_tells_an_address_or_a_name() -> Result<()> {
+    let flags = ["--deidentify", "truncate", "--names", "pseudonym"];
+    let Some((exporter, mut scene)) = set(&flags)? else { return Ok(()) };
     cast::play(&mut scene, TICKS)?;
     keeps_quiet(&scene, exporter, "truncate")?;
-    for mode in ["pseudonym", "drop", "legacy"] {
-        let exporter = cast::exporter(&scene, &[], &[("PROM_DEIDENTIFY", mode)])?;
+    for (mode, names) in [("pseudonym", "drop"), ("drop", "pseudonym"), ("legacy", "drop")] {
+        let flags = ["--names", names];
+        let exporter = cast::exporter(&scene, &flags, &[("PROM_DEIDENTIFY", mode)])?;
         cast::play(&mut scene, TICKS)?;
         keeps_quiet(&scene, exporter, mode)?;
     }
     Ok(())
+}
+
+/// What people are called, as it would stand in a text.
+fn words(scene: &Scene) -> Vec<String> {
+    let quoted = |word: &str| format!("\"{word}\"");
+    let of = |person: &Person| {
+        let role = &person.role;
+        // Of a name that needs escaping, what needs none.
+        let name = role.name.split(['"', '\\', '\n']).max_by_key(|part| part.len());
+        let room = role.room.split(['"', '\\']).next();
+        let whole = [name, room].into_iter().flatten().map(str::to_owned);
+        whole.chain([role.user_agent.clone(), quoted(&role.peer)]).collect::<Vec<_>>()
+    };
+    scene.people.values().flat_map(of).collect()
 }
 
 fn keeps_quiet(scene: &Scene, exporter: Exporter, mode: &str) -> Result<()> {
@@ -163,6 +179,12 @@ fn keeps_quiet(scene: &Scene, exporter: Exporter, mode: &str) -> Result<()> {
         for text in &told {
             let leak = text.lines().find(|line| mentions(line, remote));
             assert_eq!(leak, None, "mode {mode} tells of {remote}");
+        }
+    }
+    for word in words(scene) {
+        for text in &told {
+            let leak = text.lines().find(|line| line.contains(&word));
+            assert_eq!(leak, None, "mode {mode} tells of {word}");
         }
     }
     exporter.stop()

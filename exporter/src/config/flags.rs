@@ -9,6 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::config::method::Method;
+use crate::config::names::Names;
 use crate::config::values::Size;
 
 /// Counts every RTP byte of a mediasoup SFU in the kernel, joins it with what the SFU knows of rooms
@@ -153,9 +154,15 @@ pub(super) struct Flags {
         help_heading = "Privacy"
     )]
     pub(super) ipv6_prefix: Size,
-    /// Key of pseudonym: 32 bytes, or 64 hexadecimal digits [default: a fresh key at each start]
+    /// Key of pseudonyms, of addresses and names: 32 bytes, or 64 hexadecimal digits [default: a fresh key at each start]
     #[arg(long = "deidentify.key-file", value_name = "FILE", help_heading = "Privacy")]
     pub(super) key_file: Option<PathBuf>,
+    /// Network whose addresses are shown as they are in every mode, such as 198.51.100.0/24; repeatable
+    #[arg(long = "deidentify.exempt", value_name = "CIDR", help_heading = "Privacy")]
+    pub(super) exempt: Vec<String>,
+    /// What becomes of the words of people, which are peer and room ids, display names, user agents
+    #[arg(long, value_enum, value_name = "MODE", default_value = "none", help_heading = "Privacy")]
+    pub(super) names: Names,
     /// No reverse look-ups of addresses [variable: PROM_NUMERIC]
     #[arg(
         long,
@@ -263,6 +270,16 @@ fn one_line(error: &clap::Error) -> String {
         _ => error.to_string().lines().next().unwrap_or_default().replace("error: ", ""),
     };
     line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+impl ValueEnum for Names {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::None, Self::Pseudonym, Self::Drop]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.as_str()))
+    }
 }
 
 impl ValueEnum for Method {

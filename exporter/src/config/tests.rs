@@ -105,8 +105,14 @@ fn other_values() {
     assert_eq!(config.stats_interval, None);
     assert_eq!((config.tables.flows, config.max_series), (1_000, 5));
     assert_eq!(config.privacy.ipv4_prefix, 16);
+    assert_eq!((config.privacy.names, config.privacy.exempt.len()), (Names::None, 0));
     assert_eq!(config.log, Log::Directives("debug".into()));
     assert!(config.check);
+    let line = "--names pseudonym --deidentify.key-file /k --deidentify.exempt 10.0.0.0/8 \
+                --deidentify.exempt ::1";
+    let privacy = config_of(line, &[]).privacy;
+    assert_eq!(privacy.names, Names::Pseudonym);
+    assert_eq!(privacy.exempt, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
     let config = config_of("--observer.stats-interval 500ms --debug -*", &[]);
     assert_eq!(config.stats_interval, Some(Duration::from_millis(500)));
     assert_eq!(config.log, Log::Levels(Levels::selected_by("-*")));

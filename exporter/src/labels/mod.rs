@@ -7,21 +7,25 @@ pub mod address;
 pub mod block;
 pub mod geo;
 pub mod names;
+pub mod people;
 #[cfg(test)]
 pub(crate) mod random;
 pub mod text;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use foldhash::HashMap;
+use ipnet::IpNet;
 
-use crate::model::JoinKey;
+use crate::model::{JoinKey, canonical_ip};
 use crate::texts::Texts;
 
 pub use address::AddressPolicy;
 pub use geo::{Database, Geo};
 pub use names::NameCache;
+pub use people::{NamePolicy, Word};
 pub use text::TextCounts;
 
 use block::Block;
@@ -34,6 +38,10 @@ pub use crate::model::Tick;
 pub struct Policy {
     /// How its address is shown.
     pub address: AddressPolicy,
+    /// Networks whose addresses are shown as they are, whatever `address` says.
+    pub exempt: Vec<IpNet>,
+    /// How the words of people are shown.
+    pub people: NamePolicy,
     /// Whether its reverse name stands in for its number. Without effect unless the address policy is
     /// [`AddressPolicy::None`]: a name tells as much as an address.
     pub names: bool,
@@ -41,10 +49,22 @@ pub struct Policy {
     pub patience: Tick,
 }
 
+impl Policy {
+    /// The far end as it may be shown.
+    fn show(&self, remote: SocketAddr) -> String {
+        let ip = canonical_ip(remote.ip());
+        match self.exempt.iter().any(|network| network.contains(&ip)) {
+            true => AddressPolicy::None.show(remote),
+            false => self.address.show(remote),
+        }
+    }
+}
+
 impl Default for Policy {
     /// Everything is shown, by number.
     fn default() -> Self {
-        Self { address: AddressPolicy::None, names: false, patience: 1 }
+        let (exempt, people) = Default::default();
+        Self { address: AddressPolicy::None, exempt, people, names: false, patience: 1 }
     }
 }
 
@@ -127,7 +147,7 @@ impl Labels {
     /// As [`Labels::remote`], for a connection that cannot wait: it has ended.
     pub fn remote_now(&mut self, key: &JoinKey) -> Arc<str> {
         self.remote(key).unwrap_or_else(|| {
-            let text: Arc<str> = self.policy.address.show(key.remote).into();
+            let text: Arc<str> = self.policy.show(key.remote).into();
             self.connections.insert(*key, Connection::Shown(text.clone()));
             text
         })
@@ -135,11 +155,11 @@ impl Labels {
 
     fn decide(&mut self, remote: SocketAddr, first: Tick) -> Option<String> {
         if !self.shows_names() {
-            return Some(self.policy.address.show(remote));
+            return Some(self.policy.show(remote));
         }
         match self.names.decide(remote.ip(), first, self.now, self.policy.patience) {
             Decision::Wait => None,
-            Decision::Number => Some(self.policy.address.show(remote)),
+            Decision::Number => Some(self.policy.show(remote)),
             Decision::Name(name) => {
                 let name = text::clean(&name, text::limit::HOST_NAME, &mut self.text);
                 Some(format!("{name}:{}", remote.port()))
@@ -149,6 +169,11 @@ impl Labels {
 
     fn shows_names(&self) -> bool {
         self.policy.names && self.policy.address.shows_addresses()
+    }
+
+    /// A word of somebody's as it may be shown.
+    pub fn word<'a>(&mut self, word: Word, text: &'a str) -> Cow<'a, str> {
+        self.policy.people.show(word, text, &mut self.text)
     }
 
     /// `{transport_id="…",id="…"`, with which the labels of an object begin, and those of each of its
@@ -215,7 +240,7 @@ mod tests {
     }
 
     fn labels(address: AddressPolicy, names: bool) -> Labels {
-        Labels::new(Policy { address, names, patience: 2 }, Geo::none())
+        Labels::new(Policy { address, names, patience: 2, ..Policy::default() }, Geo::none())
     }
 
     #[test]
@@ -240,6 +265,20 @@ mod tests {
         labels.put_name("192.0.2.1".parse().unwrap(), Some("host.example".into()));
         labels.advance(50);
         assert_eq!(labels.remote(&key(1)).as_deref(), Some("host.example:1"));
+    }
+
+    #[test]
+    fn exempt_networks_stay_readable() {
+        let exempt = vec!["192.0.2.0/25".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+        let policy = Policy { address: AddressPolicy::Drop, exempt, ..Policy::default() };
+        let check = |remote: &str, expected: &str| {
+            assert_eq!(policy.show(remote.parse().unwrap()), expected, "{remote}");
+        };
+        check("192.0.2.1:5", "192.0.2.1:5");
+        check("[::ffff:192.0.2.1]:5", "192.0.2.1:5");
+        check("192.0.2.128:5", "");
+        check("[2001:db8::1]:5", "[2001:db8::1]:5");
+        check("[2001:db9::1]:5", "");
     }
 
     #[test]

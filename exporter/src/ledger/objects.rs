@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
+use crate::labels::Word;
 use crate::labels::block::{self, Block};
 use crate::labels::text::{clean, limit};
 use crate::ledger::contract::{ContractLabels, ContractSeries, Totals};
@@ -147,7 +148,7 @@ impl Objects {
         let Self { rooms, room_peers, open_rooms, updates, .. } = self;
         let key = room.to_key();
         let id = rooms.find(&key).unwrap_or_else(|| {
-            let text = clean(room.id.as_str(), limit::ROOM, &mut turn.labels.text);
+            let text = turn.labels.word(Word::Room, room.id.as_str());
             let labels = Block::open().label("room_id", &text).close();
             rooms.open(key, RoomText { labels, series: None, update: 0 }, turn.tick)
         });

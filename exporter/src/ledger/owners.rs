@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::labels::Word;
 use crate::labels::block::{self, Block};
 use crate::labels::text::{clean, limit};
 use crate::ledger::series::SeriesId;
@@ -82,15 +83,15 @@ pub(crate) struct Who {
 impl PeerText {
     pub(crate) fn new(peer: &Peer, stamp: u64, turn: &mut Turn<'_>) -> Self {
         let Peer { id, source: _, room, display_name, user_agent } = peer;
-        let counts = &mut turn.labels.text;
         let room = room.as_ref().map_or("", RoomId::as_str);
+        let labels = &mut turn.labels;
         let block = Block::open()
-            .label("peer_id", &clean(id.as_str(), limit::ID, counts))
-            .label("room_id", &clean(room, limit::ROOM, counts));
+            .label("peer_id", &labels.word(Word::Peer, id.as_str()))
+            .label("room_id", &labels.word(Word::Room, room));
         let names = block.length() + ",".len();
         let labels = block
-            .label("display_name", &clean(display_name, limit::DISPLAY_NAME, counts))
-            .label("user_agent", &clean(user_agent, limit::USER_AGENT, counts))
+            .label("display_name", &labels.word(Word::DisplayName, display_name))
+            .label("user_agent", &labels.word(Word::UserAgent, user_agent))
             .close();
         Self { labels, series: None, peer: peer.clone(), names, stamp }
     }
@@ -207,14 +208,16 @@ impl TransportText {
         } = &self.transport;
         let Placed { pid, peer, .. } = &self.placed;
         let place = turn.labels.locate(self.remote_end().and_then(|tuple| tuple.remote));
+        let room = turn.labels.word(Word::Room, self.placed.room(owner));
+        let peer = turn.labels.word(Word::Peer, peer_id(peer.as_ref()));
         let counts = &mut turn.labels.text;
         let (proto, local) = self.local();
         let block = Block::open()
             .label("transport_id", &clean(id.as_str(), limit::ID, counts))
             .label("kind", kind_text(*kind))
             .label("pid", itoa::Buffer::new().format(*pid))
-            .label("room_id", &clean(self.placed.room(owner), limit::ROOM, counts))
-            .label("peer_id", &clean(peer_id(peer.as_ref()), limit::ID, counts))
+            .label("room_id", &room)
+            .label("peer_id", &peer)
             .label("proto", proto)
             .label("local_addr", &clean(&local, limit::HOST_NAME, counts))
             .label("remote_addr", self.remote.as_deref().unwrap_or(""))
@@ -253,9 +256,8 @@ impl TransportText {
         text: Option<&PeerText>,
         turn: &mut Turn<'_>,
     ) -> Who {
-        let counts = &mut turn.labels.text;
-        let room = clean(self.placed.room(text), limit::ROOM, counts);
-        let peer = clean(peer_id(peer), limit::ID, counts);
+        let room = turn.labels.word(Word::Room, self.placed.room(text));
+        let peer = turn.labels.word(Word::Peer, peer_id(peer));
         let info = Block::middle().label("peer_id", &peer).label("room_id", &room).finish();
         let prefix = ends.map(|ends| {
             let names = text.map_or(NO_NAMES, PeerText::names);

@@ -6,7 +6,7 @@ use crate::exposition::strict::{Scraped, read};
 use crate::exposition::{Cursor, Format, Scrape, Selection, Tails};
 use crate::fixture::{self, PACKET, Told};
 use crate::labels::random::Random;
-use crate::labels::{AddressPolicy, Geo, Labels, Policy};
+use crate::labels::{AddressPolicy, Geo, Labels, NamePolicy, Policy};
 use crate::ledger::totals::{Counts, StreamTotals, add, add_all};
 use crate::ledger::{Ledger, Settings, Update};
 use crate::model::Direction::{Receive, Send};
@@ -682,6 +682,55 @@ fn what_reads_the_same_is_one_series() {
     let bobs = scraped.find("mediasoup_peer_info", &[("peer_id", "bob")]);
     assert_eq!(bobs.len(), 1);
     assert_eq!(bobs[0].0["room_id"], "r1");
+}
+
+/// A pseudonym joins the families as the name did, and names that are dropped make one series.
+#[test]
+fn people_are_shown_by_their_pseudonyms_or_not_at_all() {
+    let scraped = |people: NamePolicy| {
+        let mut bench = Bench::new(Settings::default(), AddressPolicy::None);
+        let policy = Policy { people, ..Policy::default() };
+        bench.scrape = Scrape::new(Settings::default(), policy, Geo::none());
+        for (name, transport) in [("carol", "t1"), ("dave", "t2")] {
+            bench.told.state.put_peer(Peer {
+                id: name.into(),
+                source: fixture::SOURCE,
+                room: Some("seminar".into()),
+                display_name: format!("{name} surname").into(),
+                user_agent: "Netscape".into(),
+            });
+            let owner = Some(PeerKey { source: fixture::SOURCE, id: name.into() });
+            let told = fixture::transport(transport, Some("192.0.2.1:1000"), 40_000);
+            bench.told.state.put_transport(Transport { owner, ..told });
+        }
+        bench.scrape();
+        bench.scrape()
+    };
+    let shown = scraped(NamePolicy::pseudonym(&[7; 32]));
+    let every = shown.samples.keys().flat_map(|(_, labels)| labels.values());
+    let words = ["carol", "dave", "seminar", "surname", "Netscape"];
+    for value in every {
+        assert!(!words.iter().any(|word| value.contains(word)), "{value}");
+    }
+    let infos = shown.find("mediasoup_peer_info", &[]);
+    let infos: Vec<_> = infos
+        .iter()
+        .filter(|(labels, _)| {
+            let room = [("room_id", &*labels["room_id"])];
+            shown.value("edumeet_peers", &room) == Some(2.0)
+        })
+        .collect();
+    assert_eq!(infos.len(), 2);
+    for (labels, _) in &infos {
+        let owner = [("peer_id", &*labels["peer_id"]), ("room_id", &*labels["room_id"])];
+        assert_eq!(shown.find("mediasoup_transport_info", &owner[..1]).len(), 1);
+        assert_eq!(shown.value("edumeet_peers", &owner[1..]), Some(2.0));
+    }
+    assert_eq!(infos[0].0["user_agent"], infos[1].0["user_agent"]);
+    let dropped = scraped(NamePolicy::Drop);
+    assert_eq!(dropped.find("mediasoup_peer_info", &[]).len(), 1);
+    assert!(dropped.find("mediasoup_peer_info", &[("peer_id", ""), ("room_id", "")]).len() == 1);
+    assert_eq!(dropped.find("mediasoup_transport_info", &[("peer_id", "")]).len(), 2);
 }
 
 #[test]
