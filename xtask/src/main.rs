@@ -21,6 +21,8 @@ mod demo;
 
 mod bench;
 
+mod soak;
+
 #[cfg(test)]
 mod circles;
 #[cfg(test)]
@@ -52,6 +54,8 @@ enum Command {
     Demo(demo::Args),
     /// Measure what a packet, a scrape and a stream cost (root).
     Bench(bench::Args),
+    /// Let people, servers and interfaces come and go for ten minutes, and see that nothing grows (root).
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -73,5 +77,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Dist(args) => dist::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Soak(args) => soak::run(&args),
     }
 }
