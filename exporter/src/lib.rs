@@ -7,6 +7,7 @@
 //! know them all.
 
 pub mod allocator;
+pub mod entropy;
 pub mod model;
 mod prefetch;
 mod texts;

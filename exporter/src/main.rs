@@ -15,6 +15,7 @@ use mediasoup_exporter::collect::{
     self, Board, Connections, Host, Ledgers, Orders, Pace, Parts, Site,
 };
 use mediasoup_exporter::config::{Command, Config};
+use mediasoup_exporter::entropy;
 use mediasoup_exporter::exposition::{Scrape, reference};
 use mediasoup_exporter::files::{Files, Members, Reload, Take};
 use mediasoup_exporter::host::capabilities::{self, Needs};
@@ -72,6 +73,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 fn run(config: &Config) -> anyhow::Result<()> {
     startup::begin_logging(&config.log);
+    entropy::wait();
     let prepared = startup::prepare(config)?;
     if config.check {
         return print(&check::describe(config, &prepared)?);

@@ -5,9 +5,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use anyhow::{Result, ensure};
-use exporter_tests::exporter::address;
+use exporter_tests::exporter::{address, binary};
 use exporter_tests::flood::Flood;
-use exporter_tests::wait;
+use exporter_tests::http;
+use exporter_tests::netns::Netns;
+use exporter_tests::process::Guard;
+use exporter_tests::{root_or_skip, wait};
 
 /// Stop in the middle of their text. Fewer than one address may have.
 const STUCK: usize = 90;
@@ -90,4 +93,39 @@ fn a_thousand_connections_and_broken_requests_harm_nobody() -> Result<()> {
     })?;
     ensure!(!flood.exporter.log().contains("panicked"), "{}", flood.exporter.log());
     flood.stop()
+}
+
+/// Without a free descriptor nobody can be let in; when there are some again, everybody is.
+#[test]
+fn an_exhausted_descriptor_table_is_survived() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let host = Netns::new("fds")?;
+    let mut command = host.command("prlimit");
+    command.arg("--nofile=48:48").arg(binary()?);
+    command.args(["--source", "none", "--observer", "/nowhere", "--web.listen-address"]);
+    command.arg(address().to_string());
+    let process = Guard::spawn("mediasoup-exporter", command)?;
+    let healthy = || {
+        wait::until("an answer", wait::LONG, || {
+            let answer = http::get(&host, address(), "/metrics?families=self", &[]);
+            Ok(answer.ok().filter(|it| it.status == 200).map(drop))
+        })
+    };
+    healthy()?;
+    let connect = || host.run_in(|| TcpStream::connect(address()));
+    let open = (0..60).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
+    let descriptors = || -> Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", process.pid()))?.count())
+    };
+    wait::until("all descriptors to be taken", wait::LONG, || {
+        Ok((descriptors()? >= 48).then_some(()))
+    })?;
+    drop(open);
+    healthy()?;
+    let log = process.log();
+    ensure!(!log.contains("panicked"), "{log}");
+    ensure!(process.stop(wait::LONG)?.success());
+    Ok(())
 }
