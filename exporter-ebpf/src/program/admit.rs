@@ -3,8 +3,8 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use exporter_ebpf::abi::{
-    CLASSES, Class, Counter, Event, FlowValue, KNOWN, PROVED_SEND, RESERVED_SSRCS, SEEN_RECEIVE, SEND,
-    StreamKeyV4, StreamKeyV6, StreamValue,
+    CLASSES, Class, Counter, Event, FlowValue, KNOWN, PROVED_SEND, RESERVED_SSRCS, SEEN_RECEIVE,
+    SEND, StreamKeyV4, StreamKeyV6, StreamValue,
 };
 use exporter_ebpf::packet::{Packet, forget};
 use exporter_ebpf::rtp::Kind;

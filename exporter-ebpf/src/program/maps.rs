@@ -5,8 +5,9 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use exporter_ebpf::abi::{
-    Counter, DIRECTIONS, EVENTS as EVENT_KINDS, FlowKeyV4, FlowKeyV6, FlowValue, MOST_GREEDY, Nobody,
-    OCCUPANCIES, OWNERSHIPS, OwnedSocket, PortKey, SfuProcess, Sharers, ToldKeyV4, ToldKeyV6,
+    Counter, DIRECTIONS, EVENTS as EVENT_KINDS, FlowKeyV4, FlowKeyV6, FlowValue, MOST_GREEDY,
+    Nobody, OCCUPANCIES, OWNERSHIPS, OwnedSocket, PortKey, SfuProcess, Sharers, ToldKeyV4,
+    ToldKeyV6,
 };
 use exporter_ebpf::ports::NUMBERS;
 use exporter_ebpf::table::SEEDS;
