@@ -112,6 +112,25 @@ const CONNECTION: &[&str] = &["transport_id", "proto", "local_addr", "remote_add
 const STREAM: &[&str] = &["transport_id", "id", "ssrc", "role"];
 const SOCKET: &[&str] = &["proto", "local_addr", "remote_addr"];
 
+/// A counter of those who have no series of their own, by class; `counts[0]` is what they sent.
+macro_rules! of_classes {
+    ($name:literal, $unit:literal, $help:literal, |$view:ident| $sum:expr,
+     counts[$direction:literal].$what:ident) => {
+        Family {
+            name: $name,
+            kind: MetricType::Counter,
+            unit: $unit,
+            help: $help,
+            labels: &["class"],
+            group: Group::Strangers,
+            origin: Origin::Packets,
+            rows: |$view, _, lines| {
+                rows::by_class($sum, lines, |counts, class| counts[$direction][class].$what)
+            },
+        }
+    };
+}
+
 /// All families.
 pub static FAMILIES: &[Family] = &[
     Family {
@@ -569,106 +588,70 @@ pub static FAMILIES: &[Family] = &[
         origin: Origin::Packets,
         rows: rows::coverage,
     },
-    Family {
-        name: "mediasoup_trailing_receive_bytes_total",
-        kind: MetricType::Counter,
-        unit: "bytes",
-        help: "Bytes above UDP or TCP from far ends whose transport had closed, and whose own series had \
-               gone by then.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| rows::by_class(&view.trailed, lines, |counts, c| counts[0][c].bytes),
-    },
-    Family {
-        name: "mediasoup_trailing_receive_packets_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets from far ends whose transport had closed, and whose own series had \
-               gone by then.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| {
-            rows::by_class(&view.trailed, lines, |counts, c| counts[0][c].packets)
-        },
-    },
-    Family {
-        name: "mediasoup_trailing_send_bytes_total",
-        kind: MetricType::Counter,
-        unit: "bytes",
-        help: "Bytes above UDP or TCP to far ends whose transport had closed, and whose own series had \
-               gone by then.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| rows::by_class(&view.trailed, lines, |counts, c| counts[1][c].bytes),
-    },
-    Family {
-        name: "mediasoup_trailing_send_packets_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets to far ends whose transport had closed, and whose own series had \
-               gone by then.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| {
-            rows::by_class(&view.trailed, lines, |counts, c| counts[1][c].packets)
-        },
-    },
-    Family {
-        name: "mediasoup_stranger_receive_bytes_total",
-        kind: MetricType::Counter,
-        unit: "bytes",
-        help: "Bytes above UDP or TCP from far ends that nobody told and no traffic proved; counted \
-               when their flow has ended.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| {
-            rows::by_class(&view.strangers.resolved, lines, |counts, c| counts[0][c].bytes)
-        },
-    },
-    Family {
-        name: "mediasoup_stranger_receive_packets_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets from far ends that nobody told and no traffic proved; counted when their flow \
-               has ended.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| {
-            rows::by_class(&view.strangers.resolved, lines, |counts, c| counts[0][c].packets)
-        },
-    },
-    Family {
-        name: "mediasoup_stranger_send_bytes_total",
-        kind: MetricType::Counter,
-        unit: "bytes",
-        help: "Bytes above UDP or TCP to far ends that nobody told and no traffic proved; counted when \
-               their flow has ended.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| {
-            rows::by_class(&view.strangers.resolved, lines, |counts, c| counts[1][c].bytes)
-        },
-    },
-    Family {
-        name: "mediasoup_stranger_send_packets_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets to far ends that nobody told and no traffic proved; counted when their flow has \
-               ended.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| {
-            rows::by_class(&view.strangers.resolved, lines, |counts, c| counts[1][c].packets)
-        },
-    },
+    of_classes!(
+        "mediasoup_trailing_receive_bytes_total",
+        "bytes",
+        "Bytes above UDP or TCP from far ends whose transport had closed, and whose own series had \
+             gone by then.",
+        |view| &view.trailed,
+        counts[0].bytes
+    ),
+    of_classes!(
+        "mediasoup_trailing_receive_packets_total",
+        "",
+        "Packets from far ends whose transport had closed, and whose own series had \
+             gone by then.",
+        |view| &view.trailed,
+        counts[0].packets
+    ),
+    of_classes!(
+        "mediasoup_trailing_send_bytes_total",
+        "bytes",
+        "Bytes above UDP or TCP to far ends whose transport had closed, and whose own series had \
+             gone by then.",
+        |view| &view.trailed,
+        counts[1].bytes
+    ),
+    of_classes!(
+        "mediasoup_trailing_send_packets_total",
+        "",
+        "Packets to far ends whose transport had closed, and whose own series had \
+             gone by then.",
+        |view| &view.trailed,
+        counts[1].packets
+    ),
+    of_classes!(
+        "mediasoup_stranger_receive_bytes_total",
+        "bytes",
+        "Bytes above UDP or TCP from far ends that nobody told and no traffic proved; counted \
+             when their flow has ended.",
+        |view| &view.strangers.resolved,
+        counts[0].bytes
+    ),
+    of_classes!(
+        "mediasoup_stranger_receive_packets_total",
+        "",
+        "Packets from far ends that nobody told and no traffic proved; counted when their flow \
+             has ended.",
+        |view| &view.strangers.resolved,
+        counts[0].packets
+    ),
+    of_classes!(
+        "mediasoup_stranger_send_bytes_total",
+        "bytes",
+        "Bytes above UDP or TCP to far ends that nobody told and no traffic proved; counted when \
+             their flow has ended.",
+        |view| &view.strangers.resolved,
+        counts[1].bytes
+    ),
+    of_classes!(
+        "mediasoup_stranger_send_packets_total",
+        "",
+        "Packets to far ends that nobody told and no traffic proved; counted when their flow has \
+             ended.",
+        |view| &view.strangers.resolved,
+        counts[1].packets
+    ),
     Family {
         name: "mediasoup_stranger_pending_bytes",
         kind: MetricType::Gauge,
@@ -690,58 +673,38 @@ pub static FAMILIES: &[Family] = &[
         origin: Origin::Packets,
         rows: |view, _, lines| rows::one(view.strangers.flows, lines),
     },
-    Family {
-        name: "mediasoup_unclaimed_receive_bytes_total",
-        kind: MetricType::Counter,
-        unit: "bytes",
-        help: "Bytes above UDP or TCP from far ends that proved themselves by traffic, but that no server told and that had \
-               no series of their own; counted when their flow has ended.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| {
-            rows::by_class(&view.crowd.resolved, lines, |counts, c| counts[0][c].bytes)
-        },
-    },
-    Family {
-        name: "mediasoup_unclaimed_receive_packets_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets from far ends that proved themselves by traffic, but that no server told and that had \
-               no series of their own; counted when their flow has ended.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| {
-            rows::by_class(&view.crowd.resolved, lines, |counts, c| counts[0][c].packets)
-        },
-    },
-    Family {
-        name: "mediasoup_unclaimed_send_bytes_total",
-        kind: MetricType::Counter,
-        unit: "bytes",
-        help: "Bytes above UDP or TCP to far ends that proved themselves by traffic, but that no server told and that had \
-               no series of their own; counted when their flow has ended.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| {
-            rows::by_class(&view.crowd.resolved, lines, |counts, c| counts[1][c].bytes)
-        },
-    },
-    Family {
-        name: "mediasoup_unclaimed_send_packets_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets to far ends that proved themselves by traffic, but that no server told and that had \
-               no series of their own; counted when their flow has ended.",
-        labels: &["class"],
-        group: Group::Strangers,
-        origin: Origin::Packets,
-        rows: |view, _, lines| {
-            rows::by_class(&view.crowd.resolved, lines, |counts, c| counts[1][c].packets)
-        },
-    },
+    of_classes!(
+        "mediasoup_unclaimed_receive_bytes_total",
+        "bytes",
+        "Bytes above UDP or TCP from far ends that proved themselves by traffic, but that no server told and that had \
+             no series of their own; counted when their flow has ended.",
+        |view| &view.crowd.resolved,
+        counts[0].bytes
+    ),
+    of_classes!(
+        "mediasoup_unclaimed_receive_packets_total",
+        "",
+        "Packets from far ends that proved themselves by traffic, but that no server told and that had \
+             no series of their own; counted when their flow has ended.",
+        |view| &view.crowd.resolved,
+        counts[0].packets
+    ),
+    of_classes!(
+        "mediasoup_unclaimed_send_bytes_total",
+        "bytes",
+        "Bytes above UDP or TCP to far ends that proved themselves by traffic, but that no server told and that had \
+             no series of their own; counted when their flow has ended.",
+        |view| &view.crowd.resolved,
+        counts[1].bytes
+    ),
+    of_classes!(
+        "mediasoup_unclaimed_send_packets_total",
+        "",
+        "Packets to far ends that proved themselves by traffic, but that no server told and that had \
+             no series of their own; counted when their flow has ended.",
+        |view| &view.crowd.resolved,
+        counts[1].packets
+    ),
     Family {
         name: "mediasoup_unclaimed_pending_bytes",
         kind: MetricType::Gauge,
