@@ -21,7 +21,8 @@ pub struct Front {
     settings: Arc<RwLock<Arc<Settings>>>,
     /// Foreign names that requests were for.
     told: Arc<Mutex<BTreeSet<String>>>,
-    /// One password is checked at a time, and who waits holds no thread.
+    /// One password is checked at a time: whoever guesses takes no more than one processor, and who waits holds
+    /// no thread.
     checking: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -46,7 +47,7 @@ impl Front {
         Self { access, hosts, settings, ..Self::default() }
     }
 
-    /// Other settings hold from the next connection on.
+    /// Other settings hold from the next request on, TLS from the next connection.
     pub fn renew(&self, settings: Settings) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
@@ -94,16 +95,19 @@ impl Front {
             return Ok(());
         }
         let Some(name) = given.name.filter(|_| users) else { return Err(unknown) };
-        self.is_user(&settings, name, given.secret).await.then_some(()).ok_or(unknown)
+        self.is_user(settings, name, given.secret).await.then_some(()).ok_or(unknown)
     }
 
-    async fn is_user(&self, settings: &Arc<Settings>, name: String, password: String) -> bool {
+    async fn is_user(&self, settings: Arc<Settings>, name: String, password: String) -> bool {
         if let Some(answer) = settings.users.remember(&name, &password) {
             return answer;
         }
-        let _turn = self.checking.lock().await;
-        let users = settings.users.clone();
-        let check = move || users.check(&name, &password);
+        let turn = self.checking.clone().lock_owned().await;
+        let check = move || {
+            // Until the check is done, though who asked may be gone.
+            let _turn = turn;
+            settings.users.check(&name, &password)
+        };
         tokio::task::spawn_blocking(check).await.unwrap_or(false)
     }
 

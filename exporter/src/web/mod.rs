@@ -33,4 +33,6 @@ pub use server::serve;
 pub use settings::Settings;
 
 #[cfg(test)]
+mod authority;
+#[cfg(test)]
 mod tests;

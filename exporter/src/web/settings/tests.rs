@@ -1,10 +1,9 @@
 //! The toolkit's cases: what it takes and what it refuses.
 
-use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
-
 use super::*;
+use crate::web::authority::{Authority, Identity};
 
-/// A certificate authority, and a server's and a client's certificates.
+/// A certificate authority, and a server's certificate.
 struct Pki {
     ca: String,
     cert: String,
@@ -13,16 +12,9 @@ struct Pki {
 
 impl Pki {
     fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let ca_key = KeyPair::generate().unwrap();
-        let ca = params.self_signed(&ca_key).unwrap().pem();
-        let issuer = Issuer::new(params, ca_key);
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &issuer).unwrap().pem();
-        Self { ca, cert, key: key.serialize_pem() }
+        let authority = Authority::new();
+        let Identity { cert, key } = authority.sign("localhost");
+        Self { ca: authority.cert, cert, key }
     }
 
     fn read(&self, path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -1,9 +1,9 @@
 //! Users and their passwords, hashed with bcrypt. Checking one takes a tenth of a second by design, so what was
-//! found out is remembered, and no more than one is checked at a time.
+//! found out is remembered.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
@@ -15,12 +15,10 @@ const MOST: usize = 128;
 static NOBODY: LazyLock<String> = LazyLock::new(|| bcrypt::hash("", 10).unwrap_or_default());
 
 /// Who may read, by name.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(in crate::web) struct Users {
-    hashes: Arc<BTreeMap<String, String>>,
-    known: Arc<Mutex<Known>>,
-    /// Held by whoever checks.
-    checking: Arc<Mutex<()>>,
+    hashes: BTreeMap<String, String>,
+    known: Mutex<Known>,
 }
 
 /// By a salted hash of name and password: the passwords themselves are not kept.
@@ -47,8 +45,7 @@ impl Users {
         }
         let mut known = Known::default();
         getrandom::fill(&mut known.salt).context("make a salt")?;
-        let (hashes, known) = (Arc::new(hashes), Arc::new(Mutex::new(known)));
-        Ok(Self { hashes, known, checking: Arc::default() })
+        Ok(Self { hashes, known: Mutex::new(known) })
     }
 
     pub(in crate::web) fn is_empty(&self) -> bool {
@@ -57,22 +54,20 @@ impl Users {
 
     /// What is remembered of this name and password.
     pub(in crate::web) fn remember(&self, name: &str, password: &str) -> Option<bool> {
-        let known = lock(&self.known);
+        let known = self.known();
         known.answers.get(&known.key(name, password)).copied()
     }
 
-    /// Whether the password is this user's. Takes long, and the longer the more ask: not for the runtime's own
-    /// threads.
+    /// Whether the password is this user's. Takes long: not for the runtime's own threads.
     pub(in crate::web) fn check(&self, name: &str, password: &str) -> bool {
-        // One at a time: whoever guesses takes no more than one processor.
-        let _checking = lock(&self.checking);
+        // Another may have asked the same meanwhile.
         if let Some(answer) = self.remember(name, password) {
             return answer;
         }
         let hash = self.hashes.get(name);
         let fits = bcrypt::verify(password, hash.unwrap_or(&NOBODY)).unwrap_or(false);
         let answer = fits && hash.is_some();
-        let mut known = lock(&self.known);
+        let mut known = self.known();
         if known.answers.len() >= MOST {
             known.answers.clear();
         }
@@ -80,10 +75,10 @@ impl Users {
         known.answers.insert(key, answer);
         answer
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl fmt::Debug for Users {

@@ -2,46 +2,13 @@
 
 use std::path::Path;
 
-use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use super::*;
-
-/// A certificate and its key.
-#[derive(Clone)]
-struct Identity {
-    cert: String,
-    key: String,
-}
-
-/// Makes a certificate authority, and certificates that it signs.
-struct Authority {
-    cert: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let cert = params.self_signed(&key).unwrap().pem();
-        Self { cert, issuer: Issuer::new(params, key) }
-    }
-
-    fn sign(&self, name: &str) -> Identity {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let mail = "ops@example.org".try_into().unwrap();
-        params.subject_alt_names.push(SanType::Rfc822Name(mail));
-        params.subject_alt_names.push(SanType::IpAddress([192, 0, 2, 7].into()));
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Identity { cert, key: key.serialize_pem() }
-    }
-}
+use crate::web::authority::{Authority, Identity};
 
 /// Settings from a text; files that it names are these.
 fn settings(text: &str, files: &[(&str, &str)]) -> Settings {
