@@ -4,7 +4,7 @@
 //! goes out to whoever uses it, who says whether it is any good; what is not leaves all as it was. Reads
 //! the file that it has looked at, by descriptor.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{Metadata, OpenOptions};
 use std::future::Future;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -40,21 +40,23 @@ pub struct Content {
 pub fn read(path: &Path) -> anyhow::Result<Content> {
     // Whoever can put a FIFO there must not hold up who reads.
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let identity = identity(&file)?;
-    ensure!(file.metadata()?.is_file(), "this is no regular file");
+    let told = file.metadata()?;
+    let identity = Identity::from(&told);
+    ensure!(told.is_file(), "this is no regular file");
     ensure!(identity.size <= MOST_BYTES, "{} bytes are too many", identity.size);
     let mut bytes = Vec::with_capacity(identity.size as usize);
     file.by_ref().take(MOST_BYTES).read_to_end(&mut bytes)?;
     Ok(Content { bytes, identity })
 }
 
-fn identity(file: &File) -> std::io::Result<Identity> {
-    let told = file.metadata()?;
-    Ok(Identity {
-        file: (told.dev(), told.ino()),
-        size: told.len(),
-        modified: (told.mtime(), told.mtime_nsec()),
-    })
+impl From<&Metadata> for Identity {
+    fn from(told: &Metadata) -> Self {
+        Self {
+            file: (told.dev(), told.ino()),
+            size: told.len(),
+            modified: (told.mtime(), told.mtime_nsec()),
+        }
+    }
 }
 
 /// Takes a file's new content.
@@ -204,11 +206,7 @@ impl Together {
 
 /// Which file is at a path now, if any.
 fn found(path: &Path) -> Option<Identity> {
-    std::fs::metadata(path).ok().map(|told| Identity {
-        file: (told.dev(), told.ino()),
-        size: told.len(),
-        modified: (told.mtime(), told.mtime_nsec()),
-    })
+    std::fs::metadata(path).ok().map(|told| Identity::from(&told))
 }
 
 /// Says what came of reading again, a fault once.

@@ -101,7 +101,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let exporter = Exporter::assemble(counting, listeners, prepared, config.web_config.clone())?;
+    let exporter = Exporter::assemble(counting, listeners, prepared)?;
     let result = runtime.block_on(exporter.serve());
     runtime.shutdown_timeout(LAST_PATIENCE);
     result
@@ -128,10 +128,19 @@ impl Exporter {
         counting: Arc<Counting>,
         listeners: Vec<TcpListener>,
         prepared: Prepared,
-        web_config: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
-        let Prepared { access, front, web_files, policy, geo, files, .. } = prepared;
-        let Prepared { counting: options, ports, observer, ledger, .. } = prepared;
+        let Prepared {
+            access,
+            front,
+            web_files,
+            policy,
+            geo,
+            files,
+            counting: options,
+            ports,
+            observer,
+            ledger,
+        } = prepared;
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
         let observer = Observer::new(observer);
         let (questions, names): (Option<Questions>, Option<Work>) =
@@ -156,7 +165,7 @@ impl Exporter {
             books,
             names,
             files,
-            web_files: web_config.map(|path| (path, web_files)),
+            web_files,
             listeners,
             access,
             front,
@@ -188,9 +197,9 @@ impl Exporter {
         let (last, attached) = (orders.clone(), counting.clone());
         let mut files = watched(files, &access, &orders);
         if let Some((path, members)) = web_files {
-            let (front, path_again) = (front.clone(), path.clone());
+            let (front, again) = (front.clone(), path.clone());
             let take = Box::new(move || {
-                let (settings, members) = startup::read_web_config(&path_again)?;
+                let (settings, members) = startup::read_web_config(&again)?;
                 front.renew(settings);
                 Ok(members)
             });
@@ -254,7 +263,7 @@ async fn report(orders: Orders, board: Arc<Board>, stop: impl Future<Output = ()
         let Some(pause) = service::pause() else { return std::future::pending().await };
         loop {
             // The scrape thread answers, or it is silent here, too.
-            if orders.connections().await.is_some() {
+            if orders.answers().await {
                 service::alive();
             }
             tokio::time::sleep(pause).await;

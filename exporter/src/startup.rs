@@ -33,8 +33,8 @@ pub struct Prepared {
     pub access: Access,
     /// What requests pass first, that among it.
     pub front: Front,
-    /// The web configuration and the files that it names, as they were read.
-    pub web_files: Members,
+    /// Where the web configuration is, and it and the files that it names as they were read.
+    pub web_files: Option<(PathBuf, Members)>,
     /// How labels are made.
     pub policy: Policy,
     /// Where addresses are.
@@ -93,9 +93,11 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
     let (settings, web_files) = match &config.web_config {
         Some(path) => {
             let read = read_web_config(path);
-            read.with_context(|| format!("{WEB_CONFIG} {}", path.display()))?
+            let (settings, members) =
+                read.with_context(|| format!("{WEB_CONFIG} {}", path.display()))?;
+            (settings, Some((path.clone(), members)))
         }
-        None => (Settings::default(), Members::new()),
+        None => (Settings::default(), None),
     };
     settings.warnings.iter().for_each(|warning| tracing::warn!("{WEB_CONFIG}: {warning}"));
     let hosts = own_hosts().into_iter().chain(config.allowed_hosts.clone());

@@ -106,6 +106,7 @@ enum Order {
     Observed(Arc<dyn Ownership>),
     Renewed(Renewal),
     Connections(oneshot::Sender<Connections>),
+    Answer(oneshot::Sender<()>),
     End,
 }
 
@@ -172,6 +173,12 @@ impl Orders {
         let (answer, connections) = oneshot::channel();
         self.queue.send(Order::Connections(answer)).ok()?;
         connections.await.ok()
+    }
+
+    /// Whether the thread answers; it does in its turn, however long that takes.
+    pub async fn answers(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.queue.send(Order::Answer(answer)).is_ok() && answered.await.is_ok()
     }
 }
 
@@ -313,6 +320,7 @@ fn hear(
             Order::Renewed(renewal) => books.renew(renewal),
             // Who asked may be gone.
             Order::Connections(answer) => drop(answer.send(books.connections())),
+            Order::Answer(answer) => drop(answer.send(())),
             Order::End => {}
         }
     }

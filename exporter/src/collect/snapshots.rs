@@ -49,14 +49,11 @@ impl Snapshots {
     pub(super) fn advise(&mut self, wanted: Selection, now: Instant) -> Advice {
         self.tidy();
         let Some(newest) = self.live.last() else { return Advice::Take(wanted) };
-        let age = now.saturating_duration_since(newest.taken);
+        let age = |live: &Live| now.saturating_duration_since(live.taken);
         // The first two may be narrow: who comes then shares one that has everything.
-        let is_scarce = self.live.len() >= 2 && newest.selection.covers(wanted);
-        if is_scarce && age < SPACING {
-            return Advice::Share;
-        }
-        let oldest = now.saturating_duration_since(self.live[0].taken);
-        if self.live.len() >= MOST && oldest < PATIENCE && newest.selection.covers(wanted) {
+        let is_soon = self.live.len() >= 2 && age(newest) < SPACING;
+        let is_full = self.live.len() >= MOST && age(&self.live[0]) < PATIENCE;
+        if newest.selection.covers(wanted) && (is_soon || is_full) {
             return Advice::Share;
         }
         if self.live.len() >= MOST {

@@ -65,7 +65,8 @@ impl Snapshot {
     }
 
     /// Nothing but a tail.
-    pub fn of_tails(tails: Tails) -> Self {
+    #[cfg(test)]
+    pub(crate) fn of_tails(tails: Tails) -> Self {
         Self { view: View::default(), tails }
     }
 

@@ -179,14 +179,12 @@ impl Packets {
         unclaimed.crowd.streams += u64::from(is_of_crowd && !stream.ended);
         if stream.ended {
             if let Some(meter) = streams.remove(slot) {
-                match is_of_crowd {
-                    #[cfg(not(test))]
-                    true => {}
+                if !is_of_crowd {
+                    leftovers.leave_stream(meter, &claimed, turn);
+                } else {
+                    // What it carried is in its connection's totals.
                     #[cfg(test)]
-                    true => {
-                        self.retired.1.add(meter.pending.as_deref().copied().unwrap_or_default())
-                    }
-                    false => leftovers.leave_stream(meter, &claimed, turn),
+                    self.retired.1.add(meter.pending.as_deref().copied().unwrap_or_default());
                 }
             }
             flow.streams -= 1;
