@@ -33,6 +33,7 @@ pub fn describe(config: &Config, prepared: &Prepared) -> anyhow::Result<String> 
         ("getStats", statistics(config)),
         ("addresses", addresses(&config.privacy)),
         ("names of people", config.privacy.names.as_str().to_owned()),
+        ("keys of pseudonyms change", config.privacy.rotate.as_str().to_owned()),
         ("reverse names", names(prepared).to_owned()),
         ("geo databases", list(config.geo_databases.iter().map(shown), "none")),
         ("series at most", config.max_series.to_string()),
@@ -127,10 +128,20 @@ fn statistics(config: &Config) -> String {
 }
 
 fn addresses(privacy: &Privacy) -> String {
-    let Privacy { mode, ipv4_prefix, ipv6_prefix, exempt, names: _, key_file } = privacy;
+    let Privacy {
+        mode,
+        ipv4_prefix,
+        ipv6_prefix,
+        announced,
+        exempt,
+        names: _,
+        key_file,
+        rotate: _,
+    } = privacy;
     let how = match (mode, key_file) {
         (crate::config::Deidentify::Truncate, _) => {
-            format!(" to /{ipv4_prefix} and /{ipv6_prefix}")
+            let or = if *announced { ", or the announced network if that is larger" } else { "" };
+            format!(" to /{ipv4_prefix} and /{ipv6_prefix}{or}")
         }
         (crate::config::Deidentify::Pseudonym, Some(path)) => {
             format!(" by the key in {}", shown(path))

@@ -9,6 +9,7 @@ mod flags;
 mod invalid;
 mod method;
 mod names;
+mod rotate;
 mod values;
 
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ pub use debug::Levels;
 pub use invalid::Invalid;
 pub use method::Method;
 pub use names::Names;
+pub use rotate::Rotate;
 pub use values::Size;
 
 use crate::config::flags::Flags;
@@ -108,12 +110,16 @@ pub struct Privacy {
     pub ipv4_prefix: u8,
     /// Bits of an IPv6 address that `truncate` keeps, 0–127.
     pub ipv6_prefix: u8,
+    /// `truncate` keeps no more than the announced network, where a database knows it.
+    pub announced: bool,
     /// Networks whose addresses are shown as they are in every mode.
     pub exempt: Vec<IpNet>,
     /// How the words of people are shown.
     pub names: Names,
     /// Key of pseudonyms; `None`: a fresh one at each start.
     pub key_file: Option<PathBuf>,
+    /// How long a key holds.
+    pub rotate: Rotate,
 }
 
 /// How addresses are shown.
@@ -328,6 +334,20 @@ fn privacy(flags: &Flags, mode: Option<(Origin, String)>) -> Result<Privacy, Inv
             mode.as_str()
         )));
     }
+    if flags.rotate != Rotate::Never && !has_pseudonyms {
+        return Err(Invalid(
+            "--deidentify.rotate has no meaning without pseudonyms; expected --deidentify pseudonym or --names \
+             pseudonym"
+                .into(),
+        ));
+    }
+    if flags.announced && (mode != Deidentify::Truncate || flags.geo_databases.is_empty()) {
+        return Err(Invalid(
+            "--deidentify.announced has no meaning by itself; expected --deidentify truncate and a --geo-db that \
+             knows autonomous systems"
+                .into(),
+        ));
+    }
     let exempt = flags.exempt.iter().map(|text| {
         let text = text.trim();
         let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
@@ -339,9 +359,11 @@ fn privacy(flags: &Flags, mode: Option<(Origin, String)>) -> Result<Privacy, Inv
         mode,
         ipv4_prefix: flags.ipv4_prefix.within("--deidentify.ipv4-prefix", 0, 31)? as u8,
         ipv6_prefix: flags.ipv6_prefix.within("--deidentify.ipv6-prefix", 0, 127)? as u8,
+        announced: flags.announced,
         exempt,
         names: flags.names,
         key_file: flags.key_file.clone(),
+        rotate: flags.rotate,
     })
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -24,7 +24,7 @@ use mediasoup_exporter::labels::{Database, Renewal};
 use mediasoup_exporter::observer::{AGENT_SCRIPT, Observer};
 use mediasoup_exporter::resolver::{self, Questions, Work};
 use mediasoup_exporter::service;
-use mediasoup_exporter::startup::{self, Named, Prepared, Role};
+use mediasoup_exporter::startup::{self, Keys, Named, Prepared, Role};
 use mediasoup_exporter::state::{Event, Gone, SourceId};
 use mediasoup_exporter::telemetry::{self, Telemetry, VERSION};
 use mediasoup_exporter::web;
@@ -114,6 +114,7 @@ struct Exporter {
     host: Arc<Host>,
     books: Ledgers,
     names: Option<Work>,
+    keys: Arc<Mutex<Keys>>,
     files: Vec<Named>,
     web_files: Option<(PathBuf, Members)>,
     listeners: Vec<TcpListener>,
@@ -134,6 +135,7 @@ impl Exporter {
             front,
             web_files,
             policy,
+            keys,
             geo,
             files,
             counting: options,
@@ -164,6 +166,7 @@ impl Exporter {
             host,
             books,
             names,
+            keys: Arc::new(Mutex::new(keys)),
             files,
             web_files,
             listeners,
@@ -176,7 +179,7 @@ impl Exporter {
 
     /// Until a signal asks to end.
     async fn serve(self) -> anyhow::Result<()> {
-        let Self { counting, observer, host, books, names, files, web_files, .. } = self;
+        let Self { counting, observer, host, books, names, keys, files, web_files, .. } = self;
         let Self { listeners, access, front, telemetry, board, .. } = self;
         let mut signals = Signals::new()?;
         let listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std);
@@ -195,7 +198,8 @@ impl Exporter {
             tasks.spawn(resolve(work, orders.clone(), stop_of(&stopped)));
         }
         let (last, attached) = (orders.clone(), counting.clone());
-        let mut files = watched(files, &access, &orders);
+        tasks.spawn(rotate(keys.clone(), orders.clone(), stop_of(&stopped)));
+        let mut files = watched(files, &access, &keys, &orders);
         if let Some((path, members)) = web_files {
             let (front, again) = (front.clone(), path.clone());
             let take = Box::new(move || {
@@ -392,15 +396,55 @@ async fn resolve(work: Work, orders: Orders, stop: impl Future<Output = ()>) {
     }
 }
 
+/// Sleep ends late where the host was suspended or its clock set meanwhile.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
+
+/// Changes the key of pseudonyms at the end of its period.
+async fn rotate(keys: Arc<Mutex<Keys>>, orders: Orders, stop: impl Future<Output = ()>) {
+    let mut stop = std::pin::pin!(stop);
+    let keys = || keys.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut failing = false;
+    loop {
+        let Some(rest) = keys().rest() else { return };
+        tokio::select! {
+            () = &mut stop => return,
+            () = tokio::time::sleep(rest.min(CLOCK_LOOK)) => {}
+        }
+        match keys().rotate() {
+            Ok(None) => {}
+            Ok(Some(renewal)) => {
+                failing = false;
+                tracing::info!(
+                    "--deidentify.rotate: who comes from now on is shown by another key"
+                );
+                orders.renew(renewal);
+            }
+            Err(error) if !failing => {
+                failing = true;
+                tracing::error!("--deidentify.rotate: {error:#}; the key before holds on");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
 /// Files that flags name, each with whom its content is for.
-fn watched(named: Vec<Named>, access: &web::Access, orders: &Orders) -> Files {
+fn watched(
+    named: Vec<Named>,
+    access: &web::Access,
+    keys: &Arc<Mutex<Keys>>,
+    orders: &Orders,
+) -> Files {
     let mut files = Files::default();
     for Named { role, path, identity } in named {
-        let (access, orders) = (access.clone(), orders.clone());
+        let (access, keys, orders) = (access.clone(), keys.clone(), orders.clone());
         let take: Take = Box::new(move |content| {
             match role {
                 Role::Token => startup::renew_token(&access, content)?,
-                Role::Key => orders.renew(Renewal::Address(startup::pseudonym(&content)?)),
+                Role::Key => {
+                    let mut keys = keys.lock().unwrap_or_else(PoisonError::into_inner);
+                    orders.renew(keys.replace(&content)?);
+                }
                 Role::Database(at) => {
                     orders.renew(Renewal::Database(at, Database::new(content)?));
                 }

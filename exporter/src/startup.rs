@@ -3,12 +3,14 @@
 //! Everything here happens before anything is attached or served, while the process may still read
 //! what only root may.
 
+mod keys;
+
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::debug_fn;
@@ -19,10 +21,11 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::config::{self, Config, Deidentify, Log, Names, Privacy};
 use crate::files::{Content, Identity, Members};
 use crate::host::workers::Workers;
-use crate::labels::address::KEY_BYTES;
 use crate::labels::{AddressPolicy, Database, Geo, NamePolicy, Policy};
 use crate::web::{Access, Front, Hosts, Settings};
 use crate::{files, kernel, ledger, observer, web};
+
+pub use keys::Keys;
 
 /// Ticks that a new connection waits for its name.
 const PATIENCE: u64 = 1;
@@ -37,6 +40,8 @@ pub struct Prepared {
     pub web_files: Option<(PathBuf, Members)>,
     /// How labels are made.
     pub policy: Policy,
+    /// Where its pseudonyms come from.
+    pub keys: Keys,
     /// Where addresses are.
     pub geo: Geo,
     /// Which files all that was read from.
@@ -100,12 +105,14 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
         None => (Settings::default(), None),
     };
     settings.warnings.iter().for_each(|warning| tracing::warn!("{WEB_CONFIG}: {warning}"));
+    let keys = keys(&config.privacy, &mut files)?;
     let hosts = own_hosts().into_iter().chain(config.allowed_hosts.clone());
     Ok(Prepared {
         front: Front::new(access.clone(), Hosts::new(hosts), settings),
         access,
         web_files,
-        policy: policy(config, &mut files)?,
+        policy: policy(config, &keys)?,
+        keys,
         geo: geo(config, &mut files)?,
         files,
         observer: observer(config, workers.clone()),
@@ -172,58 +179,36 @@ fn from_file<T>(
     made.with_context(|| format!("{} {}", role.flag(), path.display()))
 }
 
-fn policy(config: &Config, files: &mut Vec<Named>) -> anyhow::Result<Policy> {
-    let Privacy { mode, ipv4_prefix, ipv6_prefix, exempt, names: words, key_file } =
+fn keys(privacy: &Privacy, files: &mut Vec<Named>) -> anyhow::Result<Keys> {
+    let wanted = [privacy.mode == Deidentify::Pseudonym, privacy.names == Names::Pseudonym];
+    match &privacy.key_file {
+        Some(path) => from_file(Role::Key, path, files, |bytes| {
+            let keys = Keys::new(Some(&bytes), privacy.rotate, wanted)?;
+            // What the key cannot be used for is said with the file's name.
+            keys.policies().map(|_| keys)
+        }),
+        None => Keys::new(None, privacy.rotate, wanted),
+    }
+}
+
+fn policy(config: &Config, keys: &Keys) -> anyhow::Result<Policy> {
+    let Privacy { mode, ipv4_prefix, ipv6_prefix, announced, exempt, names: words, .. } =
         &config.privacy;
-    let address = match (mode, key_file) {
-        (Deidentify::None, _) => AddressPolicy::None,
-        (Deidentify::Drop, _) => AddressPolicy::Drop,
-        (Deidentify::Legacy, _) => AddressPolicy::Legacy,
-        (Deidentify::Truncate, _) => AddressPolicy::truncate(*ipv4_prefix, *ipv6_prefix)
+    let (address, people) = keys.policies()?;
+    let address = match mode {
+        Deidentify::Drop => AddressPolicy::Drop,
+        Deidentify::Legacy => AddressPolicy::Legacy,
+        Deidentify::Truncate => AddressPolicy::truncate(*ipv4_prefix, *ipv6_prefix)
             .context("--deidentify.ipv4-prefix, --deidentify.ipv6-prefix")?,
-        (Deidentify::Pseudonym, Some(path)) => {
-            from_file(Role::Key, path, files, |bytes| pseudonym(&bytes))?
-        }
-        (Deidentify::Pseudonym, None) => {
-            AddressPolicy::pseudonym(fresh_key()?).context("a fresh key")?
-        }
+        Deidentify::None | Deidentify::Pseudonym => address.unwrap_or(AddressPolicy::None),
+    };
+    let people = match words {
+        Names::Drop => NamePolicy::Drop,
+        Names::None | Names::Pseudonym => people.unwrap_or(NamePolicy::None),
     };
     let names = !config.numeric && address.shows_addresses();
-    let people = match (words, key_file) {
-        (Names::None, _) => NamePolicy::None,
-        (Names::Drop, _) => NamePolicy::Drop,
-        (Names::Pseudonym, Some(path)) => {
-            let key = files::read(path).and_then(|content| parse_key(&content.bytes));
-            let key = key.with_context(|| format!("{} {}", Role::Key.flag(), path.display()))?;
-            NamePolicy::pseudonym(&key)
-        }
-        (Names::Pseudonym, None) => NamePolicy::pseudonym(&fresh_key()?),
-    };
-    Ok(Policy { address, exempt: exempt.clone(), people, names, patience: PATIENCE })
-}
-
-/// How addresses are shown by the key in a file's content.
-pub fn pseudonym(content: &[u8]) -> anyhow::Result<AddressPolicy> {
-    Ok(AddressPolicy::pseudonym(parse_key(content)?)?)
-}
-
-fn fresh_key() -> anyhow::Result<[u8; KEY_BYTES]> {
-    let mut key = [0; KEY_BYTES];
-    getrandom::fill(&mut key).context("make a fresh key")?;
-    Ok(key)
-}
-
-/// 32 bytes, or 64 hexadecimal digits with white space around them.
-fn parse_key(content: &[u8]) -> anyhow::Result<[u8; KEY_BYTES]> {
-    if let Ok(key) = content.try_into() {
-        return Ok(key);
-    }
-    let text = content.trim_ascii();
-    if text.len() != KEY_BYTES * 2 || !text.iter().all(u8::is_ascii_hexdigit) {
-        bail!("expected 32 bytes or 64 hexadecimal digits, such as `openssl rand -hex 32` prints");
-    }
-    let digit = |byte: u8| (byte as char).to_digit(16).unwrap_or_default() as u8;
-    Ok(std::array::from_fn(|at| digit(text[2 * at]) << 4 | digit(text[2 * at + 1])))
+    let (announced, exempt) = (*announced, exempt.clone());
+    Ok(Policy { address, exempt, announced, people, names, patience: PATIENCE })
 }
 
 fn geo(config: &Config, files: &mut Vec<Named>) -> anyhow::Result<Geo> {
@@ -341,17 +326,6 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_bytes_or_digits() {
-        let key: [u8; KEY_BYTES] = std::array::from_fn(|at| at as u8 * 7);
-        let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(parse_key(&key).unwrap(), key);
-        assert_eq!(parse_key(format!("{digits}\n").as_bytes()).unwrap(), key);
-        for bad in ["", "abc", &digits[1..], &format!("{digits}0"), &digits.replace('0', "g")] {
-            assert!(parse_key(bad.as_bytes()).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn a_text_of_a_strangers_stays_on_its_line() {
         let check = |text: &str, expected: &str| assert_eq!(one_line(text), expected);
         check("plain, für alle", "plain, für alle");
@@ -361,15 +335,13 @@ mod tests {
     }
 
     #[test]
-    fn fresh_keys_differ() {
-        assert_ne!(fresh_key().unwrap(), fresh_key().unwrap());
-    }
-
-    #[test]
     fn a_file_that_is_not_there_is_named_with_its_flag() {
-        for flag in
-            ["--auth.token-file", "--geo-db", "--deidentify pseudonym --deidentify.key-file"]
-        {
+        for flag in [
+            "--auth.token-file",
+            "--geo-db",
+            "--deidentify pseudonym --deidentify.key-file",
+            "--names pseudonym --deidentify.key-file",
+        ] {
             let refusal = refused(&format!("{flag} /nowhere/at/all"));
             let name = flag.split(' ').next_back().unwrap();
             assert!(refusal.contains(name) && refusal.contains("/nowhere/at/all"), "{refusal}");

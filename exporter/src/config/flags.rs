@@ -10,6 +10,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::config::method::Method;
 use crate::config::names::Names;
+use crate::config::rotate::Rotate;
 use crate::config::values::Size;
 
 /// Counts every RTP byte of a mediasoup SFU in the kernel, joins it with what the SFU knows of rooms
@@ -154,9 +155,22 @@ pub(super) struct Flags {
         help_heading = "Privacy"
     )]
     pub(super) ipv6_prefix: Size,
+    /// Let truncate keep no more than the network that the address is announced in, where a --geo-db knows it
+    #[arg(long = "deidentify.announced", help_heading = "Privacy")]
+    pub(super) announced: bool,
     /// Key of pseudonyms, of addresses and names: 32 bytes, or 64 hexadecimal digits [default: a fresh key at each start]
     #[arg(long = "deidentify.key-file", value_name = "FILE", help_heading = "Privacy")]
     pub(super) key_file: Option<PathBuf>,
+    /// How long a key of pseudonyms holds, in periods of UTC; whoever is shown then stays as he is shown
+    #[arg(
+        long = "deidentify.rotate",
+        value_enum,
+        ignore_case = true,
+        value_name = "PERIOD",
+        default_value = "never",
+        help_heading = "Privacy"
+    )]
+    pub(super) rotate: Rotate,
     /// Network whose addresses are shown as they are in every mode, such as 198.51.100.0/24; repeatable
     #[arg(long = "deidentify.exempt", value_name = "CIDR", help_heading = "Privacy")]
     pub(super) exempt: Vec<String>,
@@ -275,6 +289,16 @@ fn one_line(error: &clap::Error) -> String {
 impl ValueEnum for Names {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::None, Self::Pseudonym, Self::Drop]
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.as_str()))
+    }
+}
+
+impl ValueEnum for Rotate {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
     }
 
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {

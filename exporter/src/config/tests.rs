@@ -113,6 +113,11 @@ fn other_values() {
     let privacy = config_of(line, &[]).privacy;
     assert_eq!(privacy.names, Names::Pseudonym);
     assert_eq!(privacy.exempt, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
+    assert_eq!((privacy.rotate, privacy.announced), (Rotate::Never, false));
+    let privacy = config_of("--deidentify pseudonym --deidentify.rotate DAILY", &[]).privacy;
+    assert_eq!(privacy.rotate, Rotate::Daily);
+    let privacy = config_of("--deidentify --deidentify.announced --geo-db /g", &[]).privacy;
+    assert!(privacy.announced);
     let config = config_of("--observer.stats-interval 500ms --debug -*", &[]);
     assert_eq!(config.stats_interval, Some(Duration::from_millis(500)));
     assert_eq!(config.log, Log::Levels(Levels::selected_by("-*")));
@@ -145,6 +150,11 @@ fn bad_values_are_named_in_one_line() {
     check("--deidentify.ipv6-prefix 128", &[], &["--deidentify.ipv6-prefix:", "`128`", "127"]);
     check("--deidentify.ipv6-prefix -1", &[], &["-1"]);
     check("--deidentify.key-file /k", &[], &["--deidentify.key-file", "pseudonym"]);
+    check("--deidentify.rotate daily", &[], &["--deidentify.rotate", "--names pseudonym"]);
+    check("--names pseudonym --deidentify.rotate 5d", &[], &["--deidentify.rotate:", "weekly"]);
+    check("--deidentify --deidentify.announced", &[], &["--deidentify.announced", "--geo-db"]);
+    check("--deidentify.announced --geo-db /g", &[], &["--deidentify.announced", "truncate"]);
+    check("--deidentify.exempt lan", &[], &["--deidentify.exempt:", "`lan`", "198.51.100.0/24"]);
     check("--max-flows 0", &[], &["--max-flows:", "`0`", "from 1"]);
     check("--max-flows many", &[], &["--max-flows:", "`many`"]);
     check("--max-series 1e9", &[], &["--max-series:", "`1e9`"]);

@@ -109,8 +109,8 @@ pub(crate) fn producer_info(view: &View, start: usize, lines: &mut Lines<'_>) ->
         lines,
         |it| &*it.values.ids,
         |producer, lines| {
-            let Object { ids, who, media, .. } = &producer.values;
-            if !who.is_empty() {
+            let Object { ids, who, media, is_whole, .. } = &producer.values;
+            if *is_whole && !who.is_empty() {
                 lines.put(&[ids, ",", who, ",", media, "} "], 1_u8);
             }
         },
@@ -124,8 +124,8 @@ pub(crate) fn consumer_info(view: &View, start: usize, lines: &mut Lines<'_>) ->
         lines,
         |it| &*it.values.ids,
         |consumer, lines| {
-            let Object { ids, who, media, consumed, .. } = &consumer.values;
-            if !who.is_empty() {
+            let Object { ids, who, media, consumed, is_whole, .. } = &consumer.values;
+            if *is_whole && !who.is_empty() {
                 lines.put(&[ids, ",", who, ",", media, ",producer_id=\"", consumed, "\"} "], 1_u8);
             }
         },
@@ -162,7 +162,9 @@ fn objects<K: Clone + Eq + Hash, V: Value>(
         lines,
         |it| &*it.values.ids,
         |object, lines| {
-            if let Some(value) = value(&object.values.gauges) {
+            if object.values.is_whole
+                && let Some(value) = value(&object.values.gauges)
+            {
                 lines.put(&[&object.values.ids, "} "], value);
             }
         },

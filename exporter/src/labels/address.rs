@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipcrypt_rs::IpcryptPfx;
+use ipnet::IpNet;
 
 use crate::model::canonical_ip;
 
@@ -77,6 +78,19 @@ impl AddressPolicy {
             return Err(InvalidPolicy::EqualHalves);
         }
         Ok(Self::Pseudonym(Box::new(IpcryptPfx::new(key))))
+    }
+
+    /// The policy that keeps at most this prefix of an address, if this one truncates and would keep more.
+    pub fn up_to(&self, prefix: Option<IpNet>) -> Option<Self> {
+        let Self::Truncate { ipv4, ipv6 } = *self else { return None };
+        match prefix? {
+            IpNet::V4(network) => {
+                Some(Self::Truncate { ipv4: ipv4.min(network.prefix_len()), ipv6 })
+            }
+            IpNet::V6(network) => {
+                Some(Self::Truncate { ipv4, ipv6: ipv6.min(network.prefix_len()) })
+            }
+        }
     }
 
     /// Whether addresses are shown as they are, so that their names may be too.
@@ -163,6 +177,22 @@ mod tests {
         check(&legacy, "[2001:db8:1:2:3:4:5:6]:4000", "xx:xx:xx:xx:xx:xx:5:6");
         check(&AddressPolicy::truncate(0, 0).unwrap(), "203.0.113.77:4000", "0.0.0.0/0");
         check(&AddressPolicy::truncate(0, 0).unwrap(), "[2001:db8::1]:4000", "::/0");
+    }
+
+    #[test]
+    fn an_announced_network_only_makes_coarser() {
+        let policy = AddressPolicy::truncate(24, 48).unwrap();
+        let shown = |remote: &str, announced: &str| {
+            let announced = Some(announced.parse().unwrap());
+            policy.up_to(announced).unwrap().show(remote.parse().unwrap())
+        };
+        assert_eq!(shown("203.0.113.77:1", "203.0.112.0/22"), "203.0.112.0/22");
+        assert_eq!(shown("203.0.113.77:1", "203.0.113.64/26"), "203.0.113.0/24");
+        assert_eq!(shown("203.0.113.77:1", "203.0.113.77/32"), "203.0.113.0/24");
+        assert_eq!(shown("[2001:db8:1:2::3]:1", "2001:db8::/32"), "2001:db8::/32");
+        assert_eq!(shown("[2001:db8:1:2::3]:1", "2001:db8:1:2::/64"), "2001:db8:1::/48");
+        assert!(policy.up_to(None).is_none());
+        assert!(AddressPolicy::Drop.up_to(Some("203.0.112.0/22".parse().unwrap())).is_none());
     }
 
     #[test]

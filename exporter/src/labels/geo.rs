@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use maxminddb::{MaxMindDbError, Reader, WithinOptions};
 use serde::Deserialize;
 
@@ -75,6 +76,17 @@ impl Database {
     fn record(&self, ip: IpAddr) -> Record<'_> {
         self.0.lookup(ip).and_then(|found| found.decode()).ok().flatten().unwrap_or_default()
     }
+
+    /// The network of an address, if this database knows whose it is.
+    fn announced(&self, ip: IpAddr) -> Option<IpNet> {
+        let found = self.0.lookup(ip).ok()?;
+        let record: Record<'_> = found.decode().ok()??;
+        record.number.or(record.asn)?;
+        let network = found.network().ok()?;
+        let network = IpNet::new(network.ip(), network.prefix()).ok()?;
+        // A database without a part for IPv4 says something of IPv6 only.
+        network.contains(&ip).then_some(network)
+    }
 }
 
 impl Geo {
@@ -98,6 +110,12 @@ impl Geo {
     /// Whether there is a database at all.
     pub fn is_empty(&self) -> bool {
         self.databases.is_empty()
+    }
+
+    /// The network in which an autonomous system announces this address, from the first database that knows
+    /// the system.
+    pub fn announced(&self, ip: IpAddr) -> Option<IpNet> {
+        self.databases.iter().find_map(|database| database.announced(ip))
     }
 
     /// Where this address is.
@@ -349,6 +367,18 @@ mod tests {
             known(map(&[("country", text("Sweden")), ("asn", number(7))])),
             ["", "", "7", ""]
         );
+    }
+
+    #[test]
+    fn the_announced_network_is_known_where_its_holder_is() {
+        let mut geo = Geo::none();
+        geo.add(read(map(&[("country", text("SE"))])));
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(geo.announced(ip("203.0.113.77")), None, "a country announces nothing");
+        geo.add(read(map(&[("autonomous_system_number", number(64496))])));
+        assert_eq!(geo.announced(ip("203.0.113.77")), Some("203.0.113.0/24".parse().unwrap()));
+        assert_eq!(geo.announced(ip("2001:db8:1::1")), Some("2001:db8::/32".parse().unwrap()));
+        assert_eq!(geo.announced(ip("192.0.2.1")), None);
     }
 
     #[test]

@@ -12,7 +12,6 @@ pub mod people;
 pub(crate) mod random;
 pub mod text;
 
-use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -25,11 +24,12 @@ use crate::texts::Texts;
 pub use address::AddressPolicy;
 pub use geo::{Database, Geo};
 pub use names::NameCache;
-pub use people::{NamePolicy, Word};
+pub use people::{Held, NamePolicy, Shown, Word, key_of_period};
 pub use text::TextCounts;
 
 use block::Block;
 use names::Decision;
+use people::Words;
 
 pub use crate::model::Tick;
 
@@ -40,6 +40,8 @@ pub struct Policy {
     pub address: AddressPolicy,
     /// Networks whose addresses are shown as they are, whatever `address` says.
     pub exempt: Vec<IpNet>,
+    /// [`AddressPolicy::Truncate`] keeps no more than the announced network, where a database knows it.
+    pub announced: bool,
     /// How the words of people are shown.
     pub people: NamePolicy,
     /// Whether its reverse name stands in for its number. Without effect unless the address policy is
@@ -51,11 +53,15 @@ pub struct Policy {
 
 impl Policy {
     /// The far end as it may be shown.
-    fn show(&self, remote: SocketAddr) -> String {
+    fn show(&self, remote: SocketAddr, geo: &Geo) -> String {
         let ip = canonical_ip(remote.ip());
-        match self.exempt.iter().any(|network| network.contains(&ip)) {
-            true => AddressPolicy::None.show(remote),
-            false => self.address.show(remote),
+        if self.exempt.iter().any(|network| network.contains(&ip)) {
+            return AddressPolicy::None.show(remote);
+        }
+        let announced = self.announced.then(|| geo.announced(ip)).flatten();
+        match self.address.up_to(announced) {
+            Some(coarser) => coarser.show(remote),
+            None => self.address.show(remote),
         }
     }
 }
@@ -64,7 +70,8 @@ impl Default for Policy {
     /// Everything is shown, by number.
     fn default() -> Self {
         let (exempt, people) = Default::default();
-        Self { address: AddressPolicy::None, exempt, people, names: false, patience: 1 }
+        let (announced, names) = (false, false);
+        Self { address: AddressPolicy::None, exempt, announced, people, names, patience: 1 }
     }
 }
 
@@ -80,6 +87,7 @@ pub struct Labels {
     policy: Policy,
     geo: Geo,
     names: NameCache,
+    words: Words,
     connections: HashMap<JoinKey, Connection>,
     now: Tick,
     swept: Tick,
@@ -92,8 +100,8 @@ pub struct Labels {
 pub enum Renewal {
     /// The geographic database that was named as this one of all.
     Database(usize, geo::Database),
-    /// How addresses are shown, by another key.
-    Address(AddressPolicy),
+    /// How addresses and words are shown by another key, those of the two that are shown by one.
+    Keys(Option<AddressPolicy>, Option<NamePolicy>),
 }
 
 enum Connection {
@@ -108,7 +116,8 @@ impl Labels {
     pub fn new(policy: Policy, geo: Geo) -> Self {
         let (connections, now, swept, beginnings, text) = Default::default();
         let names = NameCache::new(NAMES, NAME_LIFETIME);
-        Self { policy, geo, names, connections, now, swept, beginnings, text }
+        let words = Words::new(policy.people.clone());
+        Self { policy, geo, names, words, connections, now, swept, beginnings, text }
     }
 
     /// Time passes; forgets connections that nobody shows any more.
@@ -116,6 +125,7 @@ impl Labels {
         self.now = now;
         if now >= self.swept + SWEEP {
             self.swept = now;
+            self.words.forget_unused();
             self.connections.retain(|_, connection| match connection {
                 Connection::Waits(since) => now - *since < SWEEP,
                 Connection::Shown(text) => Arc::strong_count(text) > 1,
@@ -147,7 +157,7 @@ impl Labels {
     /// As [`Labels::remote`], for a connection that cannot wait: it has ended.
     pub fn remote_now(&mut self, key: &JoinKey) -> Arc<str> {
         self.remote(key).unwrap_or_else(|| {
-            let text: Arc<str> = self.policy.show(key.remote).into();
+            let text: Arc<str> = self.policy.show(key.remote, &self.geo).into();
             self.connections.insert(*key, Connection::Shown(text.clone()));
             text
         })
@@ -155,11 +165,11 @@ impl Labels {
 
     fn decide(&mut self, remote: SocketAddr, first: Tick) -> Option<String> {
         if !self.shows_names() {
-            return Some(self.policy.show(remote));
+            return Some(self.policy.show(remote, &self.geo));
         }
         match self.names.decide(remote.ip(), first, self.now, self.policy.patience) {
             Decision::Wait => None,
-            Decision::Number => Some(self.policy.show(remote)),
+            Decision::Number => Some(self.policy.show(remote, &self.geo)),
             Decision::Name(name) => {
                 let name = text::clean(&name, text::limit::HOST_NAME, &mut self.text);
                 Some(format!("{name}:{}", remote.port()))
@@ -171,9 +181,19 @@ impl Labels {
         self.policy.names && self.policy.address.shows_addresses()
     }
 
-    /// A word of somebody's as it may be shown.
-    pub fn word<'a>(&mut self, word: Word, text: &'a str) -> Cow<'a, str> {
-        self.policy.people.show(word, text, &mut self.text)
+    /// A word of somebody's as it may be shown. It stays like that as long as somebody holds it.
+    pub fn word<'a>(&mut self, word: Word, text: &'a str) -> Shown<'a> {
+        self.words.show(word, text, &mut self.text)
+    }
+
+    /// How often the key of words has changed.
+    pub fn round(&self) -> u64 {
+        self.words.round()
+    }
+
+    /// Whether a word of an earlier round may be shown by the key of this one: nobody but the asker holds it.
+    pub fn take_back(&mut self, word: Word, text: &str, held: &Held, round: u64) -> bool {
+        self.words.take_back(word, text, held, round)
     }
 
     /// `{transport_id="…",id="…"`, with which the labels of an object begin, and those of each of its
@@ -193,7 +213,14 @@ impl Labels {
     pub fn renew(&mut self, renewal: Renewal) {
         match renewal {
             Renewal::Database(at, database) => self.geo.replace(at, database),
-            Renewal::Address(policy) => self.policy.address = policy,
+            Renewal::Keys(address, people) => {
+                if let Some(address) = address {
+                    self.policy.address = address;
+                }
+                if let Some(people) = people {
+                    self.words.renew(people);
+                }
+            }
         }
     }
 
@@ -272,7 +299,7 @@ mod tests {
         let exempt = vec!["192.0.2.0/25".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
         let policy = Policy { address: AddressPolicy::Drop, exempt, ..Policy::default() };
         let check = |remote: &str, expected: &str| {
-            assert_eq!(policy.show(remote.parse().unwrap()), expected, "{remote}");
+            assert_eq!(policy.show(remote.parse().unwrap(), &Geo::none()), expected, "{remote}");
         };
         check("192.0.2.1:5", "192.0.2.1:5");
         check("[::ffff:192.0.2.1]:5", "192.0.2.1:5");

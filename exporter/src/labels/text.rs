@@ -48,6 +48,11 @@ pub fn clean<'a>(text: &'a str, limit: usize, counts: &mut TextCounts) -> Cow<'a
     Cow::Owned(kept.chars().map(|c| if is_active(c) { '\u{fffd}' } else { c }).collect())
 }
 
+/// Whether the text becomes a label as it is. Texts that do are different labels when they differ.
+pub fn fits(text: &str, limit: usize) -> bool {
+    text.chars().nth(limit).is_none() && !text.chars().any(is_active)
+}
+
 /// C0, C1, line and paragraph separators, and the marks that turn the direction of what follows
 /// (Unicode UAX #9), with which one name can be made to look like another.
 fn is_active(c: char) -> bool {
@@ -63,6 +68,7 @@ mod tests {
     fn check(text: &str, limit: usize, expected: &str, shortened: u64, replaced: u64) {
         let mut counts = TextCounts::default();
         assert_eq!(clean(text, limit, &mut counts), expected);
+        assert_eq!(fits(text, limit), text == expected, "{text:?}");
         assert_eq!(counts, TextCounts { shortened, replaced }, "{text:?}");
     }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use crate::labels::Word;
 use crate::labels::block::{self, Block};
-use crate::labels::text::{clean, limit};
+use crate::labels::text::{clean, fits, limit};
+use crate::labels::{Held, Word};
 use crate::ledger::contract::{ContractLabels, ContractSeries, Totals};
 use crate::ledger::owners::{PeerText, Placed, TransportText, stamp};
 use crate::ledger::series::{GRACE, SeriesId, Table};
@@ -57,6 +57,10 @@ pub(crate) struct RoomText {
     series: Option<SeriesId>,
     /// The update that found it last.
     update: u64,
+    /// So that its name stays as it is shown.
+    word: Held,
+    /// How often the key of names had changed by then.
+    round: u64,
 }
 
 /// A producer or a consumer.
@@ -71,6 +75,8 @@ pub(crate) struct Object {
     /// The id of the producer that is consumed, escaped; empty for a producer.
     pub(crate) consumed: Arc<str>,
     pub(crate) gauges: Gauges,
+    /// Its ids are whole in the labels. Cut, they could read as another's, so it is not shown by itself.
+    pub(crate) is_whole: bool,
     peer: Option<PeerKey>,
     stamps: [u64; 2],
     /// Where its transport is, so that it need not be looked for.
@@ -147,13 +153,18 @@ impl Objects {
     fn touch_room(&mut self, room: RoomRef<'_>, peers: u64, turn: &mut Turn<'_>) {
         let Self { rooms, room_peers, open_rooms, updates, .. } = self;
         let key = room.to_key();
+        let name = room.id.as_str();
         let id = rooms.find(&key).unwrap_or_else(|| {
-            let text = turn.labels.word(Word::Room, room.id.as_str());
-            let labels = Block::open().label("room_id", &text).close();
-            rooms.open(key, RoomText { labels, series: None, update: 0 }, turn.tick)
+            let text = RoomText::new(name, turn);
+            rooms.open(key, text, turn.tick)
         });
         let Some(room) = rooms.get_mut(id) else { return };
         room.touch(turn.tick);
+        let RoomText { word, round, update, .. } = &room.values;
+        if turn.labels.take_back(Word::Room, name, word, *round) {
+            // Nobody is in it who would show that both names are one room's.
+            room.values = RoomText { update: *update, ..RoomText::new(name, turn) };
+        }
         if std::mem::replace(&mut room.values.update, *updates) != *updates {
             *open_rooms += 1;
         }
@@ -376,9 +387,19 @@ fn show<T: Clone + Default>(
     id
 }
 
+impl RoomText {
+    fn new(name: &str, turn: &mut Turn<'_>) -> Self {
+        let text = turn.labels.word(Word::Room, name);
+        let labels = Block::open().label("room_id", &text).close();
+        let (word, round) = (text.hold(), turn.labels.round());
+        Self { labels, series: None, update: 0, word, round }
+    }
+}
+
 impl Object {
     fn new(told: &Told<'_>, media: Arc<str>, turn: &mut Turn<'_>) -> Self {
         let ids = turn.labels.object(told.transport.as_str(), told.id);
+        let is_whole = [told.transport.as_str(), told.id].iter().all(|id| fits(id, limit::ID));
         let counts = &mut turn.labels.text;
         let consumed = told.consumed.map(|id| block::value(id, limit::ID, counts));
         Self {
@@ -387,6 +408,7 @@ impl Object {
             media,
             consumed: consumed.unwrap_or_else(|| "".into()),
             gauges: Gauges::default(),
+            is_whole,
             peer: None,
             stamps: [u64::MAX; 2],
             transport: None,

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use crate::labels::Word;
 use crate::labels::block::{self, Block};
-use crate::labels::text::{clean, limit};
+use crate::labels::text::{clean, fits, limit};
+use crate::labels::{Held, Word};
 use crate::ledger::series::SeriesId;
 use crate::ledger::turn::Turn;
 use crate::model::{Peer, PeerKey, RoomId, ServerTuple, Transport, TransportKind};
@@ -24,6 +24,8 @@ pub(crate) struct PeerText {
     pub(crate) peer: Peer,
     /// Where `display_name` and `user_agent` begin in the labels.
     names: usize,
+    /// So that the words in the labels stay as they are shown.
+    _words: [Held; 4],
     pub(crate) stamp: u64,
 }
 
@@ -43,6 +45,8 @@ pub(crate) struct TransportText {
     ends: usize,
     /// For the objects that name no other room and peer than the transport.
     pub(crate) who: Who,
+    /// So that room and peer stay as they are shown.
+    words: [Held; 2],
     pub(crate) stamp: u64,
 }
 
@@ -84,16 +88,19 @@ impl PeerText {
     pub(crate) fn new(peer: &Peer, stamp: u64, turn: &mut Turn<'_>) -> Self {
         let Peer { id, source: _, room, display_name, user_agent } = peer;
         let room = room.as_ref().map_or("", RoomId::as_str);
-        let labels = &mut turn.labels;
-        let block = Block::open()
-            .label("peer_id", &labels.word(Word::Peer, id.as_str()))
-            .label("room_id", &labels.word(Word::Room, room));
+        let words = [
+            (Word::Peer, id.as_str()),
+            (Word::Room, room),
+            (Word::DisplayName, display_name),
+            (Word::UserAgent, user_agent),
+        ];
+        let words = words.map(|(word, text)| turn.labels.word(word, text));
+        let [id, room, display_name, user_agent] = &words;
+        let block = Block::open().label("peer_id", id).label("room_id", room);
         let names = block.length() + ",".len();
-        let labels = block
-            .label("display_name", &labels.word(Word::DisplayName, display_name))
-            .label("user_agent", &labels.word(Word::UserAgent, user_agent))
-            .close();
-        Self { labels, series: None, peer: peer.clone(), names, stamp }
+        let block = block.label("display_name", display_name).label("user_agent", user_agent);
+        let (labels, _words) = (block.close(), words.each_ref().map(|word| word.hold()));
+        Self { labels, series: None, peer: peer.clone(), names, _words, stamp }
     }
 
     /// `display_name` and `user_agent`.
@@ -114,6 +121,7 @@ impl TransportText {
             remote: None,
             ends: 0,
             who: Who { prefix: None, info: "".into() },
+            words: [None, None],
             stamp: 0,
         }
     }
@@ -159,12 +167,19 @@ impl TransportText {
             self.remote = turn.labels.remote(key);
         }
         self.waits = key.is_some() && self.remote.is_none();
+        let words = [
+            (Word::Room, self.placed.room(peer)),
+            (Word::Peer, peer_id(self.placed.peer.as_ref())),
+        ];
+        self.words = words.map(|(word, text)| turn.labels.word(word, text).hold());
         let ends = match self.waits {
             true => self.shown_ends().map(Arc::from),
             false => Some(self.ends(turn)),
         };
         if !self.waits {
-            self.labels = self.has_room.then(|| self.info(peer, turn));
+            // Cut, it could read as another one.
+            let is_shown = self.has_room && fits(self.transport.id.as_str(), limit::ID);
+            self.labels = is_shown.then(|| self.info(peer, turn));
         }
         self.who = self.who_at(ends.as_deref(), self.placed.peer.as_ref(), peer, turn);
         self.ends = ends.map_or(0, |ends| ends.len());
