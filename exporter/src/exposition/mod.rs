@@ -5,6 +5,8 @@
 
 pub mod families;
 pub mod foreign;
+#[cfg(test)]
+mod hostile_tests;
 pub mod reference;
 mod rows;
 mod selection;

@@ -6,7 +6,7 @@ use crate::exposition::strict::{Scraped, read};
 use crate::exposition::{Cursor, Format, Scrape, Selection, Tails};
 use crate::fixture::{self, PACKET, Told};
 use crate::labels::random::Random;
-use crate::labels::{AddressPolicy, Geo, Labels, NamePolicy, Policy};
+use crate::labels::{AddressPolicy, Geo, Labels, NamePolicy, Policy, Renewal};
 use crate::ledger::totals::{Counts, StreamTotals, add, add_all};
 use crate::ledger::{Ledger, Settings, Update};
 use crate::model::Direction::{Receive, Send};
@@ -731,6 +731,78 @@ fn people_are_shown_by_their_pseudonyms_or_not_at_all() {
     assert_eq!(dropped.find("mediasoup_peer_info", &[]).len(), 1);
     assert!(dropped.find("mediasoup_peer_info", &[("peer_id", ""), ("room_id", "")]).len() == 1);
     assert_eq!(dropped.find("mediasoup_transport_info", &[("peer_id", "")]).len(), 2);
+}
+
+/// When the key changes, who is there keeps his pseudonym, with all that he has counted; who comes has another.
+#[test]
+fn another_key_is_for_those_who_come() {
+    let (first, second) = (NamePolicy::pseudonym(&[1; 32]), NamePolicy::pseudonym(&[2; 32]));
+    let mut bench = Bench::new(Settings::default(), AddressPolicy::None);
+    let policy = Policy { people: first, ..Policy::default() };
+    bench.scrape = Scrape::new(Settings::default(), policy, Geo::none());
+    bench.told.state.put_room(fixture::room("empty"), [].into(), [].into());
+    bench.told.transport("t1", "192.0.2.1:1000", 40_000);
+    bench.told.producer("p1", "t1", &[(11, None)]);
+    let told = |bench: &mut Bench, byte_count| {
+        let mut producer = fixture::producer("p1", "t1", &[(11, None)]);
+        producer.encodings[0].stats = Some(StreamStats { byte_count, ..StreamStats::default() });
+        bench.told.state.put_producer(producer);
+    };
+    told(&mut bench, 1000);
+    bench.scrape();
+    let before = bench.scrape();
+    bench.scrape.renew(Renewal::Keys(None, Some(second)));
+    // Something of his changes, so that his labels are made anew.
+    let mut transport = fixture::transport("t1", Some("192.0.2.1:1000"), 40_000);
+    transport.ice_state = Some("disconnected".into());
+    bench.told.state.put_transport(transport);
+    told(&mut bench, 1500);
+    bench.told.state.put_peer(Peer {
+        id: "bob".into(),
+        source: fixture::SOURCE,
+        room: Some("r1".into()),
+        display_name: "Bob".into(),
+        user_agent: "Browser/1".into(),
+    });
+    let after = bench.scrape();
+    let contract = "mediasoup_producer_byte_count_bytes";
+    let series = |scraped: &Scraped| {
+        let found = scraped.find(contract, &[]);
+        assert_eq!(found.len(), 1);
+        (found[0].0.clone(), found[0].1.to_owned())
+    };
+    let (labels, bytes) = series(&before);
+    assert_eq!(bytes, "1000");
+    assert_eq!(series(&after), (labels.clone(), "1500".to_owned()));
+    let room = [("room_id", labels["room_id"].as_str())];
+    assert_eq!(after.value("edumeet_peers", &room), Some(2.0), "the room that both are in");
+    let infos = after.find("mediasoup_peer_info", &room);
+    assert_eq!(infos.len(), 2);
+    assert!(infos.iter().all(|(info, _)| info["user_agent"] == infos[0].0["user_agent"]));
+    // Nobody is in it who would tell that both are one room.
+    let names = |scraped: &Scraped| -> Vec<String> {
+        let rooms = scraped.find("edumeet_peers", &[]);
+        let empty = rooms.iter().filter(|(_, peers)| *peers == "0");
+        empty.map(|(labels, _)| labels["room_id"].clone()).collect()
+    };
+    assert_eq!((names(&before).len(), names(&after).len()), (1, 1));
+    assert_ne!(names(&before), names(&after));
+    // He goes and comes again.
+    bench.told.state.remove_peer(&fixture::peer("alice"));
+    bench.told.state.remove_transport(&"t1".into());
+    for _ in 0..20 {
+        bench.scrape();
+    }
+    bench.told.state.put_peer(Peer {
+        id: "alice".into(),
+        source: fixture::SOURCE,
+        room: Some("r1".into()),
+        display_name: "Alice".into(),
+        user_agent: "Browser/1".into(),
+    });
+    let again = bench.scrape();
+    assert!(again.find("mediasoup_peer_info", &[("peer_id", &labels["peer_id"])]).is_empty());
+    assert_eq!(again.find("mediasoup_peer_info", &room).len(), 2);
 }
 
 #[test]
