@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
 use hickory_resolver::system_conf::parse_resolv_conf;
@@ -130,12 +131,21 @@ async fn follow(current: &Current, ready: &Notify) {
 fn resolver_of(content: &[u8]) -> anyhow::Result<TokioResolver> {
     let (configuration, options) = parse_resolv_conf(content).context("it cannot be read")?;
     ensure!(!configuration.name_servers().is_empty(), "it names no name server");
+    resolver(configuration, options)
+}
+
+fn resolver(
+    configuration: ResolverConfig,
+    options: ResolverOpts,
+) -> anyhow::Result<TokioResolver> {
     let provider = TokioRuntimeProvider::default();
     let mut builder = TokioResolver::builder_with_config(configuration, provider);
     *builder.options_mut() = options;
     let options = builder.options_mut();
     options.timeout = TRY;
     options.attempts = 1;
+    // A name may have addresses of both families, and either may be the one that is to be confirmed.
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     // Answers are remembered elsewhere.
     options.cache_size = 0;
     Ok(builder.build()?)
@@ -192,6 +202,12 @@ async fn answer_all<F: Future<Output = Option<String>>>(
 mod tests {
     use std::cell::RefCell;
 
+    use hickory_resolver::config::NameServerConfig;
+    use hickory_resolver::proto::op::Message;
+    use hickory_resolver::proto::rr::rdata::PTR;
+    use hickory_resolver::proto::rr::{Name, Record};
+    use tokio::net::UdpSocket;
+
     use super::*;
 
     fn ip(last: u8) -> IpAddr {
@@ -242,6 +258,78 @@ mod tests {
         assert_eq!(answers.len(), 100);
         assert_eq!(counts, (100, 100));
         assert_eq!(most.into_inner(), CONCURRENCY);
+    }
+
+    /// What a small name server has: reverse names, and the addresses of names.
+    const REVERSE: [(&str, &str); 5] = [
+        ("192.0.2.1", "honest.example."),
+        ("192.0.2.2", "bank.example."),
+        ("192.0.2.3", "ghost.example."),
+        ("2001:db8::1", "honest.example."),
+        ("2001:db8::2", "bank.example."),
+    ];
+    const FORWARD: [(&str, &str); 4] = [
+        ("honest.example.", "192.0.2.1"),
+        ("honest.example.", "192.0.2.7"),
+        ("honest.example.", "2001:db8::1"),
+        ("bank.example.", "192.0.2.99"),
+    ];
+
+    /// Its answer.
+    fn answer(question: &[u8]) -> Vec<u8> {
+        let question = Message::from_vec(question).unwrap();
+        let asked = question.queries[0].clone();
+        let mut answers = Vec::new();
+        for (ip, name) in REVERSE {
+            if asked.name() == &Name::from(ip.parse::<IpAddr>().unwrap()) {
+                answers.push(RData::PTR(PTR(name.parse().unwrap())));
+            }
+        }
+        for (_, ip) in FORWARD.iter().filter(|(name, _)| asked.name().to_string() == *name) {
+            let data = match ip.parse().unwrap() {
+                IpAddr::V4(ip) => RData::A(ip.into()),
+                IpAddr::V6(ip) => RData::AAAA(ip.into()),
+            };
+            answers.push(data);
+        }
+        answers.retain(|data| data.record_type() == asked.query_type());
+        let mut response = Message::response(question.id, question.op_code);
+        response.metadata.recursion_available = true;
+        for data in answers {
+            response.add_answer(Record::from_rdata(asked.name().clone(), 60, data));
+        }
+        response.add_query(asked);
+        response.to_vec().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_name_is_shown_only_if_it_has_the_address() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            let mut question = [0; 512];
+            loop {
+                let (length, from) = socket.recv_from(&mut question).await.unwrap();
+                socket.send_to(&answer(&question[..length]), from).await.unwrap();
+            }
+        });
+        let mut server = NameServerConfig::udp(address.ip());
+        server.connections[0].port = address.port();
+        let configuration = ResolverConfig::from_parts(None, vec![], vec![server]);
+        let resolver = resolver(configuration, ResolverOpts::default()).unwrap();
+        for (ip, expected) in [
+            ("192.0.2.1", Some("honest.example")),
+            ("::ffff:192.0.2.1", Some("honest.example")),
+            ("2001:db8::1", Some("honest.example")),
+            ("192.0.2.2", None),
+            ("2001:db8::2", None),
+            ("192.0.2.3", None),
+            ("192.0.2.4", None),
+        ] {
+            let ip = canonical_ip(ip.parse().unwrap());
+            assert_eq!(reverse(resolver.clone(), ip).await.as_deref(), expected, "{ip}");
+        }
+        serving.abort();
     }
 
     struct Leaves<'a>(&'a RefCell<usize>);
