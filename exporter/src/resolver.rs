@@ -134,10 +134,7 @@ fn resolver_of(content: &[u8]) -> anyhow::Result<TokioResolver> {
     resolver(configuration, options)
 }
 
-fn resolver(
-    configuration: ResolverConfig,
-    options: ResolverOpts,
-) -> anyhow::Result<TokioResolver> {
+fn resolver(configuration: ResolverConfig, options: ResolverOpts) -> anyhow::Result<TokioResolver> {
     let provider = TokioRuntimeProvider::default();
     let mut builder = TokioResolver::builder_with_config(configuration, provider);
     *builder.options_mut() = options;
