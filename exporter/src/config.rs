@@ -21,7 +21,7 @@ use ipnet::IpNet;
 
 pub use debug::Levels;
 pub use invalid::Invalid;
-pub use method::Method;
+pub use method::{Hooks, Method};
 pub use names::Names;
 pub use rotate::Rotate;
 pub use values::Size;
@@ -31,6 +31,9 @@ use crate::config::values::{Listen, Origin, boolean, duration, port, ports};
 
 /// Where the exporter listens when nothing else is said. The replaced exporter's port.
 pub const DEFAULT_PORT: u16 = 8889;
+
+/// What `--unpin` empties when nothing else is said; the systemd unit pins there.
+pub const DEFAULT_PIN: &str = "/sys/fs/bpf/mediasoup-exporter";
 
 /// Everything that can be configured, valid.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,11 +59,13 @@ pub struct Config {
     pub ports: Option<RangeInclusive<u16>>,
     /// What counts packets.
     pub source: Method,
+    /// Where eBPF sees packets.
+    pub hooks: Hooks,
     /// Bounds of the tables.
     pub tables: TableSizes,
     /// Keep interarrival jitter.
     pub jitter: bool,
-    /// Directory on a bpf file system in which tables outlive the exporter.
+    /// Directory on a bpf file system in which tables and programs outlive the exporter.
     pub pin: Option<PathBuf>,
     /// Look for servers.
     pub search: bool,
@@ -157,6 +162,10 @@ pub enum Command {
     PrintAgent,
     /// Print the reference of all metrics and end well.
     PrintMetricsReference,
+    /// Take away what is pinned in this directory and end.
+    Unpin(PathBuf),
+    /// Take the filters of an exporter of this name away when it is gone.
+    GuardFilters(String),
 }
 
 impl Command {
@@ -186,6 +195,12 @@ impl Command {
         }
         if flags.print_agent {
             return Ok(Self::PrintAgent);
+        }
+        if flags.unpin {
+            return Ok(Self::Unpin(flags.pin.unwrap_or_else(|| DEFAULT_PIN.into())));
+        }
+        if let Some(exporter) = flags.guard_filters {
+            return Ok(Self::GuardFilters(exporter));
         }
         if flags.print_metrics_reference {
             return Ok(Self::PrintMetricsReference);
@@ -235,6 +250,7 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         )?,
         ports: flags.ports.as_deref().map(|value| ports(Origin("--ports"), value)).transpose()?,
         source: flags.source,
+        hooks: flags.hooks,
         tables: TableSizes {
             flows: flags.max_flows.within("--max-flows", 1, 1 << 24)?,
             streams: flags.max_streams.within("--max-streams", 1, 1 << 24)?,

@@ -28,6 +28,7 @@ pub mod sockets;
 pub mod config;
 pub mod resolver;
 pub mod service;
+pub mod signals;
 pub mod telemetry;
 pub mod web;
 

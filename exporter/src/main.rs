@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,16 +14,17 @@ use mediasoup_exporter::check;
 use mediasoup_exporter::collect::{
     self, Board, Connections, Host, Ledgers, Orders, Pace, Parts, Site,
 };
-use mediasoup_exporter::config::{Command, Config};
+use mediasoup_exporter::config::{self, Command, Config};
 use mediasoup_exporter::entropy;
 use mediasoup_exporter::exposition::{Scrape, reference};
 use mediasoup_exporter::files::{Files, Members, Reload, Take};
 use mediasoup_exporter::host::capabilities::{self, Needs};
-use mediasoup_exporter::kernel::{Counting, Method};
+use mediasoup_exporter::kernel::{self, Counting, Method};
 use mediasoup_exporter::labels::{Database, Renewal};
 use mediasoup_exporter::observer::{AGENT_SCRIPT, Observer};
 use mediasoup_exporter::resolver::{self, Questions, Work};
 use mediasoup_exporter::service;
+use mediasoup_exporter::signals::{self, Signals};
 use mediasoup_exporter::startup::{self, Keys, Named, Prepared, Role};
 use mediasoup_exporter::state::{Event, Gone, SourceId};
 use mediasoup_exporter::telemetry::{self, Telemetry, VERSION};
@@ -52,6 +53,8 @@ fn main() -> ExitCode {
         Command::Run(config) => run(&config),
         Command::Print(text) => print(&text),
         Command::PrintAgent => print(AGENT_SCRIPT),
+        Command::Unpin(directory) => unpin(&directory),
+        Command::GuardFilters(exporter) => guard(&exporter),
         Command::PrintMetricsReference => {
             print(&format!("{}\n## `self`\n\n{}", reference::markdown(), telemetry::reference()))
         }
@@ -71,12 +74,43 @@ fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn unpin(directory: &Path) -> anyhow::Result<()> {
+    let kernel::Removed { links, tables, filters } = kernel::remove_leftovers(directory)?;
+    print(&format!(
+        "removed from {}: {links} programs, {tables} directories of tables; from this network namespace: \
+         {filters} clsact filters\n",
+        directory.display()
+    ))
+}
+
+fn guard(exporter: &str) -> anyhow::Result<()> {
+    let needs = Needs { programs: true, capture: false, observers: false };
+    capabilities::drop_all_but(needs).context("drop privileges")?;
+    kernel::guard_filters(exporter)
+}
+
+/// Programs that an earlier run pinned would count packets before this one's see them.
+fn warn_of_leftovers() {
+    let links = kernel::count_leftovers(Path::new(config::DEFAULT_PIN));
+    if links > 0 {
+        tracing::warn!(
+            "{links} programs that an earlier run pinned in {0} still count, and hide packets from this one: give \
+             --pin {0} again, or take them away with --unpin",
+            config::DEFAULT_PIN
+        );
+    }
+}
+
 fn run(config: &Config) -> anyhow::Result<()> {
     startup::begin_logging(&config.log);
     entropy::wait();
     let prepared = startup::prepare(config)?;
     if config.check {
         return print(&check::describe(config, &prepared)?);
+    }
+    signals::hold();
+    if config.pin.is_none() {
+        warn_of_leftovers();
     }
     let counting = Arc::new(Counting::start(&prepared.counting)?);
     let listeners = match config.systemd_socket {
@@ -181,7 +215,7 @@ impl Exporter {
     async fn serve(self) -> anyhow::Result<()> {
         let Self { counting, observer, host, books, names, keys, files, web_files, .. } = self;
         let Self { listeners, access, front, telemetry, board, .. } = self;
-        let mut signals = Signals::new()?;
+        let mut signals = Signals::listen()?;
         let listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std);
         let listeners = listeners.collect::<Result<Vec<_>, _>>().context("listen")?;
         let (orders, thread) =
@@ -276,28 +310,6 @@ async fn report(orders: Orders, board: Arc<Board>, stop: impl Future<Output = ()
     tokio::select! {
         () = &mut stop => {}
         () = told => {}
-    }
-}
-
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("listen for signals");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 

@@ -236,7 +236,12 @@ fn counting(config: &Config, workers: Arc<Workers>) -> kernel::Options {
         },
         limits: kernel::Limits { flows, streams, stranger_flows, stranger_streams, ssrcs_per_flow },
         jitter: config.jitter,
+        mechanism: match config.hooks {
+            config::Hooks::Auto => kernel::Mechanism::Auto,
+            config::Hooks::Clsact => kernel::Mechanism::Clsact,
+        },
         pin: config.pin.clone(),
+        guard: true,
         ..kernel::Options::default()
     }
 }

@@ -34,6 +34,7 @@ pub struct Telemetry {
     counting: IntGaugeVec,
     ownership: IntGaugeVec,
     owned_sockets: IntGauge,
+    pinned: IntGauge,
     interface_up: IntGaugeVec,
     interface_behind: IntGaugeVec,
     table_entries: IntGaugeVec,
@@ -145,13 +146,16 @@ impl Telemetry {
                  bound), scan (looked for each second) or flag (--ports).",
                 &["by"],
             ),
-            owned_sockets: {
-                let help = "Sockets of the SFU's that take what anybody sends to their ports.";
-                let gauge = IntGauge::with_opts(opts("owned_sockets", help));
-                let gauge = gauge.expect("a constant's name is valid");
-                register(&registry, gauge.clone());
-                gauge
-            },
+            owned_sockets: int(
+                &registry,
+                "owned_sockets",
+                "Sockets of the SFU's that take what anybody sends to their ports.",
+            ),
+            pinned: int(
+                &registry,
+                "pinned",
+                "Whether programs and tables are pinned (--pin), so that counting goes on when the exporter ends.",
+            ),
             interface_up: ints(
                 &registry,
                 "interface_up",
@@ -333,6 +337,11 @@ impl Telemetry {
             self.ownership.with_label_values(&[name]).set((name == by).into());
         }
         self.owned_sockets.set(signed(sockets));
+    }
+
+    /// Whether counting goes on when the exporter ends.
+    pub fn pinned(&self, is_pinned: bool) {
+        self.pinned.set(is_pinned.into());
     }
 
     /// Table fill and causes from a reading.

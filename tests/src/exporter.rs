@@ -92,6 +92,13 @@ impl Exporter {
         Ok(())
     }
 
+    /// Ends it as a service manager does; what is pinned stays.
+    pub fn end(self) -> Result<()> {
+        let status = self.process.stop(wait::LONG)?;
+        ensure!(status.success(), "the exporter ended with {status}");
+        Ok(())
+    }
+
     /// Kills it, as a crash would.
     pub fn kill(mut self) -> Result<()> {
         self.process.signal(libc::SIGKILL)?;

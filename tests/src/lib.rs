@@ -5,6 +5,7 @@
 
 pub mod arrivals;
 pub mod bpf;
+pub mod bpffs;
 pub mod browser;
 pub mod cast;
 pub mod endpoint;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
+use exporter_tests::bpffs::BpfFs;
 use exporter_tests::exporter::{Exporter, attached};
 use exporter_tests::prometheus::Prometheus;
 use exporter_tests::scene::{Channel, Person, Scene};
@@ -86,6 +87,26 @@ fn a_restart_counts_from_there() -> Result<()> {
         Ok((expected, scraped))
     })?;
     exporter.stop()
+}
+
+#[test]
+fn with_pins_nothing_is_missed_over_a_crash() -> Result<()> {
+    let mounted = match cast::newest() {
+        Some(_) => BpfFs::mount()?,
+        None => return Ok(()),
+    };
+    let shown = mounted.path().to_str().context("a path that is not UTF-8")?;
+    let Some((exporter, mut scene)) = set(&["--pin", shown])? else { return Ok(()) };
+    cast::play(&mut scene, TICKS)?;
+    streams_match(&scene, &exporter)?;
+    exporter.kill()?;
+    cast::play(&mut scene, TICKS)?;
+    // Which ports are the SFU's is found out anew, and the first's programs knew it meanwhile.
+    let exporter = cast::default_exporter(&scene, &["--pin", shown], &[])?;
+    streams_match(&scene, &exporter)?;
+    cast::play(&mut scene, TICKS)?;
+    streams_match(&scene, &exporter)?;
+    exporter.end()
 }
 
 #[test]

@@ -181,6 +181,7 @@ impl Ledgers {
             telemetry.table("addresses", status.addresses as u64, MAX_LOCAL.into());
             telemetry.total("host_looks", status.looks);
             telemetry.owned(status.owned.by.as_str(), status.owned.sockets);
+            telemetry.pinned(status.is_pinned);
             telemetry.total("sockets_refused", status.owned.refused);
             telemetry.total("binds_lost", status.owned.lost);
             telemetry.total("attach_failures", status.failures);

@@ -129,6 +129,12 @@ impl Site {
         if let Some(why) = &status.owned.why {
             detail = format!("{detail}; ports looked for each second: {why}");
         }
+        if status.is_pinned {
+            detail = format!("{detail}; pinned: counting goes on when the exporter ends");
+        }
+        if let Some(why) = &status.unpinned {
+            detail = format!("{detail}; not pinned: {why}");
+        }
         let mut sources = vec![SourceStatus {
             name: format!("Counting: {}", self.counting.method()),
             up: !status.interfaces.is_empty(),

@@ -8,7 +8,7 @@ use clap::builder::styling::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
-use crate::config::method::Method;
+use crate::config::method::{Hooks, Method};
 use crate::config::names::Names;
 use crate::config::rotate::Rotate;
 use crate::config::values::Size;
@@ -76,6 +76,15 @@ pub(super) struct Flags {
         help_heading = "Counting"
     )]
     pub(super) source: Method,
+    /// Hooks that the kernel programs are attached to: auto takes TCX from Linux 6.6 on, and clsact below
+    #[arg(
+        long = "attach",
+        value_enum,
+        value_name = "HOOKS",
+        default_value = "auto",
+        help_heading = "Counting"
+    )]
+    pub(super) hooks: Hooks,
     /// Flows that the observer told or traffic proved
     #[arg(long, value_name = "N", default_value = "24576", help_heading = "Counting")]
     pub(super) max_flows: Size,
@@ -102,10 +111,15 @@ pub(super) struct Flags {
         help_heading = "Counting"
     )]
     pub(super) jitter: String,
-    /// Directory on a bpf file system, such as /sys/fs/bpf/mediasoup, where the tables outlive the
-    /// exporter
+    /// Directory on a bpf file system, such as /sys/fs/bpf/mediasoup-exporter, where programs and tables
+    /// outlive the exporter: nothing is missed while it is restarted
     #[arg(long, value_name = "DIRECTORY", help_heading = "Counting")]
     pub(super) pin: Option<PathBuf>,
+    /// Take away what exporters that ended left counting (in --pin, else /sys/fs/bpf/mediasoup-exporter), and end
+    #[arg(long, help_heading = "Counting")]
+    pub(super) unpin: bool,
+    #[arg(long, hide = true)]
+    pub(super) guard_filters: Option<String>,
 
     /// Observer socket of a server, or a pattern of such, whoever listens there; repeatable. Listens to
     /// these only, or with `auto` among them also to what it finds [default: auto: the known sockets of
@@ -299,6 +313,16 @@ impl ValueEnum for Names {
 impl ValueEnum for Rotate {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.as_str()))
+    }
+}
+
+impl ValueEnum for Hooks {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Auto, Self::Clsact]
     }
 
     fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {

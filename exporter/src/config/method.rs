@@ -1,4 +1,4 @@
-//! What counts packets, as the operator says it.
+//! What counts packets, and by which hooks, as the operator says it.
 
 /// What counts packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,25 @@ impl Method {
             Self::Ebpf => "ebpf",
             Self::Capture => "capture",
             Self::None => "none",
+        }
+    }
+}
+
+/// By which of the kernel's hooks programs see packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hooks {
+    /// TCX where the kernel has it, else clsact.
+    Auto,
+    /// clsact always.
+    Clsact,
+}
+
+impl Hooks {
+    /// Its name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Clsact => "clsact",
         }
     }
 }

@@ -162,12 +162,20 @@ impl fmt::Display for Claimant {
     }
 }
 
+/// The names of all exporters that count in this thread's network namespace.
+pub fn living() -> io::Result<BTreeSet<String>> {
+    Ok(believed(|_| true)?.iter().map(Claimant::id).collect())
+}
+
 /// Earlier or later ones than `own`, believed.
 fn others(own: &Claimant) -> io::Result<Vec<Claimant>> {
+    believed(|claimant| claimant != own)
+}
+
+fn believed(is_asked_for: impl Fn(&Claimant) -> bool) -> io::Result<Vec<Claimant>> {
     let table = procfs::read(Path::new("/proc/thread-self/net/unix"))?;
-    let mut others = claimants(&table);
-    others.remove(own);
-    Ok(others.into_iter().filter(Claimant::is_believed).collect())
+    let found = claimants(&table).into_iter();
+    Ok(found.filter(|it| is_asked_for(it) && it.is_believed()).collect())
 }
 
 /// Number, six more words, inode, and the name if there is one; `@` stands for the zero byte.

@@ -14,6 +14,7 @@ use exporter_ebpf::ports;
 
 use super::attach::Attacher;
 use super::attach::cgroup::Watch;
+use super::attach::links::Links;
 use super::ebpf::load::{self, TracingLog};
 use super::ebpf::owned::Owned;
 use super::ebpf::pin::Pins;
@@ -34,7 +35,9 @@ pub(super) struct EbpfEngine {
     owners: Mutex<Owners>,
     tables: Mutex<Tables>,
     ownership: Arc<Ownership>,
-    _pins: Option<Pins>,
+    links: Links,
+    pins: Option<Pins>,
+    unpinned: Option<String>,
 }
 
 struct Placement {
@@ -62,10 +65,17 @@ impl EbpfEngine {
         claim: Claim,
     ) -> anyhow::Result<Self> {
         let mut loaded = load::load(options)?;
+        if let Some(why) = &loaded.unpinned {
+            tracing::warn!(
+                "{why}; counting without pins: what passes while no exporter runs is not counted"
+            );
+        }
         let tables = Tables::new(loaded.tables, options.limits, options.lifetimes)?;
         let owned = Owned::new(loaded.owned)?;
         let owners = Owners::start(options, ownership, owned, &mut loaded.ebpf)?;
-        let attacher = Attacher::new(loaded.ebpf, options.mechanism, claim)?;
+        let links = Links::new(loaded.pins.as_ref().map(Pins::links));
+        let attacher =
+            Attacher::new(loaded.ebpf, options.mechanism, claim, links.clone(), options.guard)?;
         let surveyor = Surveyor::new(&options.interfaces, &options.local, options.workers.clone())?;
         let placement =
             Placement { attacher, surveyor, failures: Failures::default(), log: loaded.log };
@@ -74,13 +84,29 @@ impl EbpfEngine {
             owners: Mutex::new(owners),
             tables: Mutex::new(tables),
             ownership: ownership.clone(),
-            _pins: loaded.pins,
+            links,
+            pins: loaded.pins,
+            unpinned: loaded.unpinned,
         };
         engine.place().and_then(|failed| match failed {
             Some(error) if engine.status().interfaces.is_empty() => Err(error),
             _ => Ok(()),
         })?;
+        engine.settle().context("pin what counts")?;
         Ok(engine)
+    }
+
+    /// Programs are in their places: now what an earlier exporter left can go.
+    fn settle(&self) -> anyhow::Result<()> {
+        let placement = lock(&self.placement);
+        let watched = match &mut *lock(&self.owners) {
+            Owners::Watched { watch, .. } => {
+                watch.pin(&self.links)?;
+                Some(watch.names())
+            }
+            Owners::Named | Owners::Looked(..) => None,
+        };
+        Ok(placement.attacher.forget_others(watched.into_iter().flatten())?)
     }
 
     pub(super) fn read(&self) -> anyhow::Result<Reading> {
@@ -121,7 +147,8 @@ impl EbpfEngine {
     pub(super) fn status(&self) -> Status {
         let placement = lock(&self.placement);
         let interfaces = placement.attacher.interfaces().map(str::to_owned).collect();
-        placement.failures.status(interfaces, lock(&self.owners).status())
+        let status = placement.failures.status(interfaces, lock(&self.owners).status());
+        Status { is_pinned: self.pins.is_some(), unpinned: self.unpinned.clone(), ..status }
     }
 
     /// Attaches where programs should be and detaches elsewhere; the first failure comes back.
@@ -131,7 +158,7 @@ impl EbpfEngine {
         if let Some(log) = log {
             log.flush();
         }
-        lock(&self.owners).look_after(attacher.programs());
+        lock(&self.owners).look_after(attacher.programs(), &self.links);
         self.look_for_sockets()?;
         let survey = surveyor.look()?;
         let local = &survey.local.prefixes;
@@ -175,13 +202,14 @@ impl Owners {
     }
 
     /// Attaches programs again that somebody detached; what was bound meanwhile is found by looking.
-    fn look_after(&mut self, ebpf: &mut Ebpf) {
+    fn look_after(&mut self, ebpf: &mut Ebpf, links: &Links) {
         let Self::Watched { watch, .. } = self else { return };
         // Where that cannot be asked it is left at what was true when they were attached.
         if watch.is_whole().unwrap_or(true) {
             return;
         }
-        match Watch::start(ebpf) {
+        let again = Watch::start(ebpf).and_then(|mut watch| watch.pin(links).map(|()| watch));
+        match again {
             Ok(again) => {
                 tracing::warn!(
                     "somebody detached our programs from the root of the cgroups: attached them again; \

@@ -12,11 +12,14 @@ mod ebpf;
 mod engine;
 mod evict;
 mod keeper;
+mod leftovers;
 mod options;
 mod owners;
 mod shares;
 mod status;
 
+pub use attach::guard::{FLAG as GUARD_FLAG, watch as guard_filters};
 pub use counting::{Counting, Method, StepDown};
+pub use leftovers::{Removed, count as count_leftovers, remove as remove_leftovers};
 pub use options::{Lifetimes, Limits, Mechanism, MethodChoice, Options, Sockets};
 pub use status::{Knowledge, Owned, Status};

@@ -33,8 +33,12 @@ pub struct Options {
     pub jitter: bool,
     /// How programs are attached.
     pub mechanism: Mechanism,
-    /// Directory below a bpffs where the tables are pinned, so that they outlive the exporter.
+    /// Directory below a bpffs where tables and programs are pinned, so that counting goes on without the
+    /// exporter.
     pub pin: Option<PathBuf>,
+    /// `clsact` filters that are not pinned get a guard ([`super::guard_filters`]); this process' program must
+    /// know its flag.
+    pub guard: bool,
 }
 
 impl Default for Options {
@@ -52,6 +56,7 @@ impl Default for Options {
             jitter: true,
             mechanism: Mechanism::Auto,
             pin: None,
+            guard: false,
         }
     }
 }

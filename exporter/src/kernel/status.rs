@@ -25,6 +25,10 @@ pub struct Status {
     pub looks: u64,
     /// What is known of the SFU's sockets.
     pub owned: Owned,
+    /// Tables and programs stay when the exporter ends.
+    pub is_pinned: bool,
+    /// Why they do not, if they should.
+    pub unpinned: Option<String>,
     /// Packet capture only: packets that were lost because this process was too slow.
     pub capture_lost: Option<u64>,
 }
@@ -138,6 +142,8 @@ impl Failures {
             failures: self.total,
             looks: self.looks,
             owned,
+            is_pinned: false,
+            unpinned: None,
             capture_lost: None,
         }
     }

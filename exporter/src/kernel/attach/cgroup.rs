@@ -1,7 +1,7 @@
 //! Has the kernel run the programs that see sockets being bound and closed, for every process of the host.
 //!
 //! They hang on the root of the cgroup hierarchy (version 2), by links that are held by descriptor, so that
-//! they go with a crashed process, too. Others' programs there go on running.
+//! they go with a crashed process, too, but where they are pinned. Others' programs there go on running.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use aya::Ebpf;
-use aya::programs::cgroup_sock::CgroupSockLink;
+use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSock};
 
+use super::links::Links;
 use crate::kernel::ebpf::{load, sys};
 
 /// The programs and their hooks (`enum bpf_attach_type`). A socket that is closed before anybody sees it
@@ -25,7 +26,7 @@ pub(in crate::kernel) struct Watch {
     cgroup: File,
     /// Hooks, and the ids of what was attached there.
     attached: Vec<(u32, u32)>,
-    _links: Vec<CgroupSockLink>,
+    links: Vec<(&'static str, FdLink)>,
 }
 
 impl Watch {
@@ -39,9 +40,23 @@ impl Watch {
             let program = load::cgroup_program(ebpf, name)?;
             attached.push((hook, program.info().context("ask for a program's id")?.id()));
             let link = attach(program, &cgroup);
-            links.push(link.with_context(|| format!("attach {name} to {shown}"))?);
+            links.push((name, link.with_context(|| format!("attach {name} to {shown}"))?));
         }
-        Ok(Self { cgroup, attached, _links: links })
+        Ok(Self { cgroup, attached, links })
+    }
+
+    /// Pins them in the place of an earlier exporter's, which end: what is owned is known by now, and
+    /// packets are counted by it.
+    pub(in crate::kernel) fn pin(&mut self, pins: &Links) -> anyhow::Result<()> {
+        for (name, link) in std::mem::take(&mut self.links) {
+            self.links.push((name, pins.keep(name, link)?));
+        }
+        Ok(())
+    }
+
+    /// What they are called where they are pinned.
+    pub(in crate::kernel) fn names(&self) -> impl Iterator<Item = String> + use<> {
+        PROGRAMS.map(|(name, _)| name.to_owned()).into_iter()
     }
 
     /// Whether all of them still hang there: whoever may attach may detach, others' too.
@@ -55,10 +70,10 @@ impl Watch {
     }
 }
 
-fn attach(program: &mut CgroupSock, cgroup: &File) -> anyhow::Result<CgroupSockLink> {
+fn attach(program: &mut CgroupSock, cgroup: &File) -> anyhow::Result<FdLink> {
     // A link is always one of several; the kernel takes no flag for it.
     let link = program.attach(cgroup, CgroupAttachMode::Single)?;
-    Ok(program.take_link(link)?)
+    program.take_link(link)?.try_into().context("a link to a cgroup")
 }
 
 /// The root of the hierarchy, from /proc/mounts. Where old and new hierarchies stand side by side, it is not

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use anyhow::{Context, bail};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcMessage, TcOption,
@@ -43,7 +43,7 @@ pub(super) struct Filter {
 /// A filter that is there.
 struct Row {
     kind: String,
-    /// Of a program.
+    /// Of a program; empty where it has none.
     name: String,
     info: u32,
     handle: TcHandle,
@@ -74,8 +74,9 @@ impl Clsact {
         Ok(Self { client: Client::new(NETLINK_ROUTE)?, id, made: HashSet::new() })
     }
 
-    /// Attaches a program in front of all filters that are there, if that can be; filters of that
-    /// program that exporters left who are not `alive` are removed.
+    /// Attaches a program in front of all filters that are there, if that can be. A filter of that program
+    /// that an exporter left who is not `alive` gets the new program between two packets; where it does not
+    /// stand in front, it goes when the new one has come.
     pub(super) fn attach(
         &mut self,
         index: u32,
@@ -85,37 +86,67 @@ impl Clsact {
         alive: &BTreeSet<String>,
     ) -> anyhow::Result<Filter> {
         self.ensure_qdisc(index, side)?;
-        let mut rows = self.list(index, side).context("list filters")?;
-        let is_stale = |row: &Row| match row.name.strip_prefix(NAME).map(|it| it.rsplit_once(':')) {
-            Some(Some((maker, of))) => of == name && !alive.contains(maker),
-            // As exporters before 0.2 called theirs.
-            Some(None) => row.name == format!("{NAME}{name}"),
-            None => false,
+        let rows = self.list(index, side).context("list filters")?;
+        let is_left = |row: &Row| is_left(&row.name, name, alive);
+        let first = rows.iter().find(|row| !row.is_ours() || is_left(row));
+        let taken = first.filter(|row| is_left(row));
+        let name = format!("{NAME}{}:{name}", self.id);
+        let filter = match taken {
+            Some(Row { info, handle, .. }) => {
+                Filter { index, side, name, info: *info, handle: *handle }
+            }
+            None => Filter {
+                index,
+                side,
+                name,
+                info: (u32::from(priority(&rows)) << 16) | ALL_PROTOCOLS,
+                handle: free_handle(&rows)?,
+            },
         };
-        for stale in rows.extract_if(.., |row| is_stale(row)) {
-            tracing::info!("removing the filter {} that an earlier run left behind", stale.name);
-            let Row { name, info, handle, .. } = stale;
+        let flags = if taken.is_some() { NLM_F_REPLACE } else { NLM_F_EXCL };
+        self.put(&filter, program, flags).context("add the filter")?;
+        let handle = taken.map(|row| row.handle);
+        for left in rows.into_iter().filter(|row| is_left(row) && Some(row.handle) != handle) {
+            tracing::info!("removing the filter {} that an earlier run left behind", left.name);
+            let Row { name, info, handle, .. } = left;
             self.delete(&Filter { index, side, name, info, handle })
                 .context("remove an earlier run's filter")?;
         }
-        let name = format!("{NAME}{}:{name}", self.id);
-        let info = (u32::from(priority(&rows)) << 16) | ALL_PROTOCOLS;
-        let mut handles = (1..u16::MAX).map(|minor| TcHandle { major: HANDLES, minor });
-        let is_free = |handle: &TcHandle| rows.iter().all(|row| row.handle != *handle);
-        let handle = handles.find(is_free).context("no free handle")?;
-        let mut message = message(index, side);
-        (message.header.info, message.header.handle) = (info, handle);
+        Ok(filter)
+    }
+
+    fn put(&mut self, filter: &Filter, program: BorrowedFd<'_>, flags: u16) -> io::Result<()> {
+        let mut message = message(filter.index, filter.side);
+        (message.header.info, message.header.handle) = (filter.info, filter.handle);
         message.attributes = vec![
             TcAttribute::Kind("bpf".into()),
             TcAttribute::Options(vec![
                 TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd().cast_unsigned())),
-                TcOption::Bpf(TcFilterBpfOption::ProgName(name.clone())),
+                TcOption::Bpf(TcFilterBpfOption::ProgName(filter.name.clone())),
                 TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
             ]),
         ];
-        let order = RouteNetlinkMessage::NewTrafficFilter(message);
-        self.client.order(order, NLM_F_CREATE | NLM_F_EXCL).context("add the filter")?;
-        Ok(Filter { index, side, name, info, handle })
+        self.client.order(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | flags)
+    }
+
+    /// Removes the filters of these makers from an interface.
+    pub(super) fn remove_left(
+        &mut self,
+        index: u32,
+        is_left: impl Fn(&str) -> bool,
+    ) -> io::Result<usize> {
+        let mut removed = 0;
+        for side in [Side::Ingress, Side::Egress] {
+            for row in self.list(index, side)? {
+                let Some((maker, _)) = maker(&row.name) else { continue };
+                if is_left(maker) {
+                    let Row { name, info, handle, .. } = row;
+                    self.delete(&Filter { index, side, name, info, handle })?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
     }
 
     /// Where the filter is now.
@@ -143,13 +174,24 @@ impl Clsact {
     pub(super) fn detach(&mut self, filter: &Filter) -> io::Result<()> {
         self.delete(filter)?;
         let index = filter.index;
-        if self.made.contains(&index) && self.unused(index)? {
+        if self.made.contains(&index) && self.remove_unused(index)? {
             self.made.remove(&index);
-            gone_is_well(
-                self.client.order(RouteNetlinkMessage::DelQueueDiscipline(qdisc(index)), 0),
-            )?;
         }
         Ok(())
+    }
+
+    /// Removes the qdisc of an interface if it has no filters; false if it has.
+    pub(super) fn remove_unused(&mut self, index: u32) -> io::Result<bool> {
+        if !self.unused(index)? {
+            return Ok(false);
+        }
+        let order = RouteNetlinkMessage::DelQueueDiscipline(qdisc(index));
+        gone_is_well(self.client.order(order, 0)).map(|()| true)
+    }
+
+    /// Interfaces whose qdisc was made here.
+    pub(super) fn made(&self) -> impl Iterator<Item = u32> {
+        self.made.iter().copied()
     }
 
     fn delete(&mut self, filter: &Filter) -> io::Result<()> {
@@ -220,6 +262,26 @@ impl Clsact {
             _ => Ok(rows),
         }
     }
+}
+
+/// The exporter that made a filter of ours, and the filter's program.
+fn maker(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(NAME)?.rsplit_once(':')
+}
+
+/// The name of a filter of that program whose exporter is not `alive`.
+fn is_left(name: &str, program: &str, alive: &BTreeSet<String>) -> bool {
+    match maker(name) {
+        Some((maker, of)) => of == program && !alive.contains(maker),
+        // As exporters before 0.2 called theirs.
+        None => name.strip_prefix(NAME) == Some(program),
+    }
+}
+
+fn free_handle(rows: &[Row]) -> anyhow::Result<TcHandle> {
+    let mut handles = (1..u16::MAX).map(|minor| TcHandle { major: HANDLES, minor });
+    let is_free = |handle: &TcHandle| rows.iter().all(|row| row.handle != *handle);
+    handles.find(is_free).context("no free handle")
 }
 
 /// A filter; what has no handle yet is the kernel's heading for a priority.

@@ -2,20 +2,25 @@
 //! filters elsewhere, in front of everybody else's programs where that can be, and keeps them there.
 //!
 //! Which interfaces is decided elsewhere; this only carries it out, and says where it could not or no
-//! longer holds. Whatever was attached goes when this is dropped.
+//! longer holds. Whatever was attached goes when this is dropped, unless links are pinned.
 
 pub(super) mod cgroup;
 mod clsact;
+pub(super) mod guard;
+pub(super) mod links;
 mod position;
 mod tcx;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::AsFd;
 
 use anyhow::Context;
 use aya::Ebpf;
 
 use self::clsact::{Clsact, Filter};
+use self::guard::Guard;
+use self::links::Links;
 use self::position::{Position, Side};
 use super::ebpf::load;
 use super::options::Mechanism;
@@ -28,7 +33,18 @@ pub(super) struct Attacher {
     mechanism: Mechanism,
     clsact: Clsact,
     claim: Claim,
+    links: Links,
+    guarded: Guarded,
     attached: BTreeMap<u32, Attached>,
+}
+
+/// Whether filters have a process of their own that takes them away.
+enum Guarded {
+    /// They are to stay, or whoever starts this has no program that could be one.
+    Not,
+    /// When the first is attached.
+    Soon,
+    By(Guard),
 }
 
 /// What an interface is like after a look.
@@ -60,9 +76,17 @@ enum Attachment {
 
 impl Attacher {
     /// Takes programs that were loaded into the kernel.
-    pub(super) fn new(ebpf: Ebpf, mechanism: Mechanism, claim: Claim) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        ebpf: Ebpf,
+        mechanism: Mechanism,
+        claim: Claim,
+        links: Links,
+        is_guarded: bool,
+    ) -> anyhow::Result<Self> {
         let clsact = Clsact::new(claim.id()).context("open a netlink socket")?;
-        Ok(Self { ebpf, mechanism, clsact, claim, attached: BTreeMap::new() })
+        let guarded = if is_guarded && !links.are_pinned() { Guarded::Soon } else { Guarded::Not };
+        let attached = BTreeMap::new();
+        Ok(Self { ebpf, mechanism, clsact, claim, links, guarded, attached })
     }
 
     /// Detaches from interfaces that are no longer wanted, attaches to new ones, and looks after the
@@ -173,7 +197,8 @@ impl Attacher {
         let Hook { program: name, side } = hook;
         let program = load::verified(&mut self.ebpf, name)?;
         if self.mechanism == Mechanism::Auto {
-            match tcx::attach(program, (what.index, &what.name), side) {
+            let interface = (what.index, what.name.as_str());
+            match tcx::attach(program, interface, (side, name), &self.links) {
                 Ok(link) => return Ok(Attachment::Tcx(link)),
                 Err(error) if tcx::is_missing(&error) => {
                     tracing::debug!("no TCX here ({error}), using clsact");
@@ -184,7 +209,17 @@ impl Attacher {
         }
         let program = program.fd()?.try_clone()?;
         let alive = self.claim.ids_of_others().context("look for other exporters")?;
+        if matches!(self.guarded, Guarded::Soon) {
+            let guard = Guard::start(&self.claim.id());
+            self.guarded = Guarded::By(guard.context("start the guard of clsact filters")?);
+        }
+        let before: BTreeSet<u32> = self.clsact.made().collect();
         let filter = self.clsact.attach(what.index, side, program.as_fd(), name, &alive)?;
+        if let Guarded::By(guard) = &mut self.guarded {
+            for index in self.clsact.made().filter(|index| !before.contains(index)) {
+                guard.made(index).context("tell the guard of clsact filters")?;
+            }
+        }
         Ok(Attachment::Clsact(filter))
     }
 
@@ -195,17 +230,30 @@ impl Attacher {
         tracing::info!("no longer counting on {name}");
     }
 
-    /// Detaches from all interfaces.
+    /// Detaches from all interfaces, unless programs are to stay there.
     pub(super) fn detach_all(&mut self) {
-        for (_, attached) in std::mem::take(&mut self.attached) {
-            self.release(attached);
+        let all = std::mem::take(&mut self.attached);
+        if self.links.are_pinned() {
+            return;
         }
+        all.into_values().for_each(|attached| self.release(attached));
+    }
+
+    /// Takes away what earlier exporters pinned and this one does not use, now that everything of its own
+    /// has its place.
+    pub(super) fn forget_others(&self, used: impl IntoIterator<Item = String>) -> io::Result<()> {
+        let all = self.attached.values().flat_map(|attached| attached.attachments.values());
+        let links = all.filter_map(|attachment| match attachment {
+            Attachment::Tcx(link) => Some(link.name().to_owned()),
+            Attachment::Clsact(_) => None,
+        });
+        self.links.forget_all_but(&links.chain(used).collect())
     }
 
     fn release(&mut self, attached: Attached) {
         for attachment in attached.attachments.into_values() {
             match attachment {
-                Attachment::Tcx(link) => drop(link),
+                Attachment::Tcx(link) => self.links.forget(link.name()),
                 Attachment::Clsact(filter) => {
                     if let Err(error) = self.clsact.detach(&filter) {
                         tracing::warn!("remove a clsact filter: {error}");

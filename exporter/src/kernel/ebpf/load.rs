@@ -3,6 +3,7 @@
 //! Attaching the programs and reading the tables is done elsewhere.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use aya::maps::{Array, RingBuf};
@@ -38,6 +39,8 @@ pub(in crate::kernel) struct Loaded {
     pub(in crate::kernel) log: Option<EbpfLogger<TracingLog>>,
     /// Where the tables are pinned, if they are.
     pub(in crate::kernel) pins: Option<Pins>,
+    /// Why they are not, if they should be.
+    pub(in crate::kernel) unpinned: Option<String>,
 }
 
 /// Makes the tables. Needs CAP_BPF and CAP_NET_ADMIN. Programs are verified when they are first
@@ -54,10 +57,13 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
         [!options.every_address, options.ports.is_none(), options.jitter].map(u32::from);
     let most_owned = [MOST_SOCKETS, MOST_CLAIMED].map(u64::from);
 
-    let pins = options.pin.as_deref().map(|path| Pins::prepare(path, flows.max(1), buckets));
-    let pins = pins.transpose().context("--pin")?;
-    let kept = pins.as_ref().map(Pins::seeds).transpose().context("--pin")?;
-    let seeds = kept.flatten().map_or_else(random_seeds, Ok)?;
+    let (pins, unpinned) = match prepare(options.pin.as_deref(), flows.max(1), buckets) {
+        Ok(pins) => (pins, None),
+        Err(error) => (None, Some(format!("--pin: {error:#}"))),
+    };
+    let kept = pins.as_ref().and_then(|(_, kept)| *kept);
+    let pins = pins.map(|(pins, _)| pins);
+    let seeds = kept.map_or_else(random_seeds, Ok)?;
     let mut loader = EbpfLoader::new();
     if let Some(pins) = &pins {
         pins.tell(&mut loader);
@@ -106,7 +112,19 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
             None
         }
     };
-    Ok(Loaded { ebpf, tables, owned, log, pins })
+    Ok(Loaded { ebpf, tables, owned, log, pins, unpinned })
+}
+
+/// Where the tables are pinned, and what an earlier exporter's were made with.
+fn prepare(
+    directory: Option<&Path>,
+    flows: u32,
+    buckets: u32,
+) -> anyhow::Result<Option<(Pins, Option<Seeds>)>> {
+    let Some(directory) = directory else { return Ok(None) };
+    let pins = Pins::prepare(directory, flows, buckets)?;
+    let seeds = pins.seeds()?;
+    Ok(Some((pins, seeds)))
 }
 
 /// Numbers that nobody can guess, so that nobody can choose keys which meet in the table.

@@ -5,6 +5,7 @@
 
 mod batch;
 mod clock;
+pub(super) mod directory;
 mod grace;
 pub(super) mod keys;
 pub(super) mod load;

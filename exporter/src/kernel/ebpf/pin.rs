@@ -1,11 +1,12 @@
-//! Keeps the counting tables in a bpffs, so that counters outlive a restart of the exporter.
+//! Keeps the counting tables in a bpffs, so that counters outlive a restart of the exporter, and has the
+//! directory where programs' links are kept beside them, so that counting does.
 //!
 //! Tables are used again only if all of them have the layout and the sizes that are asked for; else
 //! they are all made anew, because flows, streams and their occupancy belong together.
 
-use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use aya::EbpfLoader;
@@ -16,8 +17,7 @@ use exporter_ebpf::abi::{
 };
 use exporter_ebpf::table::{Bucket, LOCKS, SEEDS, WAYS};
 
-/// `f_type` of a bpffs (include/uapi/linux/magic.h).
-const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+use super::directory::{self, Directory};
 
 /// What the hash of the table of streams is keyed with.
 pub(in crate::kernel) type Seeds = [u64; SEEDS];
@@ -32,52 +32,57 @@ struct Shape {
     entries: u32,
 }
 
-/// Where the pinned tables are.
+/// Where the pinned tables and links are.
 pub(in crate::kernel) struct Pins {
-    directory: PathBuf,
+    /// As the operator named it.
+    shown: String,
+    tables: Directory,
     shapes: Vec<Shape>,
     /// Locked as long as this lives: two exporters would each give the other's entries up.
-    _lock: File,
+    links: Arc<Directory>,
 }
 
-/// What the directories of all layouts' tables are called, before the layout's number.
+/// What all directories of ours are called, before the tables' layout or a word.
 const DIRECTORY: &str = "mediasoup-exporter-";
+/// Links outlive a change of the layout: new programs take the places of old ones.
+const LINKS: &str = "mediasoup-exporter-links";
 
 impl Pins {
-    /// Prepares a directory below `parent`, which must be on a bpffs. Removes tables there that do
+    /// Prepares directories below `parent`, which must be on a bpffs. Removes tables there that do
     /// not fit.
     pub(in crate::kernel) fn prepare(
         parent: &Path,
         flows: u32,
         buckets: u32,
     ) -> anyhow::Result<Self> {
-        let shown = parent.display();
-        fs::create_dir_all(parent).with_context(|| format!("make the directory {shown}"))?;
-        if !is_bpffs(parent).with_context(|| format!("look at {shown}"))? {
-            bail!("{shown} is not on a bpf file system: `mount -t bpf bpf {shown}` makes one");
-        }
-        let lock = lock(parent)?;
-        let directory = parent.join(format!("{DIRECTORY}{LAYOUT_VERSION}"));
-        remove_others(parent, &directory).context("remove pinned tables of another layout")?;
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("make the directory {}", directory.display()))?;
-        let pins = Self { directory, shapes: shapes(flows, buckets), _lock: lock };
+        let shown = parent.display().to_string();
+        let named = Directory::named(parent)?;
+        let links = locked_links(&named, &shown)?;
+        let ours = format!("{DIRECTORY}{LAYOUT_VERSION}");
+        remove_others(&named, &ours).context("remove pinned tables of another version")?;
+        let tables = named.child(&ours)?;
+        let pins = Self { shown, tables, shapes: shapes(flows, buckets), links: links.into() };
         if !pins.fit() {
             pins.remove().context("remove pinned tables that do not fit")?;
         }
         Ok(pins)
     }
 
+    /// Where links are pinned.
+    pub(in crate::kernel) fn links(&self) -> Arc<Directory> {
+        self.links.clone()
+    }
+
     /// Has the loader use the pinned tables, or pin those that it makes.
     pub(in crate::kernel) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         for shape in &self.shapes {
-            loader.map_pin_path(shape.name, self.directory.join(shape.name));
+            loader.map_pin_path(shape.name, self.path(shape));
         }
     }
 
     /// What the pinned table of streams was made with; `None` when there is none yet.
     pub(in crate::kernel) fn seeds(&self) -> anyhow::Result<Option<Seeds>> {
-        let path = self.directory.join(KEPT_SEEDS);
+        let path = self.tables.path(KEPT_SEEDS);
         if !path.exists() {
             return Ok(None);
         }
@@ -85,7 +90,7 @@ impl Pins {
             let map = Array::<_, Seeds>::try_from(Map::Array(MapData::from_pin(&path)?))?;
             Ok(map.get(&0, 0)?)
         };
-        let seeds = read().with_context(|| format!("read {}", path.display()))?;
+        let seeds = read().with_context(|| format!("read {KEPT_SEEDS}"))?;
         // Who made the tables ended before it wrote them, and before it counted.
         Ok(Some(seeds).filter(|seeds| *seeds != Seeds::default()))
     }
@@ -98,7 +103,7 @@ impl Pins {
         if there > 0 && !all {
             tracing::warn!(
                 "the tables in {} do not fit this version or its limits: counting begins anew",
-                self.directory.display()
+                self.shown
             );
         }
         all || there == 0
@@ -113,7 +118,7 @@ impl Pins {
 
     fn remove(&self) -> io::Result<()> {
         for shape in &self.shapes {
-            match fs::remove_file(self.path(shape)) {
+            match directory::remove(&self.path(shape), false) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
@@ -122,28 +127,63 @@ impl Pins {
     }
 
     fn path(&self, shape: &Shape) -> PathBuf {
-        self.directory.join(shape.name)
+        self.tables.path(shape.name)
     }
 }
 
-fn lock(directory: &Path) -> anyhow::Result<File> {
-    let shown = directory.display();
-    let lock = File::open(directory).with_context(|| format!("open {shown}"))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => bail!("another exporter uses the tables in {shown}"),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {shown}")),
+/// What was pinned in a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::kernel) struct Pinned {
+    /// Links.
+    pub(in crate::kernel) links: usize,
+    /// Directories with tables.
+    pub(in crate::kernel) tables: usize,
+}
+
+/// Removes everything of ours from a directory that no exporter uses.
+pub(in crate::kernel) fn remove_all(parent: &Path) -> anyhow::Result<Pinned> {
+    let mut pinned = Pinned::default();
+    if !parent.exists() {
+        return Ok(pinned);
+    }
+    let shown = parent.display().to_string();
+    let named = Directory::named(parent)?;
+    let links = locked_links(&named, &shown)?;
+    pinned.links = links.names().with_context(|| format!("read {shown}"))?.len();
+    for name in named.names().with_context(|| format!("read {shown}"))? {
+        if name.starts_with(DIRECTORY) {
+            pinned.tables += usize::from(name != LINKS);
+            directory::remove(&named.path(&name), true)
+                .with_context(|| format!("remove {name} in {shown}"))?;
+        }
+    }
+    Ok(pinned)
+}
+
+/// How many links are pinned in a directory that no exporter uses.
+pub(in crate::kernel) fn left(parent: &Path) -> anyhow::Result<usize> {
+    if !parent.join(LINKS).exists() {
+        return Ok(0);
+    }
+    let named = Directory::named(parent)?;
+    let links = named.child(LINKS)?;
+    Ok(if links.lock()? { links.names()?.len() } else { 0 })
+}
+
+fn locked_links(named: &Directory, shown: &str) -> anyhow::Result<Directory> {
+    let links = named.child(LINKS)?;
+    match links.lock().with_context(|| format!("lock {shown}"))? {
+        true => Ok(links),
+        false => bail!("another exporter uses the tables in {shown}"),
     }
 }
 
 /// Nobody will use these again, and they hold memory.
-fn remove_others(parent: &Path, ours: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(parent)? {
-        let entry = entry?;
-        let is_one = entry.file_name().to_str().is_some_and(|it| it.starts_with(DIRECTORY));
-        if is_one && entry.path() != ours {
-            tracing::info!("removing the tables in {}", entry.path().display());
-            fs::remove_dir_all(entry.path())?;
+fn remove_others(named: &Directory, ours: &str) -> io::Result<()> {
+    for name in named.names()? {
+        if name.starts_with(DIRECTORY) && name != ours && name != LINKS {
+            tracing::warn!("{name} has the tables of another version: counting begins anew");
+            directory::remove(&named.path(&name), true)?;
         }
     }
     Ok(())
@@ -164,16 +204,4 @@ fn shapes(flows: u32, buckets: u32) -> Vec<Shape> {
         shape("EVENTS", index, size_of::<Counter>(), events),
         shape("OCCUPANCY", index, size_of::<u64>(), OCCUPANCIES as u32),
     ]
-}
-
-fn is_bpffs(path: &Path) -> io::Result<bool> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: all bytes zero are a valid struct statfs.
-    let mut told: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends with a zero byte, and the kernel writes one struct to a live reference.
-    if unsafe { libc::statfs(path.as_ptr(), &raw mut told) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(told.f_type as u64 == BPF_FS_MAGIC)
 }

@@ -31,7 +31,7 @@ use crate::kernel::evict;
 use crate::kernel::options::Lifetimes;
 use crate::kernel::options::Limits;
 use crate::kernel::shares::{self, Verdict};
-use crate::model::{Counter, JoinKey, Reading, Stream, TableFill};
+use crate::model::{Counter, Flow, JoinKey, Reading, Stream, TableFill};
 
 /// Entries removed in one reading; a flow is a system call of about a microsecond.
 const MOST_EVICTIONS: usize = 8192;
@@ -74,6 +74,7 @@ pub(in crate::kernel) struct Tables {
     local: HashMap<IpNet, NamespaceCookie>,
     orphans: bool,
     last_flows: usize,
+    unreported: Ended,
 }
 
 impl Tables {
@@ -110,39 +111,53 @@ impl Tables {
             local: HashMap::new(),
             orphans: true,
             last_flows: 0,
+            unreported: Ended::default(),
         })
     }
 
     /// Reads all tables, and removes what rests; what was removed is in a reading, `ended`: a flow in this
     /// one, a stream in the next.
     pub(in crate::kernel) fn read(&mut self) -> anyhow::Result<Reading> {
-        let jiffies = tend(&self.fds, Tend::default()).context("run the program tend")?;
-        self.clock.advance(jiffies, monotonic());
         let mut reading = Reading {
             flows: Vec::with_capacity(self.last_flows + self.last_flows / 16),
             ..Reading::default()
         };
-        self.read_flows(&mut reading).context("read the flow tables")?;
-        self.take_leavers(&mut reading).context("remove idle streams")?;
-        self.read_streams(&mut reading);
+        match self.read_into(&mut reading) {
+            Ok(()) => {
+                self.unreported.put_into(&mut reading);
+                Ok(reading)
+            }
+            Err(error) => {
+                self.unreported.take_from(reading);
+                Err(error)
+            }
+        }
+    }
+
+    fn read_into(&mut self, reading: &mut Reading) -> anyhow::Result<()> {
+        let jiffies = tend(&self.fds, Tend::default()).context("run the program tend")?;
+        self.clock.advance(jiffies, monotonic());
+        self.read_flows(reading).context("read the flow tables")?;
+        self.take_leavers(reading).context("remove idle streams")?;
+        self.read_streams(reading);
         self.last_flows = reading.flows.len();
         let chosen = evict::choose(
-            &reading,
+            reading,
             &self.told,
             self.lifetimes,
             std::mem::take(&mut self.orphans),
             MOST_EVICTIONS,
         );
         let Verdict { greedy, losses } =
-            shares::judge(&reading, &self.told, &self.limits, MOST_EVICTIONS);
+            shares::judge(reading, &self.told, &self.limits, MOST_EVICTIONS);
         self.hold_back(greedy).context("write the tables of greedy addresses")?;
         let chosen = chosen.and(losses);
-        self.evict(&mut reading, &chosen.flows).context("remove idle flows")?;
-        self.hide(&reading, &chosen.streams);
-        self.correct(&reading);
+        self.evict(reading, &chosen.flows).context("remove idle flows")?;
+        self.hide(reading, &chosen.streams);
+        self.correct(reading);
         reading.events = self.read_events().context("read the table EVENTS")?;
         reading.tables = self.fill();
-        Ok(reading)
+        Ok(())
     }
 
     /// Writes the difference between what was told before and what is told now.
@@ -381,6 +396,26 @@ impl Tables {
     }
 }
 
+/// What is no longer in the tables, of readings that failed afterwards: nobody was told of it yet.
+#[derive(Debug, Default)]
+struct Ended {
+    flows: Vec<Flow>,
+    streams: Vec<Stream>,
+}
+
+impl Ended {
+    fn take_from(&mut self, reading: Reading) {
+        self.flows.extend(reading.flows.into_iter().filter(|flow| flow.ended));
+        self.streams.extend(reading.streams.into_iter().filter(|stream| stream.ended));
+    }
+
+    /// They come first: the same ones may be there anew.
+    fn put_into(&mut self, reading: &mut Reading) {
+        reading.flows.splice(0..0, self.flows.drain(..));
+        reading.streams.splice(0..0, self.streams.drain(..));
+    }
+}
+
 /// Streams that are hidden, and who waits until no packet is on its way to them.
 struct Leavers {
     numbers: Vec<u32>,
@@ -431,4 +466,32 @@ fn monotonic() -> std::time::Duration {
     // SAFETY: clock_gettime writes one timespec to a live reference.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     std::time::Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use crate::model::Direction;
+
+    #[test]
+    fn what_ended_is_in_the_next_reading_when_one_fails() {
+        let stream = |ssrc, ended| {
+            let tuple = fixture::tuple("192.0.2.1:40000", "198.51.100.1:5000");
+            Stream { ended, ..fixture::stream(tuple, Direction::Receive, ssrc, 10) }
+        };
+        let rows = |reading: &Reading| {
+            let rows = reading.streams.iter().map(|stream| (stream.ssrc, stream.ended));
+            rows.collect::<Vec<_>>()
+        };
+        let of = |streams| Reading { streams, ..Reading::default() };
+        let mut unreported = Ended::default();
+        unreported.take_from(of(vec![stream(1, false), stream(2, true)]));
+        let mut reading = of(vec![stream(2, false)]);
+        unreported.put_into(&mut reading);
+        assert_eq!(rows(&reading), [(2, true), (2, false)]);
+        let mut reading = of(vec![stream(2, false)]);
+        unreported.put_into(&mut reading);
+        assert_eq!(rows(&reading), [(2, false)], "once");
+    }
 }

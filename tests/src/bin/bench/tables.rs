@@ -65,6 +65,8 @@ impl Counted {
             let flow = FlowKeyV4 { direction, ..key(&world.tuples[transport])? };
             streams.put(&StreamKeyV4 { flow, ssrc })?;
         }
+        // As a server would: whoever nobody tells has no right to all that room.
+        counting.tell(&world.tuples.iter().map(Tuple::join_key).collect())?;
         Ok(Self { counting, streams: streams.write()?, _host: host })
     }
 }

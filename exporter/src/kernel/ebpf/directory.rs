@@ -1,0 +1,129 @@
+//! Directories of our own on a bpffs. What is pinned there decides what this process counts with, so nobody
+//! else may put anything in, and they are used by descriptor only.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+/// `f_type` of a bpffs (include/uapi/linux/magic.h).
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// Who may use what is made here: this user.
+const OWN: u32 = 0o700;
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// An open directory.
+#[derive(Debug)]
+pub(in crate::kernel) struct Directory(File);
+
+impl Directory {
+    /// The directory that the operator named, on a bpffs; made where it is missing. Somebody else's
+    /// becomes this user's.
+    pub(super) fn named(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let made = DirBuilder::new().recursive(true).mode(OWN).create(path);
+        made.with_context(|| format!("make the directory {shown}"))?;
+        let opened = Self::open(path).with_context(|| format!("open the directory {shown}"))?;
+        if !opened.is_on_bpffs().with_context(|| format!("look at {shown}"))? {
+            bail!("{shown} is not on a bpf file system: `mount -t bpf bpf {shown}` makes one");
+        }
+        opened.seize(path)?;
+        Ok(opened)
+    }
+
+    /// A directory within, of this user's alone, made where it is missing. What somebody else has put in
+    /// its place is removed.
+    pub(super) fn child(&self, name: &str) -> anyhow::Result<Self> {
+        let path = self.path(name);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() && is_own(&found) => {}
+            Ok(found) => {
+                let uid = found.uid();
+                tracing::warn!("removing what user {uid} has put in the place of {name}");
+                remove(&path, found.is_dir()).with_context(|| format!("remove {name}"))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("look at {name}")),
+        }
+        match DirBuilder::new().mode(OWN).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).with_context(|| format!("make the directory {name}"));
+            }
+            _ => {}
+        }
+        let child = Self::open(&path).with_context(|| format!("open the directory {name}"))?;
+        if !is_own(&child.0.metadata()?) {
+            bail!("another user has just made the directory {name}");
+        }
+        Ok(child)
+    }
+
+    /// Where something within is. The path leads through the descriptor, whatever the directory is called
+    /// by now.
+    pub(in crate::kernel) fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
+    }
+
+    /// The names of what is within.
+    pub(in crate::kernel) fn names(&self) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(self.path(""))?;
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
+    /// For as long as this lives. False: somebody else has it.
+    pub(super) fn lock(&self) -> io::Result<bool> {
+        match self.0.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn open(path: &Path) -> io::Result<Self> {
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        Ok(Self(OpenOptions::new().read(true).custom_flags(flags).open(path)?))
+    }
+
+    /// Whoever owns the directory can take away what is in it, and put something else there.
+    fn seize(&self, path: &Path) -> anyhow::Result<()> {
+        let (found, shown) = (self.0.metadata()?, path.display());
+        let (owner, own) = (found.uid(), own_uid());
+        if owner != own && owner != 0 {
+            tracing::warn!("{shown} belonged to user {owner}: it is user {own}'s now");
+            std::os::unix::fs::fchown(&self.0, Some(own), None)
+                .and_then(|()| self.0.set_permissions(fs::Permissions::from_mode(OWN)))
+                .with_context(|| format!("take {shown} over from user {owner}"))?;
+        } else if found.mode() & WRITABLE_BY_OTHERS != 0 && found.mode() & STICKY == 0 {
+            bail!("other users may write to {shown}: `chmod go-w {shown}`");
+        }
+        Ok(())
+    }
+
+    fn is_on_bpffs(&self) -> io::Result<bool> {
+        // SAFETY: all bytes zero are a valid struct statfs.
+        let mut told: libc::statfs = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open, and the kernel writes one struct to a live reference.
+        if unsafe { libc::fstatfs(self.0.as_raw_fd(), &raw mut told) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(told.f_type as u64 == BPF_FS_MAGIC)
+    }
+}
+
+/// Removes a file, or a directory with all that is in it. Symbolic links are not followed.
+pub(super) fn remove(path: &Path, is_directory: bool) -> io::Result<()> {
+    if is_directory { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+fn is_own(found: &fs::Metadata) -> bool {
+    found.uid() == own_uid() && found.mode() & WRITABLE_BY_OTHERS == 0
+}
+
+fn own_uid() -> u32 {
+    // SAFETY: no arguments and no failure.
+    unsafe { libc::geteuid() }
+}
