@@ -29,7 +29,7 @@ pub(crate) fn packets(packets: u64) -> Counter {
 pub(crate) fn flow(tuple: Tuple, stun: u64) -> Flow {
     let mut counts = [[Counter::default(); 5]; 2];
     counts[0][2] = packets(stun);
-    Flow { tuple, known: true, idle_seconds: 0, ended: false, counts }
+    Flow { tuple, known: true, idle_seconds: 0, ended: false, streams: 0, counts }
 }
 
 /// A known stream of so many packets in sequence.

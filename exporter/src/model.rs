@@ -216,6 +216,8 @@ pub struct Flow {
     /// The table let go of this flow with this reading; these are its last values, and the same
     /// tuple begins again from zero.
     pub ended: bool,
+    /// Streams that it has in the table, both directions together.
+    pub streams: u32,
     /// By [`Direction`], then by [`Class`]. Streams' RTP is *not* in here: a flow's RTP is this plus
     /// the sum over its streams.
     pub counts: [[Counter; 5]; 2],

@@ -114,8 +114,7 @@ mod tests {
     }
 
     fn flow(port: u16, known: bool, idle_seconds: u32) -> Flow {
-        let counts = [[Counter::default(); 5]; 2];
-        Flow { tuple: tuple(port), known, idle_seconds, ended: false, counts }
+        Flow { known, idle_seconds, ..crate::fixture::flow(tuple(port), 0) }
     }
 
     fn stream(port: u16, idle_seconds: u32) -> Stream {

@@ -119,18 +119,30 @@ fn untold_flows(reading: &Reading, told: &HashSet<JoinKey>) -> HashMap<IpAddr, V
     untold
 }
 
-/// Of a told flow, the streams beyond those that have room of their own.
+/// Of a told flow, the streams beyond those that have room of their own. Mostly every flow is told and has few:
+/// then no stream is looked at.
 fn untold_streams(reading: &Reading, told: &HashSet<JoinKey>) -> HashMap<IpAddr, Vec<Entry>> {
-    let mut by_flow: HashMap<Tuple, Vec<Entry>> = HashMap::new();
-    for (position, stream) in reading.streams.iter().enumerate() {
-        if stream.known && !stream.ended {
-            let entry = Entry { position, idle: stream.idle_seconds };
-            by_flow.entry(stream.tuple).or_default().push(entry);
+    let mut by_flow: foldhash::HashMap<Tuple, (bool, Vec<Entry>)> = foldhash::HashMap::default();
+    for flow in reading.flows.iter().filter(|flow| flow.known && !flow.ended) {
+        let is_told = told.contains(&flow.tuple.join_key());
+        if !is_told || flow.streams > RESERVED_SSRCS {
+            by_flow.insert(flow.tuple, (is_told, Vec::new()));
         }
     }
     let mut untold: HashMap<IpAddr, Vec<Entry>> = HashMap::new();
-    for (tuple, mut entries) in by_flow {
-        if told.contains(&tuple.join_key()) {
+    if by_flow.is_empty() {
+        return untold;
+    }
+    for (position, stream) in reading.streams.iter().enumerate() {
+        if stream.known
+            && !stream.ended
+            && let Some((_, entries)) = by_flow.get_mut(&stream.tuple)
+        {
+            entries.push(Entry { position, idle: stream.idle_seconds });
+        }
+    }
+    for (tuple, (is_told, mut entries)) in by_flow {
+        if is_told {
             entries.sort_unstable_by_key(|entry| (entry.idle, entry.position));
             entries.drain(..entries.len().min(RESERVED_SSRCS as usize));
         }
@@ -168,7 +180,7 @@ fn flows_go_after_their_streams(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Counter, Direction, Flow, Proto, Stream};
+    use crate::model::{Direction, Flow, Proto, Stream};
 
     const LIMITS: Limits = Limits {
         flows: 800,
@@ -184,8 +196,7 @@ mod tests {
     }
 
     fn flow(host: u8, port: u16, idle_seconds: u32) -> Flow {
-        let counts = [[Counter::default(); 5]; 2];
-        Flow { tuple: tuple(host, port), known: true, idle_seconds, ended: false, counts }
+        Flow { idle_seconds, ..crate::fixture::flow(tuple(host, port), 0) }
     }
 
     fn stream(host: u8, port: u16, ssrc: u32, idle_seconds: u32) -> Stream {
@@ -238,7 +249,7 @@ mod tests {
     #[test]
     fn a_told_flow_has_room_for_so_many_streams_and_shares_the_rest() {
         let streams = (0..5_000).map(|ssrc| stream(1, 1, ssrc, ssrc));
-        let flows = vec![flow(1, 1, 0)];
+        let flows = vec![Flow { streams: 5_000, ..flow(1, 1, 0) }];
         let reading = Reading { flows, streams: streams.collect(), ..Reading::default() };
         let verdict = judge_all(&reading, &[tuple(1, 1)]);
         assert_eq!(verdict.greedy.len(), 1);

@@ -105,7 +105,7 @@ impl Packets {
         state: &State,
         tick: Tick,
     ) -> Option<u32> {
-        let Flow { tuple, known, idle_seconds: _, ended, counts } = flow;
+        let Flow { tuple, known, idle_seconds: _, ended, streams: _, counts } = flow;
         let slot = match self.meters.follow(before, tuple) {
             Some(slot) => slot,
             // The kernel may not have heard yet what the servers told.

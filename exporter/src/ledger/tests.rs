@@ -11,7 +11,7 @@ use crate::ledger::totals::{Counts, StreamTotals, add, add_all};
 use crate::ledger::{Ledger, Settings, Update};
 use crate::model::Direction::{Receive, Send};
 use crate::model::{
-    Clock, Consumer, Counter, Direction, Flow, MediaKind, PROBATION_SSRC, Peer, PeerKey, Reading,
+    Clock, Consumer, Counter, Direction, MediaKind, PROBATION_SSRC, Peer, PeerKey, Reading,
     RoomKey, SourceId, Stream, StreamStats, Transport, Tuple,
 };
 use crate::state::State;
@@ -514,14 +514,7 @@ fn a_crowd_that_nobody_claims_is_a_few_series_and_one_figure() {
     let before = bench.scrape().samples.len();
     for port in 0..200 {
         let tuple = fixture::tuple("10.0.0.1:40000", &format!("198.51.100.1:{}", 2000 + port));
-        let counts = Counts::default();
-        bench.reading.flows.push(Flow {
-            tuple,
-            known: true,
-            idle_seconds: 0,
-            ended: false,
-            counts,
-        });
+        bench.reading.flows.push(fixture::flow(tuple, 0));
         for ssrc in 0..10 {
             bench.put(tuple, Receive, 10 * port as u32 + ssrc, 1 + port);
         }

@@ -107,7 +107,7 @@ key!(FlowKeyV6);
 /// A row of a flow table.
 pub(in crate::kernel) fn flow(tuple: Tuple, value: &FlowValue, idle_seconds: u32) -> Flow {
     let counts = value.counts;
-    let mut flow = Flow { tuple, known: false, idle_seconds, ended: false, counts };
+    let mut flow = Flow { tuple, known: false, idle_seconds, ended: false, streams: 0, counts };
     set_flow(&mut flow, value, idle_seconds);
     flow
 }
@@ -116,6 +116,7 @@ pub(in crate::kernel) fn flow(tuple: Tuple, value: &FlowValue, idle_seconds: u32
 pub(in crate::kernel) fn set_flow(flow: &mut Flow, value: &FlowValue, idle_seconds: u32) {
     flow.known = value.flags & KNOWN != 0;
     flow.idle_seconds = idle_seconds;
+    flow.streams = value.streams;
     flow.counts = value.counts;
 }
 
