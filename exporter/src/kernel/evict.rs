@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use foldhash::{HashMap, HashMapExt};
 
+use super::census::Census;
 use super::options::Lifetimes;
 use crate::model::{JoinKey, Reading, Tuple};
 
@@ -40,6 +41,7 @@ impl Evictions {
 /// for, too.
 pub(super) fn choose(
     reading: &Reading,
+    census: &Census,
     told: &HashSet<JoinKey>,
     lifetimes: Lifetimes,
     orphans: bool,
@@ -47,6 +49,9 @@ pub(super) fn choose(
 ) -> Evictions {
     let mut resting = idle_flows(reading, told, lifetimes);
     keep_those_with_live_streams(reading, &mut resting);
+    if resting.is_empty() && !orphans && census.oldest_stream <= lifetimes.stream {
+        return Evictions::default();
+    }
     let flows: Option<HashSet<Tuple>> =
         orphans.then(|| reading.flows.iter().map(|flow| flow.tuple).collect());
     let goes = |tuple: &Tuple, idle: u32| {
@@ -142,7 +147,8 @@ mod tests {
             let told = HashSet::from([tuple(9).join_key()]);
             let reading =
                 Reading { flows: flows.to_vec(), streams: streams.to_vec(), ..Reading::default() };
-            let chosen = choose(&reading, &told, Lifetimes::default(), true, 100);
+            let census = Census::of(&reading);
+            let chosen = choose(&reading, &census, &told, Lifetimes::default(), true, 100);
             assert_eq!((&chosen.flows[..], &chosen.streams[..]), expected);
         };
         check(&[flow(1, false, 30), flow(2, false, 31)], &[], (&[1], &[]));
@@ -163,7 +169,8 @@ mod tests {
             flows: (1..=50).map(|port| flow(port, false, 99)).collect(),
             ..Reading::default()
         };
-        let chosen = choose(&reading, &HashSet::new(), Lifetimes::default(), false, 8);
+        let census = Census::of(&reading);
+        let chosen = choose(&reading, &census, &HashSet::new(), Lifetimes::default(), false, 8);
         assert_eq!(chosen.flows.len(), 8);
     }
 }

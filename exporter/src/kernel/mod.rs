@@ -7,6 +7,7 @@
 
 mod attach;
 mod capture;
+mod census;
 mod counting;
 mod ebpf;
 mod engine;

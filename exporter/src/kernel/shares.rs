@@ -11,10 +11,11 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
+use super::census::Census;
 use super::evict::Evictions;
 use super::options::Limits;
 use crate::model::{JoinKey, Reading, Tuple};
-use exporter_ebpf::abi::{MOST_GREEDY, RESERVED_SSRCS};
+use exporter_ebpf::abi::{MOST_GREEDY, Occupancy, RESERVED_SSRCS};
 
 /// What everybody may have, however little is free.
 const FLOOR: usize = 32;
@@ -39,12 +40,13 @@ struct Entry {
 /// even look.
 pub(super) fn judge(
     reading: &Reading,
+    census: &Census,
     told: &HashSet<JoinKey>,
     limits: &Limits,
     most: usize,
 ) -> Verdict {
-    let flows = reading.flows.iter().filter(|flow| flow.known && !flow.ended).count();
-    let streams = reading.streams.iter().filter(|stream| stream.known && !stream.ended).count();
+    let [flows, streams] =
+        [Occupancy::Flows, Occupancy::Streams].map(|of| census.entries(of) as usize);
     let is_scarce = |used: usize, max: u32| used > max as usize / 2;
     let mut verdict = Verdict::default();
     if is_scarce(flows, limits.flows) {
@@ -215,7 +217,7 @@ mod tests {
 
     fn judge_all(reading: &Reading, told: &[Tuple]) -> Verdict {
         let told = told.iter().map(Tuple::join_key).collect();
-        judge(reading, &told, &LIMITS, 10_000)
+        judge(reading, &Census::of(reading), &told, &LIMITS, 10_000)
     }
 
     #[test]

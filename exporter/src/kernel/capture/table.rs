@@ -22,6 +22,7 @@ use ipnet::IpNet;
 
 use crate::host::namespaces::NamespaceCookie;
 use crate::host::ownership::{End, Ownership};
+use crate::kernel::census::{Census, flow_cell, stream_cell};
 use crate::kernel::ebpf::keys;
 use crate::kernel::evict;
 use crate::kernel::options::Lifetimes;
@@ -262,7 +263,7 @@ impl Table {
             let vouched = speaks && arrival.direction == Direction::Send;
             let proven = vouched && !self.has_room(Occupancy::Strangers, false);
             let known = told || proven && !self.is_greedy(&arrival.tuple);
-            if !self.take(flow_room(known), told) {
+            if !self.take(flow_cell(known), told) {
                 let refusal = if known { Event::FlowsFull } else { Event::StrangersFull };
                 self.event_of(refusal, arrival);
                 return None;
@@ -326,7 +327,7 @@ impl Table {
                 if known && !told && self.is_greedy(&id.0) {
                     return Err(Event::ShareFull);
                 }
-                if !self.take(stream_room(known), told) {
+                if !self.take(stream_cell(known), told) {
                     return Err(match known {
                         true => Event::StreamsFull,
                         false => Event::StrangerStreamsFull,
@@ -355,16 +356,18 @@ impl Table {
     }
 
     fn evict(&mut self, reading: &mut Reading) {
-        let chosen = evict::choose(reading, &self.told, self.lifetimes, false, MOST_EVICTIONS);
+        let census = Census::of(reading);
+        let chosen =
+            evict::choose(reading, &census, &self.told, self.lifetimes, false, MOST_EVICTIONS);
         let Verdict { greedy, losses } =
-            shares::judge(reading, &self.told, &self.limits, MOST_EVICTIONS);
+            shares::judge(reading, &census, &self.told, &self.limits, MOST_EVICTIONS);
         self.greedy = greedy;
         let chosen = chosen.and(losses);
         for position in chosen.flows {
             let flow = &mut reading.flows[position];
             flow.ended = true;
             if let Some(value) = self.flows.remove(&flow.tuple) {
-                self.give_back(flow_room(value.flags & KNOWN != 0));
+                self.give_back(flow_cell(value.flags & KNOWN != 0));
             }
         }
         for position in chosen.streams {
@@ -372,7 +375,7 @@ impl Table {
             stream.ended = true;
             let id = (stream.tuple, stream.direction, stream.ssrc);
             if let Some(value) = self.streams.remove(&id) {
-                self.give_back(stream_room(value.flags & KNOWN != 0));
+                self.give_back(stream_cell(value.flags & KNOWN != 0));
             }
             if let Some(flow) = self.flows.get_mut(&stream.tuple) {
                 flow.streams = flow.streams.saturating_sub(1);
@@ -459,14 +462,6 @@ fn number(direction: Direction) -> usize {
         Direction::Receive => 0,
         Direction::Send => 1,
     }
-}
-
-fn flow_room(known: bool) -> Occupancy {
-    if known { Occupancy::Flows } else { Occupancy::Strangers }
-}
-
-fn stream_room(known: bool) -> Occupancy {
-    if known { Occupancy::Streams } else { Occupancy::StrangerStreams }
 }
 
 #[cfg(test)]

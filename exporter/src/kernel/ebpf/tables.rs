@@ -27,6 +27,7 @@ use super::streams::{self, Streams};
 use super::sys;
 use crate::host::addresses::MAX_LOCAL;
 use crate::host::namespaces::NamespaceCookie;
+use crate::kernel::census::{Census, flow_cell, stream_cell};
 use crate::kernel::evict;
 use crate::kernel::options::Lifetimes;
 use crate::kernel::options::Limits;
@@ -137,24 +138,26 @@ impl Tables {
     fn read_into(&mut self, reading: &mut Reading) -> anyhow::Result<()> {
         let jiffies = tend(&self.fds, Tend::default()).context("run the program tend")?;
         self.clock.advance(jiffies, monotonic());
-        self.read_flows(reading).context("read the flow tables")?;
+        let mut census = Census::default();
+        self.read_flows(reading, &mut census).context("read the flow tables")?;
         self.take_leavers(reading).context("remove idle streams")?;
-        self.read_streams(reading);
+        self.read_streams(reading, &mut census);
         self.last_flows = reading.flows.len();
         let chosen = evict::choose(
             reading,
+            &census,
             &self.told,
             self.lifetimes,
             std::mem::take(&mut self.orphans),
             MOST_EVICTIONS,
         );
         let Verdict { greedy, losses } =
-            shares::judge(reading, &self.told, &self.limits, MOST_EVICTIONS);
+            shares::judge(reading, &census, &self.told, &self.limits, MOST_EVICTIONS);
         self.hold_back(greedy).context("write the tables of greedy addresses")?;
         let chosen = chosen.and(losses);
-        self.evict(reading, &chosen.flows).context("remove idle flows")?;
+        self.evict(reading, &chosen.flows, &mut census).context("remove idle flows")?;
         self.hide(reading, &chosen.streams);
-        self.correct(reading);
+        self.correct(&census);
         reading.events = self.read_events().context("read the table EVENTS")?;
         reading.tables = self.fill();
         Ok(())
@@ -245,40 +248,50 @@ impl Tables {
         Ok(())
     }
 
-    fn read_flows(&mut self, reading: &mut Reading) -> io::Result<()> {
+    fn read_flows(&mut self, reading: &mut Reading, census: &mut Census) -> io::Result<()> {
         let clock = self.clock;
         let most = (self.limits.flows as usize) + (self.limits.stranger_flows as usize);
         let flows = &mut reading.flows;
-        self.flows_v4.read(self.fds.flows[0].as_fd(), most, |key, value| {
-            flows.push(keys::flow(key.tuple(), value, clock.idle_seconds(value.last_seen)));
-        })?;
-        self.flows_v6.read(self.fds.flows[1].as_fd(), most, |key, value| {
-            flows.push(keys::flow(key.tuple(), value, clock.idle_seconds(value.last_seen)));
-        })
+        let mut put = |tuple, value: &FlowValue| {
+            let flow = keys::flow(tuple, value, clock.idle_seconds(value.last_seen));
+            census.flow(&flow);
+            flows.push(flow);
+        };
+        let [v4, v6] = [self.fds.flows[0].as_fd(), self.fds.flows[1].as_fd()];
+        self.flows_v4.read(v4, most, |key, value| put(key.tuple(), value))?;
+        self.flows_v6.read(v6, most, |key, value| put(key.tuple(), value))
     }
 
-    fn read_streams(&mut self, reading: &mut Reading) {
+    fn read_streams(&mut self, reading: &mut Reading, census: &mut Census) {
         let Self { clock, streams, numbers, .. } = self;
         streams.numbers(numbers);
         reading.streams.reserve_exact(numbers.len());
-        streams.read(numbers, |key, value| reading.streams.push(row(key, value, clock)));
+        streams.read(numbers, |key, value| {
+            let stream = row(key, value, clock);
+            census.stream(&stream);
+            reading.streams.push(stream);
+        });
     }
 
     /// Removes flows. They have no streams any more: a flow's value has its share of them.
-    fn evict(&mut self, reading: &mut Reading, flows: &[usize]) -> io::Result<()> {
+    fn evict(
+        &mut self,
+        reading: &mut Reading,
+        flows: &[usize],
+        census: &mut Census,
+    ) -> io::Result<()> {
         for &position in flows {
             let flow = &mut reading.flows[position];
+            let was_known = flow.known;
             let value = match keys::flow_key(&flow.tuple) {
                 Family::V4(key) => sys::take(self.fds.flows[0].as_fd(), &key),
                 Family::V6(key) => sys::take(self.fds.flows[1].as_fd(), &key),
             }?;
             if let Some(value) = value {
                 keys::set_flow(flow, &value, self.clock.idle_seconds(value.last_seen));
-                self.occupied.give_back(match flow.known {
-                    true => Occupancy::Flows,
-                    false => Occupancy::Strangers,
-                });
+                self.occupied.give_back(flow_cell(flow.known));
             }
+            census.flow_ended(was_known);
             flow.ended = true;
             self.orphans = true;
         }
@@ -316,10 +329,7 @@ impl Tables {
         for number in numbers {
             let Some((key, value)) = self.streams.take(number) else { continue };
             let stream = Stream { ended: true, ..row(key, &value, &self.clock) };
-            self.occupied.give_back(match stream.known {
-                true => Occupancy::Streams,
-                false => Occupancy::StrangerStreams,
-            });
+            self.occupied.give_back(stream_cell(stream.known));
             *shares.entry(stream.tuple).or_default() += 1;
             reading.streams.push(stream);
         }
@@ -330,9 +340,8 @@ impl Tables {
         Ok(())
     }
 
-    fn correct(&mut self, reading: &Reading) {
-        let counted = live(reading);
-        let counted = CELLS.map(|cell| counted[cell as usize]);
+    fn correct(&mut self, census: &Census) {
+        let counted = CELLS.map(|cell| census.entries(cell));
         let cells = CELLS.map(|cell| self.occupied.get(cell));
         for (cell, surplus) in
             CELLS.into_iter().zip(self.surplus.compare(cells, counted).unwrap_or_default())
@@ -443,19 +452,6 @@ fn row(key: streams::Key, value: &StreamValue, clock: &Clock) -> Stream {
 
 /// Puts a key into a table, or removes it.
 type Act<A, B> = fn(BorrowedFd<'_>, Family<A, B>) -> io::Result<()>;
-
-/// Entries that the reading left in the tables, by [`Occupancy`].
-fn live(reading: &Reading) -> [u64; OCCUPANCIES] {
-    let mut counts = [0; OCCUPANCIES];
-    for flow in reading.flows.iter().filter(|flow| !flow.ended) {
-        counts[if flow.known { Occupancy::Flows } else { Occupancy::Strangers } as usize] += 1;
-    }
-    for stream in reading.streams.iter().filter(|stream| !stream.ended) {
-        let cell = if stream.known { Occupancy::Streams } else { Occupancy::StrangerStreams };
-        counts[cell as usize] += 1;
-    }
-    counts
-}
 
 fn tend(fds: &TableFds, request: Tend) -> io::Result<u32> {
     sys::test_run(fds.tend.as_fd(), &request)
