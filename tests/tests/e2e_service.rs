@@ -3,13 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use exporter_tests::bpffs::BpfFs;
 use exporter_tests::exporter::{Exporter, attached};
+use exporter_tests::process::TempDir;
 use exporter_tests::prometheus::Prometheus;
 use exporter_tests::scene::{Channel, Person, Scene};
-use exporter_tests::{cast, expect, rtp, stranger, wait};
+use exporter_tests::{cast, expect, rtp, skip, stranger, wait};
 use serde_json::Value;
 
 /// Media time of a performance: 2 seconds.
@@ -87,6 +89,53 @@ fn a_restart_counts_from_there() -> Result<()> {
         Ok((expected, scraped))
     })?;
     exporter.stop()
+}
+
+/// Somebody sets the clock: forward by a day, back by two.
+#[test]
+fn a_clock_that_is_set_changes_no_count() -> Result<()> {
+    let faked = ["x86_64", "aarch64"]
+        .map(|processor| format!("/usr/lib/{processor}-linux-gnu/faketime/libfaketimeMT.so.1"));
+    let Some(library) = faked.into_iter().find(|path| Path::new(path).exists()) else {
+        skip("libfaketime is not installed: run `cargo xtask setup`");
+        return Ok(());
+    };
+    let Some(build) = cast::newest() else { return Ok(()) };
+    let folder = TempDir::new("clock")?;
+    let offset = folder.path().join("offset");
+    let set = |by: &str| std::fs::write(&offset, by).context("set the clock");
+    set("+0")?;
+    let mut scene = cast::open(&build)?;
+    let variables = [
+        ("LD_PRELOAD", library.as_str()),
+        ("FAKETIME_TIMESTAMP_FILE", offset.to_str().context("a path that is not UTF-8")?),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let exporter = cast::exporter(&scene, &[], &variables)?;
+    for role in cast::roles() {
+        scene.enter(role)?;
+    }
+    scene.introduce()?;
+    let mut shown = vec![last_success(&exporter)?];
+    for by in ["+1d", "-1d"] {
+        cast::play(&mut scene, TICKS)?;
+        streams_match(&scene, &exporter)?;
+        set(by)?;
+        cast::play(&mut scene, TICKS)?;
+        streams_match(&scene, &exporter)?;
+        shown.push(last_success(&exporter)?);
+    }
+    // The exporter has seen the steps, or all this says nothing.
+    const HOUR: f64 = 3600.0;
+    ensure!(shown[1] - shown[0] > 23.0 * HOUR && shown[1] - shown[2] > 47.0 * HOUR, "{shown:?}");
+    exporter.stop()
+}
+
+/// By the exporter's wall clock.
+fn last_success(exporter: &Exporter) -> Result<f64> {
+    let family = "mediasoup_exporter_source_last_success_timestamp_seconds";
+    Ok(exporter.scrape()?.sum(family, &[("source", "sockets")]))
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod paths;
 
 mod process;
 
+mod arm64;
+
 mod cache;
 mod setup;
 

@@ -13,7 +13,7 @@ mod part;
 
 use std::time::Instant;
 
-use crate::cache;
+use crate::{arm64, cache};
 pub use part::Part;
 
 /// Options of `cargo xtask setup`.
@@ -34,6 +34,12 @@ pub fn install(part: Part) -> anyhow::Result<()> {
     let cache = cache::lock()?;
     let wants = |one| part == Part::All || part == one;
     timed("Debian packages", || packages::install(part))?;
+    if part == Part::All && !cfg!(target_arch = "aarch64") {
+        timed("Rust's library for arm64", || {
+            arm64::install();
+            Ok(())
+        })?;
+    }
     if wants(Part::Ebpf) {
         timed("bpf-linker", || linker::install(&cache))?;
     }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 
 use super::part::Part;
 use crate::ebpf::choice;
-use crate::process;
+use crate::{arm64, process};
 
 /// For compiling anything at all.
 const COMPILER: &[&str] = &["build-essential", "pkgconf", "ca-certificates"];
@@ -48,7 +48,8 @@ const NODE: &[&str] = &["nodejs", "npm"];
 const WEBRTC: &[&str] = &["chromium"];
 
 /// What the tests run beside the exporter.
-const TESTS: &[&str] = &["iproute2", "nftables", "prometheus", "tcpdump", "valgrind"];
+const TESTS: &[&str] =
+    &["iproute2", "libfaketime", "nftables", "prometheus", "tcpdump", "valgrind"];
 
 /// The oldest Node.js that all mediasoup versions run on.
 const OLDEST_NODE: u32 = 20;
@@ -90,6 +91,9 @@ fn needed(part: Part) -> Vec<&'static str> {
     }
     if matches!(part, Part::All | Part::Packages) {
         needed.extend(TESTS);
+        if !cfg!(target_arch = "aarch64") {
+            needed.extend(arm64::PACKAGES);
+        }
     }
     needed
 }

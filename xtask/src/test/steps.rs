@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::setup::{bundlers, mediasoup, page};
-use crate::{ebpf, paths};
+use crate::{arm64, ebpf, paths};
 
 /// One check, or one run of tests.
 pub struct Step {
@@ -88,6 +88,7 @@ fn tests(filter: &[String]) -> anyhow::Result<Vec<Step>> {
     system.env("MEDIASOUP_EXPORTER_BIN", paths::target().join("debug/mediasoup-exporter"));
     Ok(vec![
         Step::tests("tests: kernel program", with_filter(kernel, filter, &[])),
+        on_arm64(filter),
         Step::tests("tests: units", with_filter(unit, filter, &[])),
         Step::check(
             "exporter's binary",
@@ -101,6 +102,19 @@ fn tests(filter: &[String]) -> anyhow::Result<Vec<Step>> {
             with_filter(system, filter, &["--test-threads=1", "--nocapture"]),
         ),
     ])
+}
+
+/// The kernel program's parser and tables on another processor.
+fn on_arm64(filter: &[String]) -> Step {
+    const NAME: &str = "tests: kernel program, arm64";
+    if let Some(missing) = arm64::missing() {
+        return Step::own(NAME, || Ok(Some(missing)));
+    }
+    let mut tests = kernel(["test", "--lib", "--locked"]);
+    arm64::tell(&mut tests);
+    // So that the emulator needs no C library of the target's.
+    tests.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    Step::tests(NAME, with_filter(tests, filter, &[]))
 }
 
 fn documentation() -> Command {
