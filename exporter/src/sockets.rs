@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
@@ -20,7 +21,7 @@ use netlink_packet_sock_diag::inet::{
 };
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
-use crate::host::netlink::Client;
+use crate::host::netlink::{Client, needs};
 use crate::host::procfs::{self, SocketLine};
 use crate::host::workers::{self, WorkerProcess};
 use crate::model::{Proto, SocketStats, TcpStats, canonical};
@@ -45,13 +46,13 @@ pub fn read(
     }
     for (namespace, workers) in by_namespace {
         found.wanted = Wanted::of(&workers, ports);
-        if namespace.is_none() {
-            diagnose(&mut Client::new(NETLINK_SOCK_DIAG)?, &mut found)?;
-            continue;
-        }
         // One worker is enough to find the way.
         let Some(pid) = workers.first().map(|worker| worker.pid) else { continue };
         let directory = PathBuf::from(format!("/proc/{pid}"));
+        if namespace.is_none() {
+            of_this_host(&directory, &mut found)?;
+            continue;
+        }
         let asked = client_in(&directory.join("ns/net"))
             .and_then(|mut client| diagnose(&mut client, &mut found));
         if let Err(error) = asked {
@@ -60,6 +61,26 @@ pub fn read(
         }
     }
     Ok(found.sockets)
+}
+
+fn of_this_host(worker: &Path, found: &mut Found) -> io::Result<()> {
+    static WARNED: Once = Once::new();
+    let before = found.sockets.len();
+    let asked = Client::new(NETLINK_SOCK_DIAG).and_then(|mut client| diagnose(&mut client, found));
+    match asked.map_err(|error| needs(error, "udp_diag tcp_diag")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            WARNED.call_once(|| {
+                tracing::warn!(
+                    "ask for sockets: {error}; until then queues and drops come from /proc, and there are no round \
+                     trip times"
+                );
+            });
+            found.sockets.truncate(before);
+            from_proc(worker, found);
+            Ok(())
+        }
+        asked => asked,
+    }
 }
 
 /// Which sockets of a network namespace are the SFU's.

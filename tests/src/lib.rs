@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod expect;
 pub mod exporter;
 pub mod flood;
+pub mod guest;
 pub mod http;
 pub mod netns;
 pub mod nft;

@@ -191,3 +191,16 @@ fn set_option<T>(
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+/// Names the kernel's modules that an answer says are missing, and how to load them: of that the kernel says no more
+/// than "No such file or directory".
+pub fn needs(error: io::Error, modules: &str) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => io::Error::new(
+            io::ErrorKind::NotFound,
+            format!(
+                "the kernel lacks what it takes: `modprobe --all {modules}`, now and at each boot"
+            ),
+        ),
+        _ => error,
+    }
+}

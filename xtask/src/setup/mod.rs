@@ -4,6 +4,7 @@
 //! Debian puts them; everything else goes into the cache folder.
 
 pub mod bundlers;
+pub mod kernels;
 pub mod linker;
 pub mod mediasoup;
 mod npm;
@@ -49,6 +50,12 @@ pub fn install(part: Part) -> anyhow::Result<()> {
         }
         timed("what servers are bundled with", || {
             bundlers::BUNDLE.install(&cache, bundlers::check)
+        })?;
+    }
+    if part == Part::All && cfg!(target_arch = "x86_64") {
+        timed("other kernels", || {
+            kernels::install(&cache);
+            Ok(())
         })?;
     }
     if wants(Part::Webrtc) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+use super::kernels;
 use super::part::Part;
 use crate::ebpf::choice;
 use crate::{arm64, process};
@@ -93,6 +94,9 @@ fn needed(part: Part) -> Vec<&'static str> {
         needed.extend(TESTS);
         if !cfg!(target_arch = "aarch64") {
             needed.extend(arm64::PACKAGES);
+        }
+        if cfg!(target_arch = "x86_64") {
+            needed.extend(kernels::PACKAGES);
         }
     }
     needed

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::setup::{bundlers, mediasoup, page};
+use crate::setup::{bundlers, kernels, mediasoup, page};
 use crate::{arm64, ebpf, paths};
 
 /// One check, or one run of tests.
@@ -83,6 +83,7 @@ fn tests(filter: &[String]) -> anyhow::Result<Vec<Step>> {
     // An error of these says where it arose by itself; the way there would hide it.
     system.env("RUST_LIB_BACKTRACE", "0");
     mediasoup::name_to(&mut system)?;
+    kernels::name_to(&mut system)?;
     page::BUNDLE.name_to(&mut system)?;
     bundlers::BUNDLE.name_to(&mut system)?;
     system.env("MEDIASOUP_EXPORTER_BIN", paths::target().join("debug/mediasoup-exporter"));

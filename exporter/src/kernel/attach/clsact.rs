@@ -18,7 +18,7 @@ use netlink_packet_route::tc::{
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::position::{Position, Side};
-use crate::host::netlink::Client;
+use crate::host::netlink::{Client, needs};
 
 /// Every filter of ours is called this, the exporter, a colon, and the program's name.
 const NAME: &str = "mediasoup-exporter:";
@@ -104,7 +104,8 @@ impl Clsact {
             },
         };
         let flags = if taken.is_some() { NLM_F_REPLACE } else { NLM_F_EXCL };
-        self.put(&filter, program, flags).context("add the filter")?;
+        let put = self.put(&filter, program, flags);
+        put.map_err(|error| needs(error, "cls_bpf")).context("add the filter")?;
         let handle = taken.map(|row| row.handle);
         for left in rows.into_iter().filter(|row| is_left(row) && Some(row.handle) != handle) {
             tracing::info!("removing the filter {} that an earlier run left behind", left.name);
@@ -212,7 +213,9 @@ impl Clsact {
                 return Ok(());
             }
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            Err(error) => return Err(error).context("add the clsact qdisc"),
+            Err(error) => {
+                return Err(needs(error, "sch_ingress")).context("add the clsact qdisc");
+            }
         }
         let kind = self.kind_of_qdisc(index).context("list qdiscs")?;
         match kind.as_deref() {
