@@ -597,6 +597,11 @@ impl Corpus {
         let frame = ethernet(&[], &ends.ip(TCP, &ends.tcp(&[1; 12], &[0x80; 1500])));
         let shape = self.add("TCP aggregate", ends, frame, &[flow(Class::Other, 4, 1500)]);
         (shape.gso_size, shape.gso_segs) = (400, 4);
+        let ends = self.v4();
+        let frame = ethernet(&[], &ends.ip(TCP, &ends.tcp(&[1; 12], &[0x80; 1500])));
+        let shape =
+            self.add("TCP aggregate from a tap", ends, frame, &[flow(Class::Other, 4, 1500)]);
+        (shape.gso_size, shape.gso_segs) = (400, 0);
     }
 }
 

@@ -111,7 +111,8 @@ where
             rtp::is_framed_stun_success(&payload, packet.length)
         };
         let sort = sort(Kind::Other, speaks);
-        let is_counted = Packet::<W>::admit_plain(&key, segments(skb), packet.length, sort);
+        let is_counted =
+            Packet::<W>::admit_plain(&key, segments(skb, packet.length), packet.length, sort);
         return finish::<DIRECTION>(skb, is_counted);
     }
     // SAFETY: the kernel's context.
@@ -159,11 +160,16 @@ fn finish<const DIRECTION: u8>(skb: *mut __sk_buff, is_counted: bool) -> Skip {
     Skip::ELSEWHERE
 }
 
-/// Packets that a TCP aggregate stands for.
+/// Packets that a TCP aggregate with so much payload stands for. What comes from a tap or by virtio has the size of
+/// its segments, but not their number (`gso_segs` is 0 until somebody trusts the sender's headers).
 #[inline(always)]
-fn segments(skb: *mut __sk_buff) -> u32 {
+fn segments(skb: *mut __sk_buff, length: u32) -> u32 {
     // SAFETY: the kernel's context.
-    unsafe { (*skb).gso_segs }.max(1)
+    let (segments, size) = unsafe { ((*skb).gso_segs, (*skb).gso_size) };
+    if segments == 0 && size != 0 {
+        return length.div_ceil(size).max(1);
+    }
+    segments.max(1)
 }
 
 /// Marks in `skb->tc_index`, whose upper bits no queueing discipline uses: counted as received,
