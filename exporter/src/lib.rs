@@ -36,5 +36,8 @@ pub mod check;
 pub mod collect;
 pub mod startup;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod fixture;

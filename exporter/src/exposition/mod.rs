@@ -11,7 +11,7 @@ pub mod reference;
 mod rows;
 mod selection;
 mod snapshot;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod strict;
 #[cfg(test)]
 mod tests;
