@@ -36,7 +36,7 @@ pub use self::places::{Place, RoomRef};
 pub use self::role::StreamRole;
 pub use self::sources::{Bounds, Kind, Reason};
 pub use self::tuples::Refused;
-use self::tuples::{Effect, Told, Worth};
+use self::tuples::{Claim, Effect, Told, Worth};
 
 /// A producer's key: piped producers share their id with the original, on another transport.
 pub type ProducerKey = (TransportId, ProducerId);
@@ -207,11 +207,19 @@ impl State {
 
     /// Told connections of which no packet was seen, though a reading was taken since and time enough
     /// has passed. Between servers nothing is to be expected before something is produced or consumed,
-    /// and on ports that are not counted nothing is at all.
-    pub fn unseen(&self, is_counted: impl Fn(u16) -> bool) -> Unseen {
+    /// on ports that are not counted nothing is at all, and a server that ended is kept, but its worker
+    /// has no port any more.
+    pub fn unseen(
+        &self,
+        is_counted: impl Fn(u16) -> bool,
+        speaks: impl Fn(SourceId) -> bool,
+    ) -> Unseen {
         let mut unseen = Unseen::default();
         let unseen_claims = self.tuples.unseen((self.now + 1).saturating_sub(SEEN_WITHIN));
-        for (id, _, worth) in unseen_claims.filter(|(_, key, _)| is_counted(key.local_port)) {
+        let is_expected =
+            |claim: &Claim, key: &JoinKey| is_counted(key.local_port) && speaks(claim.source);
+        for (claim, _) in unseen_claims.filter(|(claim, key)| is_expected(claim, key)) {
+            let (id, worth) = (&claim.transport, &claim.worth);
             let kind = self.transports.get(id).map(|transport| transport.kind);
             let has_children =
                 || self.places.nodes.get(id).is_some_and(|node| !node.children.is_empty());

@@ -3,7 +3,7 @@
 //!
 //! Each source fails alone: its series stay as they were, its `up` falls, and the others go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -67,6 +67,8 @@ pub struct Ledgers {
     looked: Vec<Status>,
     /// Sources of which something was refused, and that was said.
     warned: BTreeSet<SourceId>,
+    /// What of those that do not speak was refused: their workers have ended, and with them their ports.
+    refused_silent: BTreeMap<SourceId, u64>,
     uncounted: Uncounted,
     /// Since then the state's seconds count.
     started: Instant,
@@ -86,6 +88,7 @@ impl Ledgers {
             state: State::default(),
             looked: Vec::new(),
             warned: BTreeSet::new(),
+            refused_silent: BTreeMap::new(),
             uncounted: Uncounted::default(),
             started: Instant::now(),
             tick: 0,
@@ -126,10 +129,18 @@ impl Ledgers {
 
     /// Says once for each source that not all of it is taken in.
     fn warn_of_refusals(&mut self) {
-        let Self { state, looked: statuses, warned, .. } = self;
-        warned.retain(|source| statuses.iter().any(|status| status.id == *source));
-        for Status { id, path, .. } in statuses.iter() {
-            if state.refused_of(*id) > 0 && warned.insert(*id) {
+        let Self { state, looked: statuses, warned, refused_silent, .. } = self;
+        let is_there = |source: &SourceId| statuses.iter().any(|status| status.id == *source);
+        warned.retain(is_there);
+        refused_silent.retain(|source, _| is_there(source));
+        for Status { id, path, up, .. } in statuses.iter() {
+            let refused = state.refused_of(*id);
+            if !up {
+                refused_silent.insert(*id, refused);
+                continue;
+            }
+            let before = refused_silent.get(id).copied().unwrap_or_default();
+            if refused > before && warned.insert(*id) {
                 tracing::warn!(
                     "observer {}: not all that this server tells is taken in, because there is no \
                      room for it or because it is not the server's to say; see \
@@ -149,7 +160,8 @@ impl Ledgers {
         }
         let counts_somewhere = !counting.status().interfaces.is_empty();
         let is_counted = |port| ports.as_ref().is_none_or(|ports| ports.contains(&port));
-        let unseen = self.state.unseen(is_counted);
+        let speaks = |source| self.looked.iter().any(|status| status.id == source && status.up);
+        let unseen = self.state.unseen(is_counted, speaks);
         let (figures, warnings) = self.uncounted.look(unseen, counts_somewhere);
         for (reason, connections) in figures {
             self.parts.telemetry.uncounted(reason.as_str(), connections);

@@ -193,7 +193,7 @@ impl Owners {
                 let why = format!("{error:#}");
                 tracing::warn!(
                     "cannot see sockets being bound ({why}); looking for the SFU's ports every second \
-                     instead: the first packets to a new port are missed"
+                     instead, so that the first packets to a new port may be missed"
                 );
                 keeper.forget_cookies();
                 Ok(Self::Looked(keeper, why))

@@ -261,7 +261,7 @@ fn connections_whose_packets_come_are_seen() {
         bench.scrape();
         bench.told.state.seen(bench.scrape.take_seen());
         bench.told.state.pass(bench.tick * 1000);
-        bench.told.state.unseen(|_| true).others.count
+        bench.told.state.unseen(|_| true, |_| true).others.count
     };
     bench.put(one(), Send, 31, 5);
     assert_eq!(unseen(&mut bench), 0);

@@ -556,7 +556,7 @@ fn a_socket_at_an_address_that_is_not_the_hosts_is_said() {
             .for_each(|(source, event)| state.apply(source, event));
         state.settle();
         state.pass(100);
-        let Unseen { port, address: foreign, others } = state.unseen(|_| true);
+        let Unseen { port, address: foreign, others } = state.unseen(|_| true, |_| true);
         assert_eq!(
             (foreign.count, others.count, port.count),
             (expected.0, expected.1, 0),
@@ -706,7 +706,7 @@ fn told_connections_without_packets_are_said() {
         };
         state.apply(A, Event::Transport(TransportTold { kind, ..told }));
     }
-    let unseen = |state: &State| state.unseen(|_| true);
+    let unseen = |state: &State| state.unseen(|_| true, |_| true);
     let figures = |state: &State| (unseen(state).port.count, unseen(state).others.count);
     state.pass(9);
     assert_eq!(figures(&state), (0, 0), "it may be on its way");
@@ -716,7 +716,11 @@ fn told_connections_without_packets_are_said() {
         Tuple::new(Proto::Udp, ([10, 0, 0, 1], 40_000).into(), ([203, 0, 113, 2], 1).into());
     let claim = state.holder(&tuple).unwrap().claim;
     state.seen([claim]);
-    assert_eq!(state.unseen(|port| port != 40_000), Unseen::default(), "these are not counted");
+    assert_eq!(
+        state.unseen(|port| port != 40_000, |_| true),
+        Unseen::default(),
+        "these are not counted"
+    );
     assert_eq!(unseen(&state).others, UnseenOf { count: 1, first: Some("T".into()) });
     state.apply(A, consumer("C", "pipe", 5));
     assert_eq!(figures(&state), (0, 2));
@@ -726,6 +730,8 @@ fn told_connections_without_packets_are_said() {
     state.settle();
     state.pass(100);
     assert_eq!(figures(&state), (2, 0));
+    let of_ended = state.unseen(|_| true, |source| source != A);
+    assert_eq!(of_ended, Unseen::default(), "a server that ended has no worker any more");
     for id in ["T", "pipe"] {
         state.apply(A, Event::Gone(Gone::Transport(id.into())));
     }

@@ -68,10 +68,10 @@ pub(super) struct Claim {
     pub(super) number: u64,
     /// The transport has the tuple no more, and is remembered by this stamp.
     pub(super) closed: Option<u64>,
-    source: SourceId,
+    pub(super) source: SourceId,
     /// Grows with each time that it is told.
     turn: u64,
-    worth: Worth,
+    pub(super) worth: Worth,
     told: Option<IpAddr>,
 }
 
@@ -145,18 +145,15 @@ impl Tuples {
     }
 
     /// Live claims that were made before this time and of which no packet was seen, apart from those on
-    /// what another source has; and what they are worth.
-    pub(super) fn unseen(
-        &self,
-        before: u64,
-    ) -> impl Iterator<Item = (&TransportId, &JoinKey, &Worth)> {
+    /// what another source has.
+    pub(super) fn unseen(&self, before: u64) -> impl Iterator<Item = (&Claim, &JoinKey)> {
         let unseen = self.unseen.iter().filter(move |(_, (_, since))| *since < before);
         unseen.filter_map(|(number, (key, _))| {
             let claims = self.by_key.get(key)?;
             let claim = claims.list.iter().find(|claim| claim.number == *number)?;
             let refused = claim.worth == Worth::Refused;
             let counts = refused || claims.holds(claim);
-            counts.then_some((&claim.transport, key, &claim.worth))
+            counts.then_some((claim, key))
         })
     }
 

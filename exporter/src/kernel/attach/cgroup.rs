@@ -88,7 +88,10 @@ fn root(mounts: &str) -> anyhow::Result<PathBuf> {
              host`)",
             path.display()
         ),
-        None => anyhow!("no cgroup hierarchy of version 2 is mounted"),
+        None => anyhow!(
+            "no cgroup hierarchy of version 2 is mounted here: `mount -t cgroup2 none DIRECTORY` mounts \
+             it, in the exporter's mount namespace"
+        ),
     })
 }
 
