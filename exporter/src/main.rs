@@ -112,7 +112,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
     if config.pin.is_none() {
         warn_of_leftovers();
     }
-    let counting = Arc::new(Counting::start(&prepared.counting)?);
+    // First: who cannot serve should not have counted.
     let listeners = match config.systemd_socket {
         true => web::activated()?,
         false => {
@@ -120,6 +120,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
             config.listen.iter().map(bind).collect::<anyhow::Result<Vec<_>>>()?
         }
     };
+    let counting = Arc::new(Counting::start(&prepared.counting)?);
     // Before the runtime has threads: capabilities belong to threads.
     let method = counting.method();
     let needs = Needs {

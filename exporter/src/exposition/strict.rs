@@ -30,6 +30,7 @@ impl Scraped {
     }
 
     /// The one value of this name and these labels; `None` when there is none.
+    #[cfg(test)]
     pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let found = self.find(name, labels);
         assert!(found.len() < 2, "{name} {labels:?}: {found:?}");

@@ -5,13 +5,15 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use aya::Ebpf;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSock};
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::links::Links;
 use crate::kernel::ebpf::{load, sys};
@@ -32,9 +34,8 @@ pub(in crate::kernel) struct Watch {
 impl Watch {
     /// Loads and attaches them.
     pub(in crate::kernel) fn start(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let root = root(&fs::read_to_string("/proc/mounts").context("read /proc/mounts")?)?;
+        let (cgroup, root) = open_root()?;
         let shown = root.display();
-        let cgroup = File::open(&root).with_context(|| format!("open {shown}"))?;
         let (mut attached, mut links) = (Vec::new(), Vec::new());
         for (name, hook) in PROGRAMS {
             let program = load::cgroup_program(ebpf, name)?;
@@ -76,10 +77,40 @@ fn attach(program: &mut CgroupSock, cgroup: &File) -> anyhow::Result<FdLink> {
     program.take_link(link)?.try_into().context("a link to a cgroup")
 }
 
-/// The root of the hierarchy, from /proc/mounts. Where old and new hierarchies stand side by side, it is not
+/// The hierarchy's root, and what to call it: as this process sees it, or as process 1 does, or mounted where nobody
+/// else sees it. A mount namespace of one's own, such as `ip netns exec` makes, often has none.
+fn open_root() -> anyhow::Result<(File, PathBuf)> {
+    let mounts = fs::read_to_string("/proc/mounts").context("read /proc/mounts")?;
+    let found = root(&mounts, Path::new("/")).or_else(|error| {
+        let mounts = fs::read_to_string("/proc/1/mounts").unwrap_or_default();
+        root(&mounts, Path::new("/proc/1/root")).map_err(|_| error)
+    });
+    match found {
+        Ok(root) => {
+            let opened = File::open(&root).with_context(|| format!("open {}", root.display()))?;
+            Ok((opened, root))
+        }
+        Err(error) => mounted().map_or(Err(error), |root| Ok((root, "the cgroups' root".into()))),
+    }
+}
+
+/// A mount that is at no path and goes with its descriptor (Linux 5.2). Takes CAP_SYS_ADMIN. `None`: it cannot be had,
+/// or shows a part of the hierarchy only.
+fn mounted() -> Option<File> {
+    let system = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+    fsconfig_create(&system).ok()?;
+    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount = fsmount(&system, FsMountFlags::FSMOUNT_CLOEXEC, quiet).ok()?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = File::from(openat(&mount, ".", flags, Mode::empty()).ok()?);
+    is_root(&PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()))).then_some(root)
+}
+
+/// The root of the hierarchy, from /proc/mounts of whoever sees `base` as `/`. Where old and new hierarchies stand side by side, it is not
 /// /sys/fs/cgroup; within a container it may be that of the container only, which is no root.
-fn root(mounts: &str) -> anyhow::Result<PathBuf> {
-    let mounted = mounts.lines().filter_map(mounted_at).map(PathBuf::from);
+fn root(mounts: &str, base: &Path) -> anyhow::Result<PathBuf> {
+    let within = |path: &str| base.join(path.trim_start_matches('/'));
+    let mounted = mounts.lines().filter_map(mounted_at).map(within);
     let (roots, others): (Vec<PathBuf>, Vec<PathBuf>) =
         mounted.partition(|path| is_root(path.as_path()));
     roots.into_iter().next().ok_or_else(|| match others.first() {
@@ -118,8 +149,9 @@ mod tests {
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\nshort";
         let found: Vec<&str> = mounts.lines().filter_map(mounted_at).collect();
         assert_eq!(found, ["/sys/fs/cgroup/unified"]);
-        let refusal = root("cgroup2 /nowhere cgroup2 rw 0 0").unwrap_err().to_string();
+        let refusal =
+            root("cgroup2 /nowhere cgroup2 rw 0 0", Path::new("/")).unwrap_err().to_string();
         assert!(refusal.contains("/nowhere") && refusal.contains("--cgroupns"), "{refusal}");
-        assert!(root("").is_err());
+        assert!(root("", Path::new("/")).is_err());
     }
 }

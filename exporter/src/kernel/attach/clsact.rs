@@ -222,9 +222,10 @@ impl Clsact {
             Some("clsact") => Ok(()),
             Some("ingress") if side == Side::Ingress => Ok(()),
             Some("ingress") => bail!(
-                "egress cannot be counted beside the qdisc `ingress` of another tool; replace it by \
-                 `clsact`, which takes the same ingress filters (tc qdisc del dev … ingress; tc qdisc add \
-                 dev … clsact)"
+                "egress cannot be counted beside the qdisc `ingress` of another tool; replace it by `clsact`, \
+                 which takes the same ingress filters: `tc qdisc del dev {0} ingress; tc qdisc add dev {0} \
+                 clsact`",
+                name_of(index)
             ),
             kind => {
                 bail!("there is another qdisc in the place of clsact: {}", kind.unwrap_or("none"))
@@ -285,6 +286,15 @@ fn free_handle(rows: &[Row]) -> anyhow::Result<TcHandle> {
     let mut handles = (1..u16::MAX).map(|minor| TcHandle { major: HANDLES, minor });
     let is_free = |handle: &TcHandle| rows.iter().all(|row| row.handle != *handle);
     handles.find(is_free).context("no free handle")
+}
+
+/// For people; the number where it has no name any more.
+fn name_of(index: u32) -> String {
+    let mut name = [0_u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer is as long as the longest name with its end.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    let text = std::ffi::CStr::from_bytes_until_nul(&name).ok().filter(|_| !found.is_null());
+    text.map_or_else(|| index.to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// A filter; what has no handle yet is the kernel's heading for a priority.
