@@ -15,6 +15,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::model::Reading;
+use crate::sandbox::{LAYERS, Sandbox};
 
 /// What was built: version, layout of the kernel's tables, and the commit where the build named one.
 pub static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -32,6 +33,7 @@ pub struct Telemetry {
     source_last_success: GaugeVec,
     source_duration: GaugeVec,
     counting: IntGaugeVec,
+    sandbox: IntGaugeVec,
     ownership: IntGaugeVec,
     owned_sockets: IntGauge,
     pinned: IntGauge,
@@ -132,6 +134,12 @@ impl Telemetry {
                 &registry,
                 "source_scrape_duration_seconds",
                 "How long the last reading of a source took.",
+            ),
+            sandbox: ints(
+                &registry,
+                "sandbox",
+                "What confines the threads that read what others send: 1 where it does.",
+                &["layer"],
             ),
             counting: ints(
                 &registry,
@@ -327,6 +335,13 @@ impl Telemetry {
     pub fn counting(&self, source: &str) {
         for name in COUNTING_SOURCES {
             self.counting.with_label_values(&[name]).set((name == source).into());
+        }
+    }
+
+    /// What confines threads that serve.
+    pub fn sandboxed(&self, sandbox: &Sandbox) {
+        for layer in LAYERS {
+            self.sandbox.with_label_values(&[layer]).set(sandbox.has(layer).into());
         }
     }
 
