@@ -82,7 +82,7 @@ impl Filter {
             ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
         // A name for a thread, and nothing else of what prctl can do.
         rules.insert(libc::SYS_prctl, only(0, SeccompCmpOp::Eq, libc::PR_SET_NAME as u64)?);
-        rules.insert(libc::SYS_ioctl, only(1, SeccompCmpOp::Eq, libc::FIONBIO as u64)?);
+        rules.insert(libc::SYS_ioctl, only(1, SeccompCmpOp::Eq, libc::FIONBIO)?);
         // Threads, but no processes.
         let threads = libc::CLONE_THREAD as u64;
         rules.insert(libc::SYS_clone, only(0, SeccompCmpOp::MaskedEq(threads), threads)?);
