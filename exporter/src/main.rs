@@ -23,7 +23,7 @@ use mediasoup_exporter::kernel::{self, Counting, Method};
 use mediasoup_exporter::labels::{Database, Renewal};
 use mediasoup_exporter::observer::{self, AGENT_SCRIPT, Observer};
 use mediasoup_exporter::resolver::{self, Questions, Work};
-use mediasoup_exporter::sandbox::Sandbox;
+use mediasoup_exporter::sandbox::{Sandbox, Task};
 use mediasoup_exporter::service;
 use mediasoup_exporter::signals::{self, Signals};
 use mediasoup_exporter::startup::{self, Keys, Named, Prepared, Role};
@@ -138,9 +138,13 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?;
     let sandbox = Sandbox::new(config.sandbox).context("--sandbox")?;
-    let serving = sandbox.runtime().context("start the runtime of threads that serve")?;
+    let serving =
+        sandbox.runtime(Task::Serve).context("start the runtime of threads that serve")?;
+    let asking =
+        sandbox.runtime(Task::Ask).context("start the runtime of threads that ask for names")?;
     let exporter = Exporter::assemble(counting, listeners, prepared, &serving)?;
-    let result = runtime.block_on(exporter.serve(sandbox, serving.handle()));
+    let result = runtime.block_on(exporter.serve(sandbox, serving.handle(), asking.handle()));
+    asking.shutdown_background();
     serving.shutdown_timeout(LAST_PATIENCE / 2);
     runtime.shutdown_timeout(LAST_PATIENCE / 2);
     result
@@ -219,7 +223,12 @@ impl Exporter {
     }
 
     /// Until a signal asks to end.
-    async fn serve(self, sandbox: Sandbox, serving: &Handle) -> anyhow::Result<()> {
+    async fn serve(
+        self,
+        sandbox: Sandbox,
+        serving: &Handle,
+        asking: &Handle,
+    ) -> anyhow::Result<()> {
         let Self { counting, observer, host, books, names, keys, files, web_files, .. } = self;
         let Self { listeners, access, front, telemetry, board, .. } = self;
         let mut signals = Signals::listen()?;
@@ -240,7 +249,8 @@ impl Exporter {
         orders.observe(host.clone());
         tasks.spawn(tell(counting.clone(), orders.clone(), host, changed, stop_of(&stopped)));
         if let Some(work) = names {
-            tasks.spawn(resolve(work, orders.clone(), stop_of(&stopped)));
+            let resolving = resolve(work, orders.clone(), Handle::current(), stop_of(&stopped));
+            tasks.spawn_on(resolving, asking);
         }
         let (last, attached) = (orders.clone(), counting.clone());
         tasks.spawn(rotate(keys.clone(), orders.clone(), stop_of(&stopped)));
@@ -414,10 +424,10 @@ async fn tell(
     }
 }
 
-async fn resolve(work: Work, orders: Orders, stop: impl Future<Output = ()>) {
+async fn resolve(work: Work, orders: Orders, opener: Handle, stop: impl Future<Output = ()>) {
     tokio::select! {
         () = stop => {}
-        () = resolver::run(work, |ip, name| orders.name(ip, name)) => {}
+        () = resolver::run(work, opener, |ip, name| orders.name(ip, name)) => {}
     }
 }
 

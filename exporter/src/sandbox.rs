@@ -1,7 +1,7 @@
 //! Threads that read what strangers and servers send: without capabilities, with the system calls that they
 //! need and no others, and without a file.
 //!
-//! They have a runtime of their own, for requests and for what servers tell. What takes rights (attaching,
+//! They have runtimes of their own: one for requests and for what servers tell, one for what name servers answer. What takes rights (attaching,
 //! opening sockets and files) stays with the other one's threads, which read nothing of strangers'.
 //!
 //! Memory is shared by all threads of a process. So this is a second wall behind the language's, not one that
@@ -26,13 +26,29 @@ const WORKERS: usize = 2;
 /// Password checks run one by one.
 const BLOCKING: usize = 4;
 
+/// For each kind of threads.
+#[derive(Debug)]
+struct Filters {
+    serving: syscalls::Filter,
+    asking: syscalls::Filter,
+}
+
+/// What confined threads do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Answer requests, and read what servers tell.
+    Serve,
+    /// Ask name servers: these may make sockets of the Internet.
+    Ask,
+}
+
 /// What holds the threads that serve.
 #[derive(Clone, Debug, Default)]
 pub struct Sandbox {
     layers: Vec<&'static str>,
     /// Why others do not.
     missing: Vec<String>,
-    filter: Option<Arc<syscalls::Filter>>,
+    filters: Option<Arc<Filters>>,
     /// By the operator.
     is_off: bool,
 }
@@ -43,7 +59,9 @@ impl Sandbox {
         if !is_wanted {
             return Ok(Self { is_off: true, ..Self::default() });
         }
-        let filter = Arc::new(syscalls::Filter::new().context("make the filter of system calls")?);
+        let filter =
+            |calls_out| syscalls::Filter::new(calls_out).context("make the filter of system calls");
+        let filters = Arc::new(Filters { serving: filter(false)?, asking: filter(true)? });
         let tried = std::thread::Builder::new().name("sandbox".into()).spawn(move || {
             let mut sandbox = Self::default();
             let mut take = |layer, outcome: anyhow::Result<()>| match outcome {
@@ -51,11 +69,11 @@ impl Sandbox {
                 Err(why) => sandbox.missing.push(format!("{layer}: {why:#}")),
             };
             take("capabilities", capabilities::drop_all());
-            take("landlock", files::close());
-            let filtered = filter.apply();
+            take("landlock", files::close(false));
+            let filtered = filters.serving.apply();
             let is_filtered = filtered.is_ok();
             take("seccomp", filtered);
-            sandbox.filter = is_filtered.then_some(filter);
+            sandbox.filters = is_filtered.then_some(filters);
             sandbox
         });
         let sandbox = tried.context("start a thread")?.join();
@@ -88,17 +106,21 @@ impl Sandbox {
     }
 
     /// A runtime whose threads are confined, each before it does anything else.
-    pub fn runtime(&self) -> io::Result<Runtime> {
+    pub fn runtime(&self, task: Task) -> io::Result<Runtime> {
         let mut builder = Builder::new_multi_thread();
-        builder.thread_name("serve").worker_threads(WORKERS).max_blocking_threads(BLOCKING);
+        let (name, workers) = match task {
+            Task::Serve => ("serve", WORKERS),
+            Task::Ask => ("ask", 1),
+        };
+        builder.thread_name(name).worker_threads(workers).max_blocking_threads(BLOCKING);
         let sandbox = self.clone();
-        builder.on_thread_start(move || sandbox.enter());
+        builder.on_thread_start(move || sandbox.enter(task));
         builder.enable_all().build()
     }
 
     /// Confines the calling thread. Threads that it starts inherit that.
-    fn enter(&self) {
-        if self.is_off || (self.filter.is_some() && syscalls::is_filtered()) {
+    fn enter(&self, task: Task) {
+        if self.is_off || (self.filters.is_some() && syscalls::is_filtered()) {
             return;
         }
         let confined = (|| {
@@ -106,13 +128,17 @@ impl Sandbox {
                 capabilities::drop_all()?;
             }
             if self.has("landlock") {
-                files::close()?;
+                files::close(task == Task::Ask)?;
             }
-            self.filter.as_ref().map_or(Ok(()), |filter| filter.apply())
+            match (&self.filters, task) {
+                (Some(filters), Task::Serve) => filters.serving.apply(),
+                (Some(filters), Task::Ask) => filters.asking.apply(),
+                (None, _) => Ok(()),
+            }
         })();
         if let Err(error) = confined {
             // It worked for another thread a moment ago.
-            tracing::error!("a thread that serves is not confined: {error:#}");
+            tracing::error!("a thread is not confined: {error:#}");
         }
     }
 }
@@ -132,7 +158,7 @@ mod tests {
             eprintln!("skipped: {}", sandbox.describe());
             return None;
         }
-        let runtime = sandbox.runtime().unwrap();
+        let runtime = sandbox.runtime(Task::Serve).unwrap();
         let worker = runtime.block_on(runtime.spawn(async move { work() })).unwrap();
         let nested = runtime.spawn(async move { tokio::task::spawn_blocking(work).await.unwrap() });
         Some([worker, runtime.block_on(nested).unwrap()])
@@ -159,7 +185,7 @@ mod tests {
     #[test]
     fn no_capability_is_left() {
         let sandbox = Sandbox::new(true).unwrap();
-        let runtime = sandbox.runtime().unwrap();
+        let runtime = sandbox.runtime(Task::Serve).unwrap();
         // SAFETY: gettid takes nothing and touches no memory.
         let number = || unsafe { libc::gettid() };
         let worker = runtime.block_on(runtime.spawn(async move { number() })).unwrap();
@@ -182,7 +208,7 @@ mod tests {
             return;
         }
         let tried = std::thread::spawn(|| {
-            files::close().unwrap();
+            files::close(false).unwrap();
             File::open("/proc/self/stat").map(drop).map_err(|error| error.kind())
         });
         assert_eq!(tried.join().unwrap(), Err(io::ErrorKind::PermissionDenied));
@@ -191,7 +217,7 @@ mod tests {
     #[test]
     fn what_serving_takes_works() {
         let sandbox = Sandbox::new(true).unwrap();
-        let runtime = sandbox.runtime().unwrap();
+        let runtime = sandbox.runtime(Task::Serve).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -216,10 +242,27 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_may_send_but_open_nothing_else() {
+        use std::os::unix::net::UnixDatagram;
+        let sandbox = Sandbox::new(true).unwrap();
+        if !sandbox.has("seccomp") {
+            eprintln!("skipped: {}", sandbox.describe());
+            return;
+        }
+        let runtime = sandbox.runtime(Task::Ask).unwrap();
+        let tried = runtime.spawn(async {
+            let socket = UdpSocket::bind("127.0.0.1:0");
+            let sent = socket.and_then(|it| it.send_to(b"?", it.local_addr()?));
+            [sent.is_ok(), UnixDatagram::unbound().is_ok(), File::open("/etc/hosts").is_ok()]
+        });
+        assert_eq!(runtime.block_on(tried).unwrap(), [true, false, false]);
+    }
+
+    #[test]
     fn it_can_be_off() {
         let sandbox = Sandbox::new(false).unwrap();
         assert!(!LAYERS.iter().any(|layer| sandbox.has(layer)) && !sandbox.is_complete());
-        let runtime = sandbox.runtime().unwrap();
+        let runtime = sandbox.runtime(Task::Serve).unwrap();
         let opened = runtime.spawn(async { File::open("/proc/self/stat").is_ok() });
         assert!(runtime.block_on(opened).unwrap());
     }

@@ -14,6 +14,9 @@ use exporter_tests::{root_or_skip, skip, wait};
 /// What the kernel says of a thread.
 type Status = BTreeMap<String, String>;
 
+/// What confined threads are called: those that serve, and those that ask for names.
+const CONFINED: [&str; 2] = ["serve", "ask"];
+
 /// Each thread's name and status.
 fn threads(pid: u32) -> Result<Vec<(String, Status)>> {
     let folder = format!("/proc/{pid}/task");
@@ -28,8 +31,9 @@ fn threads(pid: u32) -> Result<Vec<(String, Status)>> {
     Ok(threads.collect())
 }
 
-fn serving(pid: u32) -> Result<Vec<Status>> {
-    let named = |(name, status): (String, Status)| (name == "serve").then_some(status);
+fn confined(pid: u32) -> Result<Vec<Status>> {
+    let named =
+        |(name, status): (String, Status)| CONFINED.contains(&name.as_str()).then_some(status);
     Ok(threads(pid)?.into_iter().filter_map(named).collect())
 }
 
@@ -63,10 +67,11 @@ fn threads_that_serve_have_no_rights_and_others_what_they_need() -> Result<()> {
     let folder = TempDir::new("rights")?;
     let Some(exporter) = start(folder.path(), &[])? else { return Ok(()) };
     let pid = exporter.pid();
-    let all = wait::until("threads that accept and one that checks", wait::LONG, || {
-        let all = serving(pid)?;
-        Ok((all.len() >= 3).then_some(all))
-    })?;
+    let all =
+        wait::until("threads that accept, one that checks and one that asks", wait::LONG, || {
+            let all = confined(pid)?;
+            Ok((all.len() >= 4).then_some(all))
+        })?;
     for status in &all {
         for which in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
             assert_eq!(set(status, which)?, 0, "{status:?}");
@@ -80,7 +85,7 @@ fn threads_that_serve_have_no_rights_and_others_what_they_need() -> Result<()> {
         skip("this kernel has no seccomp filters");
     }
     let rights = |(name, status): &(String, Status)| {
-        (name != "serve").then(|| set(status, "CapEff").unwrap_or_default())
+        (!CONFINED.contains(&name.as_str())).then(|| set(status, "CapEff").unwrap_or_default())
     };
     let kept: Vec<u64> = threads(pid)?.iter().filter_map(rights).collect();
     assert!(!kept.is_empty() && kept.iter().all(|set| *set != 0), "{kept:x?}");
@@ -107,7 +112,7 @@ fn after_attaching_little_is_kept() -> Result<()> {
 fn the_sandbox_can_be_off_and_says_so() -> Result<()> {
     let folder = TempDir::new("rights")?;
     let Some(exporter) = start(folder.path(), &["--sandbox=no"])? else { return Ok(()) };
-    for status in serving(exporter.pid())? {
+    for status in confined(exporter.pid())? {
         assert_ne!(set(&status, "CapEff")?, 0);
     }
     exporter.stop()

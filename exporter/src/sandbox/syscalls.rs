@@ -77,7 +77,8 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    /// `calls_out`: sockets of the Internet may be made.
+    pub(super) fn new(calls_out: bool) -> anyhow::Result<Self> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
             ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
         // A name for a thread, and nothing else of what prctl can do.
@@ -90,6 +91,13 @@ impl Filter {
         let runnable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
         rules.insert(libc::SYS_mmap, only(2, runnable.clone(), 0)?);
         rules.insert(libc::SYS_mprotect, only(2, runnable, 0)?);
+        if calls_out {
+            let families = [libc::AF_INET, libc::AF_INET6];
+            let families = families.map(|family| only(0, SeccompCmpOp::Eq, family as u64));
+            let families = families.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+            rules.insert(libc::SYS_socket, families.into_iter().flatten().collect());
+            rules.extend([libc::SYS_bind, libc::SYS_connect].map(|call| (call, Vec::new())));
+        }
         let refusal = SeccompAction::Errno(libc::EPERM as u32);
         let absence = SeccompAction::Errno(libc::ENOSYS as u32);
         let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
