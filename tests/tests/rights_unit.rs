@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use exporter_tests::skip;
+use exporter_tests::netns::Netns;
+use exporter_tests::process::Guard;
+use exporter_tests::scrape::Scrape;
+use exporter_tests::{exporter, http, root_or_skip, skip, wait};
 
 /// The exposure that `systemd-analyze security` may find at most.
 const MOST_EXPOSED: f64 = 2.0;
@@ -60,5 +63,71 @@ fn no_right_is_left_that_is_not_given() -> Result<()> {
         let explained = text.lines().any(|line| line.starts_with('#') && line.contains(&right));
         assert!(explained, "{right}");
     }
+    Ok(())
+}
+
+/// A cgroup that goes, with what systemd makes below it.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Result<Option<Self>> {
+        let mounts = std::fs::read_to_string("/proc/mounts")?;
+        let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let root = mounts.find(|words| words.get(2) == Some(&"cgroup2"));
+        let Some(root) = root else { return Ok(None) };
+        let path = Path::new(root[1]).join(format!("mex-systemd-{}", std::process::id()));
+        std::fs::create_dir(&path)?;
+        Ok(Some(Self(path)))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0.join("cgroup.kill"), "1");
+        // The kernel takes a moment to let go of what was killed.
+        let _ = wait::until("the cgroup to be empty", wait::LONG, || {
+            let mut find = Command::new("find");
+            find.arg(&self.0).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]);
+            find.output()?;
+            Ok((!self.0.exists()).then_some(()))
+        });
+    }
+}
+
+/// A real systemd starts the exporter by its units, in namespaces of its own.
+#[test]
+fn systemd_runs_the_unit() -> Result<()> {
+    let systemd = Path::new("/lib/systemd/systemd");
+    if !root_or_skip() {
+        return Ok(());
+    }
+    if !systemd.exists() {
+        skip("systemd is not installed");
+        return Ok(());
+    }
+    let Some(cgroup) = Cgroup::new()? else {
+        skip("no cgroup hierarchy of version 2 is mounted");
+        return Ok(());
+    };
+    let host = Netns::new("systemd")?;
+    let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/boot.sh");
+    let mut command = host.command("bash");
+    command.arg(boot).arg(exporter::binary()?).arg(unit("mediasoup-exporter.service"));
+    command.arg(unit("mediasoup-exporter.socket")).arg(&cgroup.0);
+    let mut process = Guard::spawn("systemd", command)?;
+    let page = |path: &str| http::get(&host, exporter::address(), path, &[])?.text();
+    let ready = wait::until("/-/ready", wait::LONG, || {
+        process.alive()?;
+        Ok(page("/-/ready").ok().map(drop))
+    });
+    ready.with_context(|| process.log())?;
+    let metrics = Scrape::parse(&page("/metrics")?)?;
+    let one = |family: &str, labels: &[(&str, &str)]| {
+        assert_eq!(metrics.sum(family, labels), 1.0, "{family}: {}", page("/").unwrap_or_default());
+    };
+    one("mediasoup_exporter_counting_source", &[("source", "ebpf")]);
+    one("mediasoup_exporter_pinned", &[]);
+    one("mediasoup_exporter_sandbox", &[("layer", "seccomp")]);
+    one("mediasoup_exporter_sandbox", &[("layer", "capabilities")]);
     Ok(())
 }
