@@ -463,6 +463,7 @@ pub fn reference() -> String {
     let telemetry = Telemetry::new();
     telemetry.counting("none");
     telemetry.owned("flag", 0);
+    telemetry.sandboxed(&Sandbox::default());
     let (took, last_success) = (Some(Duration::ZERO), Some(UNIX_EPOCH));
     telemetry.sources(&[SourceReport { name: "ebpf".into(), up: true, took, last_success }]);
     telemetry.interfaces(&["eth0".into()], std::iter::empty::<&str>(), ["eth0"].iter());
