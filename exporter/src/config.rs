@@ -63,6 +63,8 @@ pub struct Config {
     pub hooks: Hooks,
     /// Bounds of the tables.
     pub tables: TableSizes,
+    /// Confine threads that serve.
+    pub sandbox: bool,
     /// Keep interarrival jitter.
     pub jitter: bool,
     /// Directory on a bpf file system in which tables and programs outlive the exporter.
@@ -262,6 +264,7 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
             )?,
             ssrcs_per_flow: flags.max_ssrcs_per_flow.within("--max-ssrcs-per-flow", 1, 1 << 20)?,
         },
+        sandbox: boolean(Origin("--sandbox"), &flags.sandbox)?,
         jitter: boolean(Origin("--jitter"), &flags.jitter)?,
         pin: flags.pin.clone(),
         search: flags.observers.is_empty() || flags.observers.iter().any(is_auto),

@@ -27,6 +27,7 @@ pub mod sockets;
 
 pub mod config;
 pub mod resolver;
+pub mod sandbox;
 pub mod service;
 pub mod signals;
 pub mod telemetry;

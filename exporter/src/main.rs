@@ -21,14 +21,16 @@ use mediasoup_exporter::files::{Files, Members, Reload, Take};
 use mediasoup_exporter::host::capabilities::{self, Needs};
 use mediasoup_exporter::kernel::{self, Counting, Method};
 use mediasoup_exporter::labels::{Database, Renewal};
-use mediasoup_exporter::observer::{AGENT_SCRIPT, Observer};
+use mediasoup_exporter::observer::{self, AGENT_SCRIPT, Observer};
 use mediasoup_exporter::resolver::{self, Questions, Work};
+use mediasoup_exporter::sandbox::{Sandbox, Task};
 use mediasoup_exporter::service;
 use mediasoup_exporter::signals::{self, Signals};
 use mediasoup_exporter::startup::{self, Keys, Named, Prepared, Role};
 use mediasoup_exporter::state::{Event, Gone, SourceId};
 use mediasoup_exporter::telemetry::{self, Telemetry, VERSION};
 use mediasoup_exporter::web;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -136,9 +138,16 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let exporter = Exporter::assemble(counting, listeners, prepared)?;
-    let result = runtime.block_on(exporter.serve());
-    runtime.shutdown_timeout(LAST_PATIENCE);
+    let sandbox = Sandbox::new(config.sandbox).context("--sandbox")?;
+    let serving =
+        sandbox.runtime(Task::Serve).context("start the runtime of threads that serve")?;
+    let asking =
+        sandbox.runtime(Task::Ask).context("start the runtime of threads that ask for names")?;
+    let exporter = Exporter::assemble(counting, listeners, prepared, &serving)?;
+    let result = runtime.block_on(exporter.serve(sandbox, serving.handle(), asking.handle()));
+    asking.shutdown_background();
+    serving.shutdown_timeout(LAST_PATIENCE / 2);
+    runtime.shutdown_timeout(LAST_PATIENCE / 2);
     result
 }
 
@@ -164,6 +173,7 @@ impl Exporter {
         counting: Arc<Counting>,
         listeners: Vec<TcpListener>,
         prepared: Prepared,
+        serving: &Runtime,
     ) -> anyhow::Result<Self> {
         let Prepared {
             access,
@@ -179,7 +189,8 @@ impl Exporter {
             ledger,
         } = prepared;
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
-        let observer = Observer::new(observer);
+        let readers = Some(serving.handle().clone());
+        let observer = Observer::new(observer::Options { readers, ..observer });
         let (questions, names): (Option<Questions>, Option<Work>) =
             policy.names.then(resolver::questions).unzip();
         let books = Ledgers::new(Parts {
@@ -213,12 +224,21 @@ impl Exporter {
     }
 
     /// Until a signal asks to end.
-    async fn serve(self) -> anyhow::Result<()> {
+    async fn serve(
+        self,
+        sandbox: Sandbox,
+        serving: &Handle,
+        asking: &Handle,
+    ) -> anyhow::Result<()> {
         let Self { counting, observer, host, books, names, keys, files, web_files, .. } = self;
         let Self { listeners, access, front, telemetry, board, .. } = self;
         let mut signals = Signals::listen()?;
-        let listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std);
-        let listeners = listeners.collect::<Result<Vec<_>, _>>().context("listen")?;
+        let listeners = {
+            // Whose threads accept.
+            let _serving = serving.enter();
+            let listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std);
+            listeners.collect::<Result<Vec<_>, _>>().context("listen")?
+        };
         let (orders, thread) =
             collect::start(books, Pace::default()).context("start the scrape thread")?;
         let (stop, stopped) = watch::channel(false);
@@ -230,7 +250,8 @@ impl Exporter {
         orders.observe(host.clone());
         tasks.spawn(tell(counting.clone(), orders.clone(), host, changed, stop_of(&stopped)));
         if let Some(work) = names {
-            tasks.spawn(resolve(work, orders.clone(), stop_of(&stopped)));
+            let resolving = resolve(work, orders.clone(), Handle::current(), stop_of(&stopped));
+            tasks.spawn_on(resolving, asking);
         }
         let (last, attached) = (orders.clone(), counting.clone());
         tasks.spawn(rotate(keys.clone(), orders.clone(), stop_of(&stopped)));
@@ -253,7 +274,8 @@ impl Exporter {
             files.follow(&mut hangup, report, stopping).await;
         });
         let ready = board.clone();
-        let site = Site { orders: orders.clone(), board, counting, observer, telemetry };
+        telemetry.sandboxed(&sandbox);
+        let site = Site { orders: orders.clone(), board, counting, observer, telemetry, sandbox };
         let limits = web::Limits::default();
         let scheme = if front.is_tls() { "https" } else { "http" };
         for listener in &listeners {
@@ -261,7 +283,8 @@ impl Exporter {
             tracing::info!("serving {scheme}://{address}/metrics");
         }
         tasks.spawn(report(orders, ready, stop_of(&stopped)));
-        tasks.spawn(web::serve(listeners, Arc::new(site), front, limits, stop_of(&stopped)));
+        let requests = web::serve(listeners, Arc::new(site), front, limits, stop_of(&stopped));
+        tasks.spawn_on(requests, serving);
         // Nothing but a fault of its own ends a task or the scrape thread before the signal.
         let fault = loop {
             tokio::select! {
@@ -402,10 +425,10 @@ async fn tell(
     }
 }
 
-async fn resolve(work: Work, orders: Orders, stop: impl Future<Output = ()>) {
+async fn resolve(work: Work, orders: Orders, opener: Handle, stop: impl Future<Output = ()>) {
     tokio::select! {
         () = stop => {}
-        () = resolver::run(work, |ip, name| orders.name(ip, name)) => {}
+        () = resolver::run(work, opener, |ip, name| orders.name(ip, name)) => {}
     }
 }
 

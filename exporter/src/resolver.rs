@@ -17,6 +17,7 @@ use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
 use hickory_resolver::system_conf::parse_resolv_conf;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 
 use crate::model::canonical_ip;
@@ -84,8 +85,8 @@ const LOOK: Duration = Duration::from_secs(10);
 type Current = Arc<Mutex<Option<TokioResolver>>>;
 
 /// Answers questions from the system's name servers until nobody can ask any more. While there are none,
-/// questions wait. Needs a tokio runtime.
-pub async fn run(work: Work, answer: impl Fn(IpAddr, Option<Arc<str>>) + Send) {
+/// questions wait. Needs a tokio runtime; `opener` is one that may read files.
+pub async fn run(work: Work, opener: Handle, answer: impl Fn(IpAddr, Option<Arc<str>>) + Send) {
     let (current, ready) = (Current::default(), Notify::new());
     let answering = async {
         ready.notified().await;
@@ -97,17 +98,25 @@ pub async fn run(work: Work, answer: impl Fn(IpAddr, Option<Arc<str>>) + Send) {
     };
     tokio::select! {
         () = answering => {}
-        () = follow(&current, &ready) => {}
+        () = follow(&current, &ready, &opener) => {}
     }
 }
 
 /// Keeps the resolver up to date with its configuration, as DHCP and VPNs change it.
-async fn follow(current: &Current, ready: &Notify) {
+async fn follow(current: &Current, ready: &Notify, opener: &Handle) {
     let (mut seen, mut is_missed) = (None, false);
     loop {
-        let content = tokio::fs::read(CONFIGURATION).await.unwrap_or_default();
-        if seen.as_ref() != Some(&content) {
-            match resolver_of(&content) {
+        let before = seen.take();
+        let look = opener.spawn(async move {
+            let content = tokio::fs::read(CONFIGURATION).await.unwrap_or_default();
+            // Reads the table of hosts, too.
+            let other = (before.as_ref() != Some(&content)).then(|| resolver_of(&content));
+            (content, other)
+        });
+        // It ends early only with the runtime.
+        let Ok((content, other)) = look.await else { return };
+        if let Some(made) = other {
+            match made {
                 Ok(resolver) => {
                     *current.lock().unwrap_or_else(PoisonError::into_inner) = Some(resolver);
                     ready.notify_one();
@@ -121,8 +130,8 @@ async fn follow(current: &Current, ready: &Notify) {
                 ),
                 Err(_) => {}
             }
-            seen = Some(content);
         }
+        seen = Some(content);
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -206,6 +215,7 @@ mod tests {
     use tokio::net::UdpSocket;
 
     use super::*;
+    use crate::sandbox::{Sandbox, Task};
 
     fn ip(last: u8) -> IpAddr {
         IpAddr::from([198, 51, 100, last])
@@ -314,6 +324,8 @@ mod tests {
         server.connections[0].port = address.port();
         let configuration = ResolverConfig::from_parts(None, vec![], vec![server]);
         let resolver = resolver(configuration, ResolverOpts::default()).unwrap();
+        // Where it happens: what the sandbox leaves is enough.
+        let asking = Sandbox::new(true).unwrap().runtime(Task::Ask).unwrap();
         for (ip, expected) in [
             ("192.0.2.1", Some("honest.example")),
             ("::ffff:192.0.2.1", Some("honest.example")),
@@ -324,8 +336,10 @@ mod tests {
             ("192.0.2.4", None),
         ] {
             let ip = canonical_ip(ip.parse().unwrap());
-            assert_eq!(reverse(resolver.clone(), ip).await.as_deref(), expected, "{ip}");
+            let name = asking.spawn(reverse(resolver.clone(), ip)).await.unwrap();
+            assert_eq!(name.as_deref(), expected, "{ip}");
         }
+        asking.shutdown_background();
         serving.abort();
     }
 

@@ -15,6 +15,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::model::Reading;
+use crate::sandbox::{LAYERS, Sandbox};
 
 /// What was built: version, layout of the kernel's tables, and the commit where the build named one.
 pub static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -32,6 +33,7 @@ pub struct Telemetry {
     source_last_success: GaugeVec,
     source_duration: GaugeVec,
     counting: IntGaugeVec,
+    sandbox: IntGaugeVec,
     ownership: IntGaugeVec,
     owned_sockets: IntGauge,
     pinned: IntGauge,
@@ -132,6 +134,12 @@ impl Telemetry {
                 &registry,
                 "source_scrape_duration_seconds",
                 "How long the last reading of a source took.",
+            ),
+            sandbox: ints(
+                &registry,
+                "sandbox",
+                "What confines the threads that read what others send: 1 where it does.",
+                &["layer"],
             ),
             counting: ints(
                 &registry,
@@ -330,6 +338,13 @@ impl Telemetry {
         }
     }
 
+    /// What confines threads that serve.
+    pub fn sandboxed(&self, sandbox: &Sandbox) {
+        for layer in LAYERS {
+            self.sandbox.with_label_values(&[layer]).set(sandbox.has(layer).into());
+        }
+    }
+
     /// How the SFU's sockets are known, as the label of `mediasoup_exporter_ownership`, and how many there
     /// are.
     pub fn owned(&self, by: &str, sockets: u64) {
@@ -448,6 +463,7 @@ pub fn reference() -> String {
     let telemetry = Telemetry::new();
     telemetry.counting("none");
     telemetry.owned("flag", 0);
+    telemetry.sandboxed(&Sandbox::default());
     let (took, last_success) = (Some(Duration::ZERO), Some(UNIX_EPOCH));
     telemetry.sources(&[SourceReport { name: "ebpf".into(), up: true, took, last_success }]);
     telemetry.interfaces(&["eth0".into()], std::iter::empty::<&str>(), ["eth0"].iter());

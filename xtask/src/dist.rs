@@ -44,7 +44,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         bail!("{missing} (`cargo xtask setup --only packages`)");
     }
     build(&binary, args)?;
-    for file in ["LICENSE", "README.md", "dist/mediasoup-exporter.service"] {
+    let units = ["dist/mediasoup-exporter.service", "dist/mediasoup-exporter.socket"];
+    for file in ["LICENSE", "README.md"].into_iter().chain(units) {
         copy(&paths::root().join(file), &folder)?;
     }
     completions(&binary, &folder, args.arm64)?;

@@ -7,6 +7,7 @@ use crate::collect::orders::Orders;
 use crate::kernel::Counting;
 use crate::ledger::Fill;
 use crate::observer::Observer;
+use crate::sandbox::Sandbox;
 use crate::state::State;
 use crate::telemetry::{Telemetry, VERSION};
 use crate::web::{App, Busy, Ended, Overview, Page, SourceStatus, Waiting, Wanted};
@@ -85,6 +86,8 @@ pub struct Site {
     pub observer: Arc<Observer>,
     /// Counts requests.
     pub telemetry: Arc<Telemetry>,
+    /// Of the threads that serve.
+    pub sandbox: Sandbox,
 }
 
 impl App for Site {
@@ -140,6 +143,11 @@ impl Site {
             up: !status.interfaces.is_empty(),
             detail,
         }];
+        sources.push(SourceStatus {
+            name: "Sandbox of threads that serve".into(),
+            up: self.sandbox.is_complete(),
+            detail: self.sandbox.describe(),
+        });
         sources.extend(self.observer.statuses().into_iter().map(|status| SourceStatus {
             name: format!("Observer {}", status.path.display()),
             up: status.up,

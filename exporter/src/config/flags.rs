@@ -28,6 +28,18 @@ pub(super) struct Flags {
         help = "Where to serve; [::] takes IPv4 too; repeatable [default: [::]:8889]"
     )]
     pub(super) listen: Vec<String>,
+    /// Confine threads that read what others send: no capabilities, few system calls (seccomp), no files
+    /// (Landlock). For debugging only: no
+    #[arg(
+        long,
+        value_name = "YES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "yes",
+        default_missing_value = "yes",
+        help_heading = "Serving"
+    )]
+    pub(super) sandbox: String,
     /// Serve on the sockets that systemd passes, instead of opening any
     #[arg(long = "web.systemd-socket", help_heading = "Serving")]
     pub(super) systemd_socket: bool,

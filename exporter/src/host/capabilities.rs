@@ -47,6 +47,15 @@ pub fn drop_all_but(needs: Needs) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Leaves this thread no capability, and none to be gained.
+pub fn drop_all() -> anyhow::Result<()> {
+    no_new_privileges();
+    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &CapsHashSet::new())?;
+    }
+    Ok(())
+}
+
 /// The capabilities that make it possible after the start.
 fn kept(needs: Needs) -> CapsHashSet {
     let mut kept = CapsHashSet::from([Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH]);

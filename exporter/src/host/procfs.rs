@@ -171,6 +171,13 @@ pub fn namespace(process: &Path, kind: &str) -> Option<u64> {
     link.to_str()?.split_once(":[")?.1.strip_suffix(']')?.parse().ok()
 }
 
+/// Whether this process has the host's process numbers and sees all of its cgroups. The first namespace of
+/// each kind has a number that never changes (`PROC_PID_INIT_INO` and its like in the kernel).
+pub fn is_in_first_namespaces() -> bool {
+    const FIRST: [(&str, u64); 2] = [("pid", 0xeffffffc), ("cgroup", 0xeffffffb)];
+    FIRST.iter().all(|(kind, number)| namespace(Path::new("/proc/self"), kind) == Some(*number))
+}
+
 /// Prefixes that are local in the network namespace of a process, loopback apart.
 pub fn local_prefixes(process: &Path, most: usize) -> Vec<IpNet> {
     let v4 = read(&process.join("net/fib_trie")).unwrap_or_default();

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
@@ -413,12 +413,19 @@ fn ancestors(pid: u32, processes: &BTreeMap<u32, Stat>) -> Vec<u32> {
 /// to see them.
 fn descriptors(directory: &Path) -> Option<HashMap<u64, RawFd>> {
     let entries = fs::read_dir(directory).ok()?;
-    let socket = |entry: fs::DirEntry| {
-        let link = fs::read_link(entry.path()).ok()?;
-        let descriptor = entry.file_name().to_str()?.parse().ok()?;
-        Some((procfs::socket_inode(link.to_str()?)?, descriptor))
-    };
-    Some(entries.take(MOST_SOCKETS).filter_map(|entry| socket(entry.ok()?)).collect())
+    let mut found = HashMap::new();
+    for entry in entries.take(MOST_SOCKETS).flatten() {
+        let link = match fs::read_link(entry.path()) {
+            Ok(link) => link,
+            // Whoever may list them need not be allowed to see what they are.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+            Err(_) => continue,
+        };
+        let number = link.to_str().and_then(procfs::socket_inode);
+        let descriptor = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        found.extend(number.zip(descriptor));
+    }
+    Some(found)
 }
 
 /// Both ends of the range from a NUL-separated command line.

@@ -25,6 +25,7 @@ use super::status::{self, Failures, Knowledge, Status};
 use crate::host::claim::Claim;
 use crate::host::cookies::{self, Cookies};
 use crate::host::ownership::{Ownership, SocketId};
+use crate::host::procfs;
 use crate::host::survey::Surveyor;
 use crate::model::{JoinKey, Reading};
 
@@ -260,7 +261,20 @@ fn watch(options: &Options, keeper: &mut Keeper<Owned>, ebpf: &mut Ebpf) -> anyh
         bail!("it was not asked for");
     }
     let watch = Watch::start(ebpf)?;
-    let probe = UdpSocket::bind("0.0.0.0:0").context("bind a socket")?;
+    let probe = match UdpSocket::bind("0.0.0.0:0") {
+        Ok(probe) => probe,
+        // A service manager may forbid such sockets to this process: then there is none to be seen.
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            if !procfs::is_in_first_namespaces() {
+                bail!(
+                    "this process may bind no socket to try it with, and has not the host's process numbers \
+                     and cgroups (`--pid host --cgroupns host`)"
+                );
+            }
+            return Ok(watch);
+        }
+        Err(error) => return Err(error).context("bind a socket"),
+    };
     let cookie = cookies::of_socket(&probe).context("ask for a socket's cookie")?;
     let Some(seen) = keeper.has_seen(SocketId::cookie(cookie)) else {
         bail!("the programs did not see this process' own socket");

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -96,6 +97,8 @@ impl Observer {
         let sink: Sink = Arc::new(move |source, events| -> BoxFuture<'static, ()> {
             Box::pin(sink(source, events))
         });
+        let opener = Handle::current();
+        let readers = self.options.readers.clone().unwrap_or_else(|| opener.clone());
         let mut tasks = JoinSet::new();
         leftovers::remove(&self.options.folder).await;
         let mut new =
@@ -111,8 +114,9 @@ impl Observer {
                     own: self.own,
                     sink: sink.clone(),
                     shutdown: shutdown.clone(),
+                    opener: opener.clone(),
                 };
-                tasks.spawn(followed.follow());
+                tasks.spawn_on(followed.follow(), &readers);
             }
             while tasks.try_join_next().is_some() {}
             tokio::select! {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
 
 use crate::host::workers::Workers;
 use crate::state::{Event, SourceId};
@@ -49,6 +50,8 @@ pub struct Options {
     pub retry: (Duration, Duration),
     /// Folder in which known sockets, and agents' ones, are looked for.
     pub folder: PathBuf,
+    /// Where what servers tell is read, if that is not where sockets are opened.
+    pub readers: Option<Handle>,
 }
 
 impl Default for Options {
@@ -65,6 +68,7 @@ impl Default for Options {
             look: Duration::from_secs(5),
             retry: (Duration::from_millis(500), Duration::from_secs(30)),
             folder: PathBuf::from("/tmp"),
+            readers: None,
         }
     }
 }

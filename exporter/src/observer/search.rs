@@ -128,16 +128,37 @@ fn all_named(patterns: &[PathBuf]) -> (Vec<Candidate>, Vec<PathBuf>) {
     (candidates, unmatched)
 }
 
-/// What a path or pattern of the operator's stands for; a path stands for itself, there or not.
+/// What a path or pattern of the operator's stands for; a path stands for itself, there or not, unless it
+/// is a socket in the host's view only.
 fn named(pattern: &Path) -> Vec<Candidate> {
     let candidate = |path| Candidate { path, party: None, inode: 0, named: true };
     let is_pattern = pattern.to_str().is_some_and(|text| text.contains(['*', '?', '[']));
     if !is_pattern || place::is_socket(pattern) {
-        return vec![candidate(pattern.to_owned())];
+        let is_only_there = |there: &PathBuf| !place::is_socket(pattern) && place::is_socket(there);
+        let there = of_the_hosts(pattern).filter(is_only_there);
+        return vec![candidate(there.unwrap_or_else(|| pattern.to_owned()))];
     }
+    let here = matching(pattern);
+    let paths = match of_the_hosts(pattern) {
+        Some(pattern) if here.is_empty() => matching(&pattern),
+        _ => here,
+    };
+    paths.into_iter().map(candidate).collect()
+}
+
+/// A path as the host's first process sees it, where a service manager has given this process a view of its
+/// own: another `/tmp`, no `/home`.
+fn of_the_hosts(path: &Path) -> Option<PathBuf> {
+    let view = |process: &str| procfs::namespace(Path::new(process), "mnt");
+    let is_own_view = view("/proc/1")? != view("/proc/self")?;
+    (is_own_view && path.is_absolute() && !place::is_elsewhere(path)).then(|| below_root(1, path))
+}
+
+/// Sockets that a pattern stands for.
+fn matching(pattern: &Path) -> Vec<PathBuf> {
     let paths = pattern.to_str().and_then(|pattern| glob::glob(pattern).ok());
     let paths = paths.into_iter().flatten().flatten().filter(|path| place::is_socket(path));
-    paths.take(MOST_OF_PATTERN).map(candidate).collect()
+    paths.take(MOST_OF_PATTERN).collect()
 }
 
 /// Process 1 starts everything, and is nobody's server.

@@ -15,7 +15,6 @@ use super::console::{Dialog, Speaker};
 use super::followed::Followed;
 use super::lines::Lines;
 use super::options::{AGENT_SCRIPT, Options, Sink};
-use super::place;
 use super::protocol::{self, Unreadable};
 use super::status::{News, Source};
 use super::trust::Party;
@@ -66,8 +65,8 @@ pub(super) async fn run(followed: &Followed) -> anyhow::Error {
 
 /// A stream on which the script speaks, and what was read of it already.
 async fn meet(followed: &Followed) -> anyhow::Result<(UnixStream, Vec<u8>)> {
-    let Followed { path, options, source, sink, shutdown, .. } = followed;
-    let stream = place::connect(path).await.map_err(|error| Unreachable { error })?;
+    let Followed { options, source, sink, shutdown, .. } = followed;
+    let stream = followed.connect().await.map_err(|error| Unreachable { error })?;
     let peer = stream.peer_cred().context("read who listens on the socket")?;
     let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
     let party = Party { pid, uid: peer.uid() };

@@ -3,6 +3,7 @@
 //! A step that fails does not keep the next ones from running. The last line is
 //! `N passed, N failed, N skipped`; each check that is not a test counts as one.
 
+mod deny;
 mod steps;
 mod summary;
 

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use super::deny;
 use crate::setup::{bundlers, kernels, mediasoup, page};
 use crate::{arm64, ebpf, paths};
 
@@ -54,6 +55,7 @@ pub fn all() -> anyhow::Result<Vec<Step>> {
         Step::check("format", cargo(["fmt", "--all", "--check"]), QUICK),
         Step::check("format: kernel program", kernel(["fmt", "--check"]), QUICK),
         Step::own("kernel object", ebpf::check),
+        Step::own("dependencies", deny::check),
         Step::check(
             "clippy",
             with(cargo(["clippy", "--workspace", "--all-targets", "--locked"]), deny),
