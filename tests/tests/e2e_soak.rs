@@ -161,10 +161,10 @@ impl Soak {
         for (peer, _) in std::mem::take(&mut self.guests) {
             self.scene.sfu.leave(&peer)?;
         }
-        wait::until("all series of those who left to go", wait::LONG, || {
+        wait::until_equal("all series of those who left to go", wait::LONG, || {
             let scrape = self.exporter.scrape()?;
-            let streams = scrape.find("mediasoup_stream_receive_bytes_total", &[]).count();
-            Ok((streams == 0).then_some(()))
+            let left = scrape.find("mediasoup_stream_receive_bytes_total", &[]);
+            Ok((left.map(|sample| format!("{sample:?}")).collect(), Vec::new()))
         })?;
         self.exporter.stop()
     }
