@@ -25,10 +25,10 @@ pub fn describe(config: &Config, prepared: &Prepared) -> anyhow::Result<String> 
         ("count by", config.source.as_str().to_owned()),
         ("ports", ports(config)),
         ("interfaces", list(config.interfaces.iter().map(|it| interface(it)), "all that are up")),
-        ("the SFU", list(config.sfu.iter().cloned(), "mediasoup's workers")),
+        ("the SFU", sfu(config)),
         ("tables", tables(&config.tables)),
         ("jitter", if config.jitter { "sampled" } else { "not kept" }.to_owned()),
-        ("pinned", list(config.pin.iter().map(shown), "no")),
+        ("pinned", pinned(config)),
         ("observe", servers(config)),
         ("getStats", statistics(config)),
         ("addresses", addresses(&config.privacy)),
@@ -88,6 +88,33 @@ fn ports(config: &Config) -> String {
         Some(range) => format!("{}-{}, whoever has them", range.start(), range.end()),
         None => "those that the SFU's sockets have".to_owned(),
     }
+}
+
+/// Programs may be installed later.
+fn sfu(config: &Config) -> String {
+    let named =
+        config.sfu.iter().map(|it| match it.starts_with('/') && !is_pattern(Path::new(it)) {
+            true if !Path::new(it).exists() => format!("{it} (not there now)"),
+            _ => it.clone(),
+        });
+    list(std::iter::once("mediasoup's workers".to_owned()).chain(named), "")
+}
+
+/// What cannot be pinned is said, and counted without.
+fn pinned(config: &Config) -> String {
+    let Some(path) = &config.pin else { return "no".into() };
+    // Only the nearest folder that is there can tell.
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    match is_on_bpffs(there) {
+        true => shown(path),
+        false => format!("{} (not on a bpf file system now, so it would not be)", shown(path)),
+    }
+}
+
+fn is_on_bpffs(path: &Path) -> bool {
+    /// `f_type` (include/uapi/linux/magic.h).
+    const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+    rustix::fs::statfs(path).is_ok_and(|told| told.f_type as u64 == BPF_FS_MAGIC)
 }
 
 /// Interfaces may come later.
@@ -203,7 +230,8 @@ mod tests {
             "each 15 s",
             "24576 flows with 122880 streams",
             "truncate to /24 and /48",
-            "pinned: /x",
+            "pinned: /x (not on a bpf",
+            "the SFU: mediasoup's workers\n",
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }

@@ -99,6 +99,11 @@ impl Exporter {
         Ok(())
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// Kills it, as a crash would.
     pub fn kill(mut self) -> Result<()> {
         self.process.signal(libc::SIGKILL)?;

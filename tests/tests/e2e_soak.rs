@@ -28,16 +28,9 @@ const RESTART: u32 = 6;
 
 #[test]
 fn nothing_grows_in_the_long_run() -> Result<()> {
-    let Some(build) = cast::newest() else { return Ok(()) };
+    let Some(mut soak) = Soak::new()? else { return Ok(()) };
     let seconds = std::env::var("SOAK_SECONDS").ok().map(|text| text.parse()).transpose()?;
     let time = Duration::from_secs(seconds.unwrap_or(SHORT));
-    let mut scene = cast::open(&build)?;
-    let other = scene.dir.path().join("other.sock");
-    let flags = ["--observer.stats-interval", "1s", "--observer"];
-    let flags = [&flags[..], &[other.to_str().context("a path that is not UTF-8")?]].concat();
-    let exporter = cast::default_exporter(&scene, &flags, &[])?;
-    let (host, ip) = scene.new_host(false)?;
-    let mut soak = Soak { scene, exporter, host, ip, other, server: None, guests: VecDeque::new() };
     let (begun, mut round) = (Instant::now(), 0);
     let (mut middle, mut last) = (None, Measure::default());
     while begun.elapsed() < time {
@@ -61,6 +54,24 @@ fn nothing_grows_in_the_long_run() -> Result<()> {
     ensure!(last.descriptors <= middle.descriptors + 4, "descriptors grow");
     ensure!(last.samples <= middle.samples + middle.samples / 10, "series grow");
     ensure!(last.threads <= middle.threads + 2, "threads grow");
+    soak.everybody_leaves()
+}
+
+/// A busy exporter hears of connections when their sockets are long closed.
+#[test]
+fn who_came_and_left_before_it_was_heard_keeps_what_he_sent() -> Result<()> {
+    let Some(mut soak) = Soak::new()? else { return Ok(()) };
+    soak.enter(0)?;
+    wait::until("the first to be known", wait::LONG, || {
+        let scrape = soak.exporter.scrape()?;
+        let mut named = scrape.find("mediasoup_stream_receive_bytes_total", &[]);
+        Ok(named.any(|stream| !stream.label("id").is_empty()).then_some(()))
+    })?;
+    soak.exporter.signal(libc::SIGSTOP)?;
+    let stayed = (1..=GUESTS as u32).try_for_each(|number| soak.enter(number));
+    let left = soak.guests.drain(1..).try_for_each(|(peer, _)| soak.scene.sfu.leave(&peer));
+    soak.exporter.signal(libc::SIGCONT)?;
+    stayed.and(left)?;
     soak.everybody_leaves()
 }
 
@@ -95,6 +106,18 @@ struct Soak {
 }
 
 impl Soak {
+    fn new() -> Result<Option<Self>> {
+        let Some(build) = cast::newest() else { return Ok(None) };
+        let mut scene = cast::open(&build)?;
+        let other = scene.dir.path().join("other.sock");
+        let flags = ["--observer.stats-interval", "1s", "--observer"];
+        let flags = [&flags[..], &[other.to_str().context("a path that is not UTF-8")?]].concat();
+        let exporter = cast::default_exporter(&scene, &flags, &[])?;
+        let (host, ip) = scene.new_host(false)?;
+        let guests = VecDeque::new();
+        Ok(Some(Self { scene, exporter, host, ip, other, server: None, guests }))
+    }
+
     fn round(&mut self, number: u32) -> Result<()> {
         self.enter(number)?;
         if self.guests.len() > GUESTS

@@ -56,7 +56,11 @@ impl Figures {
             ("Producers", producers as u64),
             ("Consumers", consumers as u64),
         ];
-        let counted = [("Counted flows", flows), ("Counted streams", streams), ("Series", series)];
+        let counted = [
+            ("Counted flows", flows),
+            ("Counted streams", streams),
+            ("Series, of those that --max-series bounds", series),
+        ];
         let lines = told.into_iter().chain(counted);
         lines.map(|(name, value)| (name.into(), value.to_string())).collect()
     }

@@ -4,9 +4,10 @@
 //! owns a port, by network namespace. No I/O here: sockets are found by `workers`, and their binding
 //! and closing is seen by the kernel's programs, where there are some.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
@@ -15,6 +16,10 @@ use crate::model::{Proto, canonical};
 
 /// Addresses of one process and port that are told.
 const MOST_ADDRESSES: usize = 8;
+/// For so long a port that nobody has is its last owner's: longer than a server takes to say that it closed one.
+const KEPT: Duration = Duration::from_secs(60);
+/// Ports of which that is known.
+const MOST_LEFT: usize = 1 << 16;
 
 /// A local end that a socket is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,13 +109,14 @@ impl Ownership {
     }
 
     /// The addresses at which a process has bound a port, a few at most. `None`: nobody can
-    /// know.
+    /// know. A socket closes before its server can say so, and a server may say late what was: a port that nobody has
+    /// taken since is its last owner's for a while.
     pub fn bound<T: FromIterator<IpAddr>>(&self, pid: u32, proto: Proto, port: u16) -> Option<T> {
         if self.is_unknown {
             return None;
         }
         let registry = self.registry();
-        let own = registry.at(proto, port).filter(|socket| socket.pid == pid);
+        let own = registry.last_at(pid, proto, port, Instant::now());
         Some(own.map(|socket| socket.end.local.ip()).take(MOST_ADDRESSES).collect())
     }
 
@@ -148,7 +154,7 @@ impl Ownership {
 
     /// A socket is no longer owned.
     pub fn remove(&self, id: SocketId) -> Option<Socket> {
-        self.change().remove(id)
+        self.change().remove(id, Instant::now())
     }
 
     fn registry(&self) -> RwLockReadGuard<'_, Registry> {
@@ -183,6 +189,10 @@ impl End {
 struct Registry {
     sockets: HashMap<SocketId, Socket>,
     ports: HashMap<(Proto, u16), Vec<SocketId>>,
+    /// Of ports that nobody has now, who had them last, and since when not.
+    last: HashMap<(Proto, u16), Vec<(Socket, Instant)>>,
+    /// In which order those were left.
+    left: VecDeque<((Proto, u16), Instant)>,
 }
 
 impl Registry {
@@ -191,22 +201,59 @@ impl Registry {
         ids.iter().filter_map(|id| self.sockets.get(id))
     }
 
+    /// What a process has at a port, or had.
+    fn last_at(
+        &self,
+        pid: u32,
+        proto: Proto,
+        port: u16,
+        now: Instant,
+    ) -> impl Iterator<Item = &Socket> {
+        let last = self.last.get(&(proto, port)).map(Vec::as_slice).unwrap_or_default();
+        let last = last.iter().filter(move |(_, since)| now.duration_since(*since) < KEPT);
+        let all = self.at(proto, port).chain(last.map(|(socket, _)| socket));
+        all.filter(move |socket| socket.pid == pid)
+    }
+
     fn insert(&mut self, id: SocketId, socket: Socket) -> bool {
         if self.sockets.contains_key(&id) {
             return false;
         }
         self.sockets.insert(id, socket);
-        self.ports.entry((socket.end.proto, socket.end.local.port())).or_default().push(id);
+        let port = (socket.end.proto, socket.end.local.port());
+        self.ports.entry(port).or_default().push(id);
+        self.last.remove(&port);
         true
     }
 
-    fn remove(&mut self, id: SocketId) -> Option<Socket> {
+    fn keep(&mut self, port: (Proto, u16), socket: Socket, now: Instant) {
+        let is_due = |since: Instant| now.duration_since(since) >= KEPT;
+        while let Some((port, since)) = self.left.front().copied()
+            && (is_due(since) || self.left.len() >= MOST_LEFT)
+        {
+            self.left.pop_front();
+            if let Some(last) = self.last.get_mut(&port) {
+                last.retain(|(_, left)| *left > since);
+                if last.is_empty() {
+                    self.last.remove(&port);
+                }
+            }
+        }
+        let last = self.last.entry(port).or_default();
+        if last.len() < MOST_ADDRESSES {
+            last.push((socket, now));
+            self.left.push_back((port, now));
+        }
+    }
+
+    fn remove(&mut self, id: SocketId, now: Instant) -> Option<Socket> {
         let socket = self.sockets.remove(&id)?;
         let port = (socket.end.proto, socket.end.local.port());
         if let Some(ids) = self.ports.get_mut(&port) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
                 self.ports.remove(&port);
+                self.keep(port, socket, now);
             }
         }
         Some(socket)
@@ -222,6 +269,34 @@ mod tests {
 
     fn end(namespace: NamespaceCookie, local: &str) -> End {
         End::new(namespace, Proto::Udp, local.parse().unwrap())
+    }
+
+    #[test]
+    fn a_port_that_nobody_took_is_its_last_owners_for_a_while() {
+        let (mut registry, now) = (Registry::default(), Instant::now());
+        let socket = |pid| Socket { pid, end: end(HERE, "192.0.2.1:443") };
+        let has = |registry: &Registry, pid, after: Duration| {
+            registry.last_at(pid, Proto::Udp, 443, now + after).count()
+        };
+        registry.insert(SocketId::cookie(1), socket(10));
+        registry.remove(SocketId::cookie(1), now);
+        let moment = Duration::from_secs(1);
+        assert_eq!((has(&registry, 10, moment), has(&registry, 11, moment)), (1, 0));
+        assert_eq!(has(&registry, 10, KEPT), 0, "not for good");
+        registry.insert(SocketId::cookie(2), socket(11));
+        assert_eq!(
+            (has(&registry, 10, moment), has(&registry, 11, moment)),
+            (0, 1),
+            "another's now"
+        );
+        registry.remove(SocketId::cookie(2), now + KEPT);
+        assert_eq!(has(&registry, 11, KEPT + moment), 1);
+        for cookie in 3..3 + 2 * MOST_LEFT as u64 {
+            let end = end(HERE, &format!("192.0.2.1:{}", cookie % 60_000 + 1));
+            registry.insert(SocketId::cookie(cookie), Socket { pid: 1, end });
+            registry.remove(SocketId::cookie(cookie), now + KEPT);
+        }
+        assert!(registry.left.len() <= MOST_LEFT && registry.last.len() <= MOST_LEFT);
     }
 
     fn owned(sockets: &[(u64, u32, End)]) -> Ownership {

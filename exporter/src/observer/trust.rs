@@ -53,7 +53,7 @@ impl Ground {
             Self::Named => "--observer names it",
             Self::Root => "root runs it",
             Self::OwnUser => "the exporter's user runs it",
-            Self::Container => "root or the exporter's user runs it, in a container",
+            Self::Container => "root or the exporter's user runs it, in a file system of its own",
             Self::Worker => "a worker of this host descends from it",
             Self::ServersUser => "it runs as the user of a server that has a worker",
         }
