@@ -281,7 +281,7 @@ impl Books for Ledgers {
         if reading.is_some() {
             state.pass(self.started.elapsed().as_secs());
         }
-        let figures = Figures::of(state, &parts.scrape.fill(), parts.scrape.peers());
+        let figures = Figures::of(state, &parts.scrape.fill(), parts.scrape.peers(), reading_of);
         if let Some(questions) = &self.parts.questions {
             let wanted = self.parts.scrape.wanted_names(questions.room());
             // No more were taken than there is room for.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::collect::orders::Orders;
 use crate::kernel::Counting;
 use crate::ledger::Fill;
+use crate::model::Reading;
 use crate::observer::Observer;
 use crate::sandbox::Sandbox;
 use crate::state::State;
@@ -29,12 +30,16 @@ pub(super) struct Figures {
     consumers: usize,
     flows: u64,
     streams: u64,
+    strangers: usize,
     series: u64,
 }
 
 impl Figures {
     /// `peers` are those in rooms: not every server tells them, but most say whose a transport is.
-    pub(super) fn of(state: &State, fill: &Fill, peers: u64) -> Self {
+    pub(super) fn of(state: &State, fill: &Fill, peers: u64, reading: Option<&Reading>) -> Self {
+        let strangers = |reading: &Reading| {
+            reading.flows.iter().filter(|flow| !flow.known && !flow.ended).count()
+        };
         Self {
             rooms: state.rooms().len(),
             peers,
@@ -43,12 +48,14 @@ impl Figures {
             consumers: state.consumers.len(),
             flows: fill.flows,
             streams: fill.streams,
+            strangers: reading.map(strangers).unwrap_or_default(),
             series: fill.series,
         }
     }
 
     fn lines(&self) -> Vec<(String, String)> {
-        let Self { rooms, peers, transports, producers, consumers, flows, streams, series } = *self;
+        let Self { rooms, peers, transports, producers, consumers, .. } = *self;
+        let Self { flows, streams, strangers, series, .. } = *self;
         let told = [
             ("Rooms", rooms as u64),
             ("Peers in rooms", peers),
@@ -59,6 +66,7 @@ impl Figures {
         let counted = [
             ("Counted flows", flows),
             ("Counted streams", streams),
+            ("Flows of strangers, on which one side has spoken only", strangers as u64),
             ("Series, of those that --max-series bounds", series),
         ];
         let lines = told.into_iter().chain(counted);
