@@ -5,6 +5,7 @@
 //   {"do":"open-peer","room":R,"peer":P}  {"do":"close-peer",…}  {"do":"close-room","room":R}
 //   {"do":"lobby","room":R,"peer":P}    somebody waits to be let in
 //   {"do":"pause","producer":true}      pauses the first producer of the first room
+//   {"do":"visit","port":N}            a plain transport from there that closes at once
 //   {"do":"census"}                     listeners, sockets and globals that a visitor could leave
 //   {"do":"gap"}                        the longest hold-up of the event loop since the last asking
 //   {"do":"rooms","rooms":[…]}          room server only: the rooms of a media node
@@ -82,11 +83,22 @@ async function run(command) {
       await peer.producers[0].object[command.producer ? 'pause' : 'resume']();
       return { done: true };
     },
+    'visit': () => visit(room, command.port),
     'rooms': () => { roomServer(command.rooms); return { done: true }; },
     'census': () => withGlobals(census),
     'gap': () => gaps.take()
   }[command.do];
   return act();
+}
+
+// Somebody comes by a plain transport and goes in the same moment.
+async function visit(room, port) {
+  const { router } = room.routers.values().next().value;
+  const transport = await router.createPlainTransport({ listenIp: '127.0.0.1', rtcpMux: true });
+  await transport.connect({ ip: '127.0.0.1', port: port });
+  const { localPort } = transport.tuple;
+  transport.close();
+  return { port: localPort };
 }
 
 function census() {

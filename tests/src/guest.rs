@@ -124,7 +124,7 @@ fn script(runs: &[Run<'_>]) -> String {
         /bin/busybox --install -s /bin 2>/dev/null\n\
         export PATH=/bin RUST_BACKTRACE=0\n\
         mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev\n\
-        mount -t tmpfs tmp /tmp; mount -t tmpfs run /run\n\
+        mount -t tmpfs run /run\n\
         mount -t cgroup2 cgroup /sys/fs/cgroup\n\
         cat /proc/version\n\
         ip link set lo up\n\

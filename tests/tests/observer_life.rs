@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -11,12 +12,13 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use exporter_tests::observer_fixture::{Fixture, differences};
 use exporter_tests::observer_watch::{Watch, options};
 use exporter_tests::process::{Guard, TempDir};
 use exporter_tests::sfu::{Build, VERSIONS};
 use exporter_tests::{exporter, root_or_skip, skip, wait};
+use mediasoup_exporter::model::{Proto, Tuple};
 use mediasoup_exporter::observer::{AGENT_SCRIPT, Options};
 use serde_json::json;
 
@@ -193,6 +195,28 @@ fn statistics_come_at_their_interval_and_not_without() -> Result<()> {
         watch.state().producers.values().all(|p| p.encodings.iter().all(|e| e.stats.is_none()))
     );
     Ok(())
+}
+
+/// A plain transport is connected without an event, so the script has to look; who has gone by then had a far end
+/// all the same.
+#[test]
+fn a_visit_that_is_over_at_once_is_told_with_its_far_end() -> Result<()> {
+    const PORT: u16 = 9;
+    let Some(build) = build() else { return Ok(()) };
+    let folder = TempDir::new("observer")?;
+    let socket = folder.path().join("console.sock");
+    let mut server = Fixture::start("edumeet3", &build, &socket, 1, 1)?;
+    let watch = Watch::start(options(&[socket]))?;
+    watch.synced()?;
+    let visit = server.ask(&json!({ "do": "visit", "room": "room-0", "port": PORT }))?;
+    let port = visit["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+    let port = port.with_context(|| visit.to_string())?;
+    let ends = [port, PORT].map(|port| (Ipv4Addr::LOCALHOST, port).into());
+    let tuple = Tuple::new(Proto::Udp, ends[0], ends[1]);
+    wait::until("the visit to be known, as one that is over", wait::LONG, || {
+        Ok(watch.state().holder(&tuple).is_some_and(|holder| holder.closed).then_some(()))
+    })?;
+    watch.stop()
 }
 
 /// Simulcast by RID: only statistics name the SSRCs of retransmissions, and nobody waits an hour for them.

@@ -250,18 +250,22 @@ function install(socket, need, roots) {
     for (const rec of batch) {
       if (stopped) return;
       rec.dirty = false;
-      if (!rec.gone) {
-        const where = rec.what === 'producer' ? { transport: rec.parent } : {};
-        try {
-          say(Object.assign({ t: rec.what + '-state', id: rec.id }, where, rec.state(rec)));
-        } catch (error) { failed('state')(error); }
-      }
+      if (!rec.gone) tell(rec);
       if (due()) await breathe();
     }
   }
 
+  function tell(rec) {
+    const where = rec.what === 'producer' ? { transport: rec.parent } : {};
+    try {
+      say(Object.assign({ t: rec.what + '-state', id: rec.id }, where, rec.state(rec)));
+    } catch (error) { failed('state')(error); }
+  }
+
   function drop(rec) {
     if (rec.gone) return;
+    // What it sent is its own, also if it closes before anybody was told where it sent from.
+    if (rec.what === 'transport' && (rec.dirty || unsettled.has(rec))) tell(rec);
     rec.gone = true;
     rec.hooks.forEach((hook) => {
       hook[0].removeListener(hook[1], hook[2]);
@@ -308,10 +312,12 @@ function install(socket, need, roots) {
       () => ({ router: router, kind: transportKind(transport) }), transportState);
     if (!rec) return;
     listen(rec, transport.observer, 'newproducer', (producer) => {
+      if (unsettled.has(rec)) touch(rec);
       addProducer(producer, transport.id);
       soonDirectory();
     });
     listen(rec, transport.observer, 'newconsumer', (consumer) => {
+      if (unsettled.has(rec)) touch(rec);
       addConsumer(consumer, transport.id);
       soonDirectory();
     });
