@@ -71,7 +71,7 @@ impl Conversation {
     /// Binds and connects both.
     pub fn new(a: &Netns, local: SocketAddr, b: &Netns, remote: IpAddr) -> Result<Self> {
         let sfu = a.run_in(|| UdpSocket::bind(local)).with_context(|| local.to_string())?;
-        let peer = b.run_in(|| UdpSocket::bind((remote, 0)))?;
+        let peer = b.run_in(|| bind_elsewhere(remote))?;
         sfu.connect(peer.local_addr()?)?;
         peer.connect(sfu.local_addr()?)?;
         for socket in [&sfu, &peer] {
@@ -110,6 +110,16 @@ impl Conversation {
             bytes += sent as u64;
         }
         Ok(bytes)
+    }
+}
+
+/// At any port but those that are counted: a packet from there to another exporter's ports would be one that is sent.
+fn bind_elsewhere(address: IpAddr) -> std::io::Result<UdpSocket> {
+    loop {
+        let socket = UdpSocket::bind((address, 0))?;
+        if !PORTS.contains(&socket.local_addr()?.port()) {
+            return Ok(socket);
+        }
     }
 }
 
