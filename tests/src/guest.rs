@@ -19,7 +19,7 @@ const TOOLS: [&str; 2] = ["ip", "tc"];
 /// What the tests start, of this package's programs.
 const HELPERS: [&str; 1] = ["binder"];
 /// An emulated processor is some twenty times slower, and the verifier has much to do.
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// Which tests of which program.
 pub struct Run<'a> {
