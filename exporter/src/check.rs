@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use crate::config::{Config, Privacy, TableSizes};
+use crate::kernel::is_on_bpffs;
 use crate::observer::KNOWN_SOCKETS;
 use crate::startup::Prepared;
 
@@ -105,16 +106,10 @@ fn pinned(config: &Config) -> String {
     let Some(path) = &config.pin else { return "no".into() };
     // Only the nearest folder that is there can tell.
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    match is_on_bpffs(there) {
+    match is_on_bpffs(there).unwrap_or(false) {
         true => shown(path),
         false => format!("{} (not on a bpf file system now, so it would not be)", shown(path)),
     }
-}
-
-fn is_on_bpffs(path: &Path) -> bool {
-    /// `f_type` (include/uapi/linux/magic.h).
-    const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
-    rustix::fs::statfs(path).is_ok_and(|told| told.f_type as u64 == BPF_FS_MAGIC)
 }
 
 /// Interfaces may come later.

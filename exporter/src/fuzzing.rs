@@ -12,8 +12,9 @@ use exporter_ebpf::packet::{self, Bytes, Link, Parsed, View};
 use exporter_ebpf::ports::PortSet;
 use exporter_ebpf::rtp::{self, Kind, Within};
 
-use crate::exposition::strict::{Scraped, read};
-use crate::exposition::{Cursor, Format, Scrape, Selection, Tails};
+use crate::exposition::strict::Scraped;
+use crate::exposition::written::in_both;
+use crate::exposition::{Scrape, Selection};
 use crate::join;
 use crate::labels::{Geo, Policy};
 use crate::ledger::{Settings, Update};
@@ -111,15 +112,7 @@ fn scraped(state: &State, reading: &Reading) -> Scraped {
     let mut scrape = Scrape::new(Settings::default(), Policy::default(), Geo::none());
     let update = Update { tick: 1, reading: Some(reading), state, sockets: None };
     scrape.update_for(update, Selection::ALL);
-    let [plain, open] = [Format::Text, Format::OpenMetrics].map(|format| {
-        let mut text = Vec::new();
-        let snapshot = scrape.snapshot(Selection::ALL, Tails::default());
-        snapshot.write(Cursor::new(format, Selection::ALL), |piece| text.extend(piece));
-        let text = String::from_utf8(text).expect("a text format is UTF-8");
-        read(&text, format).unwrap_or_else(|fault| panic!("{fault}"))
-    });
-    assert_eq!(plain.samples.len(), open.samples.len());
-    plain
+    in_both(&mut scrape)
 }
 
 /// A web configuration, on a host where no file that it names is there.

@@ -151,13 +151,19 @@ mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::process::Command;
 
+    /// A sandbox with this layer; where there is none, says why.
+    fn holding(layer: &str) -> Option<Sandbox> {
+        let sandbox = Sandbox::new(true).unwrap();
+        let holds = sandbox.has(layer);
+        if !holds {
+            eprintln!("skipped: {}", sandbox.describe());
+        }
+        holds.then_some(sandbox)
+    }
+
     /// Each on a runtime's worker, and on a thread that checks passwords.
     fn in_sandbox<T: Send + 'static>(work: fn() -> T) -> Option<[T; 2]> {
-        let sandbox = Sandbox::new(true).unwrap();
-        if !sandbox.has("seccomp") {
-            eprintln!("skipped: {}", sandbox.describe());
-            return None;
-        }
+        let sandbox = holding("seccomp")?;
         let runtime = sandbox.runtime(Task::Serve).unwrap();
         let worker = runtime.block_on(runtime.spawn(async move { work() })).unwrap();
         let nested = runtime.spawn(async move { tokio::task::spawn_blocking(work).await.unwrap() });
@@ -202,9 +208,7 @@ mod tests {
 
     #[test]
     fn landlock_alone_closes_files() {
-        let sandbox = Sandbox::new(true).unwrap();
-        if !sandbox.has("landlock") {
-            eprintln!("skipped: {}", sandbox.describe());
+        if holding("landlock").is_none() {
             return;
         }
         let tried = std::thread::spawn(|| {
@@ -244,11 +248,7 @@ mod tests {
     #[test]
     fn who_asks_may_send_but_open_nothing_else() {
         use std::os::unix::net::UnixDatagram;
-        let sandbox = Sandbox::new(true).unwrap();
-        if !sandbox.has("seccomp") {
-            eprintln!("skipped: {}", sandbox.describe());
-            return;
-        }
+        let Some(sandbox) = holding("seccomp") else { return };
         let runtime = sandbox.runtime(Task::Ask).unwrap();
         let tried = runtime.spawn(async {
             let socket = UdpSocket::bind("127.0.0.1:0");

@@ -65,7 +65,6 @@ pub fn read(
 
 fn of_this_host(worker: &Path, found: &mut Found) -> io::Result<()> {
     static WARNED: Once = Once::new();
-    let before = found.sockets.len();
     let asked = Client::new(NETLINK_SOCK_DIAG).and_then(|mut client| diagnose(&mut client, found));
     match asked.map_err(|error| needs(error, "udp_diag tcp_diag")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -75,7 +74,6 @@ fn of_this_host(worker: &Path, found: &mut Found) -> io::Result<()> {
                      trip times"
                 );
             });
-            found.sockets.truncate(before);
             from_proc(worker, found);
             Ok(())
         }
@@ -115,7 +113,17 @@ struct Found {
     wanted: Wanted,
 }
 
+/// All of a network namespace's sockets that are wanted, or none.
 fn diagnose(client: &mut Client, found: &mut Found) -> io::Result<()> {
+    let before = found.sockets.len();
+    let asked = ask(client, found);
+    if asked.is_err() {
+        found.sockets.truncate(before);
+    }
+    asked
+}
+
+fn ask(client: &mut Client, found: &mut Found) -> io::Result<()> {
     // An unconnected UDP socket has the state that a closed TCP connection would have.
     let of_udp = || StateFlags::ESTABLISHED | StateFlags::CLOSE;
     let of_tcp = || StateFlags::ESTABLISHED | StateFlags::LISTEN;

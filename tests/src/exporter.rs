@@ -16,6 +16,19 @@ use crate::wait;
 /// The exporter's default port, in a namespace where nobody else has it.
 pub const PORT: u16 = 8889;
 
+/// Python that opens a socket at an address and a port, and passes it on as systemd does (sd_listen_fds(3)); what is
+/// run then begins with the third argument.
+pub const PASS_SOCKET: &str = "
+import os, socket, sys
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind((sys.argv[1], int(sys.argv[2])))
+listener.listen()
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
+";
+
 /// A running exporter.
 #[derive(Debug)]
 pub struct Exporter {

@@ -20,11 +20,7 @@ use mediasoup_exporter::model::Direction::{Receive, Send};
 
 #[test]
 fn counters_outlive_a_restart() -> Result<()> {
-    if !root_or_skip() {
-        return Ok(());
-    }
-    let mounted = BpfFs::mount()?;
-    let pair = Pair::new()?;
+    let Some((mounted, pair)) = set()? else { return Ok(()) };
     let options = options_in(&mounted);
     let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
     let mut run = |options: &Options| {
@@ -47,11 +43,7 @@ fn counters_outlive_a_restart() -> Result<()> {
 
 #[test]
 fn what_a_dead_exporter_began_to_let_go_of_ends() -> Result<()> {
-    if !root_or_skip() {
-        return Ok(());
-    }
-    let mounted = BpfFs::mount()?;
-    let pair = Pair::new()?;
+    let Some((mounted, pair)) = set()? else { return Ok(()) };
     let limits = Limits { ssrcs_per_flow: 1, ..Limits::default() };
     let options = Options { limits, ..options_in(&mounted) };
     let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
@@ -233,11 +225,7 @@ fn without_pins_nothing_stays() -> Result<()> {
 
 #[test]
 fn programs_of_another_layout_are_replaced_and_other_tables_removed() -> Result<()> {
-    if !root_or_skip() {
-        return Ok(());
-    }
-    let mounted = BpfFs::mount()?;
-    let pair = Pair::new()?;
+    let Some((mounted, pair)) = set()? else { return Ok(()) };
     let options = options_in(&mounted);
     let mut talk = pair.connect("10.77.0.1:40000", "10.77.0.2")?;
     drop(start_with(&pair.sfu, options.clone())?);
@@ -256,12 +244,8 @@ fn programs_of_another_layout_are_replaced_and_other_tables_removed() -> Result<
 
 #[test]
 fn somebody_elses_directories_and_locks_are_in_nobodys_way() -> Result<()> {
-    if !root_or_skip() {
-        return Ok(());
-    }
     const NOBODY: Option<u32> = Some(65_534);
-    let mounted = BpfFs::mount()?;
-    let pair = Pair::new()?;
+    let Some((mounted, pair)) = set()? else { return Ok(()) };
     let parent = mounted.path().join("pins");
     std::fs::create_dir(&parent)?;
     let mut held = Vec::new();
@@ -295,11 +279,7 @@ fn somebody_elses_directories_and_locks_are_in_nobodys_way() -> Result<()> {
 
 #[test]
 fn tables_have_one_owner() -> Result<()> {
-    if !root_or_skip() {
-        return Ok(());
-    }
-    let mounted = BpfFs::mount()?;
-    let pair = Pair::new()?;
+    let Some((mounted, pair)) = set()? else { return Ok(()) };
     let options = options_in(&mounted);
     let first = start_with(&pair.sfu, options.clone())?;
     // It may count beside the first, but not in the same tables.
@@ -328,6 +308,14 @@ fn a_directory_that_cannot_hold_tables_is_named() -> Result<()> {
     let why = status.unpinned.with_context(|| format!("pinned in {shown}"))?;
     ensure!(why.contains("mount -t bpf") && why.contains(&shown), "{why}");
     Ok(())
+}
+
+/// Where to pin, and two hosts.
+fn set() -> Result<Option<(BpfFs, Pair)>> {
+    if !root_or_skip() {
+        return Ok(None);
+    }
+    Ok(Some((BpfFs::mount()?, Pair::new()?)))
 }
 
 /// Counts by eBPF, with tables and programs pinned there.

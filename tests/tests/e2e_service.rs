@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use exporter_tests::bpffs::BpfFs;
-use exporter_tests::exporter::{Exporter, address, attached, binary};
+use exporter_tests::exporter::{Exporter, attached, binary};
 use exporter_tests::netns::Netns;
-use exporter_tests::process::{Guard, TempDir};
+use exporter_tests::process::TempDir;
 use exporter_tests::prometheus::Prometheus;
 use exporter_tests::scene::{Channel, Person, Scene};
-use exporter_tests::{cast, expect, http, root_or_skip, rtp, skip, stranger, wait};
+use exporter_tests::{cast, expect, root_or_skip, rtp, skip, stranger, wait};
 use serde_json::Value;
 
 /// Media time of a performance: 2 seconds.
@@ -101,20 +101,16 @@ fn binds_are_seen_where_no_cgroups_are_mounted() -> Result<()> {
     }
     let host = Arc::new(Netns::new("nocg")?);
     host.ip("link set lo up")?;
-    let script = "for at in $(awk '$3 == \"cgroup2\" { print $2 }' /proc/mounts); do umount $at; done; exec \"$0\" \
-                  --observer /nowhere";
-    let mut command = host.command("unshare");
-    command.args(["--mount", "sh", "-c", script]).arg(binary()?);
-    let mut process = Guard::spawn("mediasoup-exporter", command)?;
-    process.log_stdout();
+    let script = "for at in $(awk '$3 == \"cgroup2\" { print $2 }' /proc/mounts); do umount $at; done; exec \"$@\"";
+    let binary = binary()?;
+    let binary = binary.to_str().context("a path that is not UTF-8")?;
+    let flags = ["--mount", "sh", "-c", script, "sh", binary, "--observer", "/nowhere"];
+    let exporter = Exporter::start_binary(Path::new("unshare"), &host, &flags, &[])?;
     wait::until("binds to be seen", wait::LONG, || {
-        process.alive()?;
-        let told = http::get(&host, address(), "/metrics", &[]);
-        let told = told.ok().filter(|it| it.status == 200).map(|it| it.text()).transpose()?;
-        let is_seen = |text: &String| text.contains("_ownership{by=\"cgroup\"} 1");
-        Ok(told.filter(is_seen).map(drop))
+        let by = exporter.scrape()?.sum("mediasoup_exporter_ownership", &[("by", "cgroup")]);
+        Ok((by == 1.0).then_some(()))
     })?;
-    process.stop(wait::LONG).map(drop)
+    exporter.stop()
 }
 
 /// Somebody sets the clock: forward by a day, back by two.

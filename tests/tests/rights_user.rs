@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use exporter_tests::exporter::{self, Exporter};
+use exporter_tests::exporter::{self, Exporter, PASS_SOCKET};
 use exporter_tests::netns::Netns;
 use exporter_tests::scene::{self, Scene};
 use exporter_tests::scrape::Scrape;
@@ -126,17 +126,10 @@ impl Signs {
     }
 }
 
-/// As the unit has it: a listening socket is passed (sd_listen_fds(3)), and none of the Internet can be made
-/// any more (`RestrictAddressFamilies=`), which a seccomp filter answers with EAFNOSUPPORT (97).
+/// As the unit has it, after [`PASS_SOCKET`]: no socket of the Internet can be made any more
+/// (`RestrictAddressFamilies=`), which a seccomp filter answers with EAFNOSUPPORT (97).
 const CONFINE: &str = "
-import ctypes, os, platform, socket, struct, sys
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.bind((sys.argv[1], int(sys.argv[2])))
-listener.listen()
-os.dup2(listener.fileno(), 3)
-os.set_inheritable(3, True)
-os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
+import ctypes, platform, struct
 call = {'x86_64': 41, 'aarch64': 198}[platform.machine()]
 load, equal, give = 0x20, 0x15, 0x06
 code = [(load, 0, 0, 0), (equal, 0, 3, call), (load, 0, 0, 16), (equal, 2, 0, 2), (equal, 1, 0, 10),
@@ -161,7 +154,8 @@ fn no_socket_of_the_internet_is_needed() -> Result<()> {
     let place = [address.ip().to_string(), address.port().to_string()];
     let user = as_user(&RIGHTS)?;
     let user: Vec<&str> = user.iter().map(String::as_str).collect();
-    let launcher = ["-c", CONFINE, &place[0], &place[1], "setpriv"];
+    let confine = format!("{PASS_SOCKET}{CONFINE}");
+    let launcher = ["-c", &confine, &place[0], &place[1], "setpriv"];
     let all = [&launcher[..], &user, &["--web.systemd-socket"], &flags].concat();
     let exporter = Exporter::start_binary(Path::new("python3"), &scene.host, &all, &[])?;
     cast::play(&mut scene, TICKS)?;

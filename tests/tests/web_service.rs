@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use exporter_tests::exporter::{Exporter, address, binary};
+use exporter_tests::exporter::{Exporter, PASS_SOCKET, address, binary};
 use exporter_tests::http;
 use exporter_tests::netns::Netns;
 use exporter_tests::process::{Guard, TempDir};
@@ -44,19 +44,7 @@ fn a_service_manager_is_told() -> Result<()> {
     stopping.join().expect("stopping does not panic")
 }
 
-/// As systemd does it: the socket is open before the exporter is (sd_listen_fds(3)).
-const ACTIVATE: &str = "
-import os, socket, sys
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.bind((sys.argv[1], int(sys.argv[2])))
-listener.listen()
-os.dup2(listener.fileno(), 3)
-os.set_inheritable(3, True)
-os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
-os.execv(sys.argv[3], sys.argv[3:])
-";
-
+/// As systemd does it: the socket is open before the exporter is.
 #[test]
 fn sockets_that_are_passed_are_served() -> Result<()> {
     if !root_or_skip() {
@@ -65,7 +53,8 @@ fn sockets_that_are_passed_are_served() -> Result<()> {
     let host = Netns::new("activate")?;
     let mut command = host.command("python3");
     let (ip, port) = (address().ip().to_string(), address().port().to_string());
-    command.args(["-c", ACTIVATE, &ip, &port]).arg(binary()?).args(NOTHING);
+    let activate = format!("{PASS_SOCKET}os.execv(sys.argv[3], sys.argv[3:])");
+    command.args(["-c", &activate, &ip, &port]).arg(binary()?).args(NOTHING);
     command.arg("--web.systemd-socket");
     let process = Guard::spawn("mediasoup-exporter", command)?;
     wait::until("an answer", wait::LONG, || {

@@ -30,16 +30,15 @@ pub(super) struct Figures {
     consumers: usize,
     flows: u64,
     streams: u64,
-    strangers: usize,
+    strangers: u64,
     series: u64,
 }
 
 impl Figures {
     /// `peers` are those in rooms: not every server tells them, but most say whose a transport is.
     pub(super) fn of(state: &State, fill: &Fill, peers: u64, reading: Option<&Reading>) -> Self {
-        let strangers = |reading: &Reading| {
-            reading.flows.iter().filter(|flow| !flow.known && !flow.ended).count()
-        };
+        let fills = reading.map_or(&[][..], |reading| &reading.tables);
+        let strangers = fills.iter().find(|fill| fill.table == "stranger_flows");
         Self {
             rooms: state.rooms().len(),
             peers,
@@ -48,7 +47,7 @@ impl Figures {
             consumers: state.consumers.len(),
             flows: fill.flows,
             streams: fill.streams,
-            strangers: reading.map(strangers).unwrap_or_default(),
+            strangers: strangers.map(|fill| fill.entries).unwrap_or_default(),
             series: fill.series,
         }
     }
@@ -66,7 +65,7 @@ impl Figures {
         let counted = [
             ("Counted flows", flows),
             ("Counted streams", streams),
-            ("Flows of strangers, on which one side has spoken only", strangers as u64),
+            ("Flows of strangers, on which one side has spoken only", strangers),
             ("Series, of those that --max-series bounds", series),
         ];
         let lines = told.into_iter().chain(counted);

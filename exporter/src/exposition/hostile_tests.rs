@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::exposition::strict::{Scraped, read};
-use crate::exposition::{Cursor, Format, PIECE, Scrape, Selection, Tails};
+use crate::exposition::strict::Scraped;
+use crate::exposition::written::in_both;
+use crate::exposition::{Scrape, Selection};
 use crate::fixture::{self, Told};
 use crate::labels::random::Random;
 use crate::labels::{Geo, NamePolicy, Policy, Renewal};
@@ -145,18 +146,7 @@ impl World {
         let (reading, state) = (Reading::default(), &self.told.state);
         let update = Update { tick: self.tick, reading: Some(&reading), state, sockets: None };
         self.scrape.update_for(update, Selection::ALL);
-        let [plain, open] = [Format::Text, Format::OpenMetrics].map(|format| {
-            let mut text = Vec::new();
-            let snapshot = self.scrape.snapshot(Selection::ALL, Tails::default());
-            snapshot.write(Cursor::new(format, Selection::ALL), |piece| {
-                assert!(piece.len() <= PIECE);
-                text.extend(piece);
-            });
-            let text = String::from_utf8(text).unwrap();
-            read(&text, format).unwrap_or_else(|fault| panic!("{fault}"))
-        });
-        assert_eq!(plain.samples.len(), open.samples.len());
-        plain
+        in_both(&mut self.scrape)
     }
 
     /// What was told is what is read.

@@ -16,6 +16,8 @@ pub(crate) mod strict;
 #[cfg(test)]
 mod tests;
 pub mod text;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod written;
 
 use std::fmt;
 use std::net::IpAddr;

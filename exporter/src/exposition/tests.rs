@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::exposition::families::{FAMILIES, Group};
 use crate::exposition::strict::read;
 use crate::exposition::text::MetricType;
+use crate::exposition::written::text;
 use crate::exposition::{Cursor, Format, PIECE, Scrape, Selection, Tails, foreign};
 use crate::fixture::{self, Told};
 use crate::labels::{AddressPolicy, Geo, Policy, Tick};
@@ -123,16 +124,6 @@ fn sockets() -> Vec<SocketStats> {
         ..udp.clone()
     };
     vec![udp, tcp]
-}
-
-fn text(scrape: &mut Scrape, format: Format, selection: Selection) -> String {
-    let mut text = Vec::new();
-    let snapshot = scrape.snapshot(selection, Tails::default());
-    snapshot.write(Cursor::new(format, selection), |piece| {
-        assert!(!piece.is_empty() && piece.len() <= PIECE);
-        text.extend(piece);
-    });
-    String::from_utf8(text).unwrap()
 }
 
 /// Compares with a committed file, or writes it when `BLESS` is set.

@@ -191,6 +191,7 @@ fn set_option<T>(
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
 /// Names the kernel's modules that an answer says are missing, and how to load them: of that the kernel says no more
 /// than "No such file or directory".
 pub fn needs(error: io::Error, modules: &str) -> io::Error {

@@ -14,7 +14,7 @@ use exporter_ebpf::ports;
 
 use super::attach::Attacher;
 use super::attach::cgroup::Watch;
-use super::attach::links::Links;
+use super::attach::pinned::PinnedLinks;
 use super::ebpf::load::{self, TracingLog};
 use super::ebpf::owned::Owned;
 use super::ebpf::pin::Pins;
@@ -36,7 +36,7 @@ pub(super) struct EbpfEngine {
     owners: Mutex<Owners>,
     tables: Mutex<Tables>,
     ownership: Arc<Ownership>,
-    links: Links,
+    links: PinnedLinks,
     pins: Option<Pins>,
     unpinned: Option<String>,
 }
@@ -74,7 +74,7 @@ impl EbpfEngine {
         let tables = Tables::new(loaded.tables, options.limits, options.lifetimes)?;
         let owned = Owned::new(loaded.owned)?;
         let owners = Owners::start(options, ownership, owned, &mut loaded.ebpf)?;
-        let links = Links::new(loaded.pins.as_ref().map(Pins::links));
+        let links = PinnedLinks::new(loaded.pins.as_ref().map(Pins::links));
         let attacher =
             Attacher::new(loaded.ebpf, options.mechanism, claim, links.clone(), options.guard)?;
         let surveyor = Surveyor::new(&options.interfaces, &options.local, options.workers.clone())?;
@@ -103,7 +103,7 @@ impl EbpfEngine {
         let watched = match &mut *lock(&self.owners) {
             Owners::Watched { watch, .. } => {
                 watch.pin(&self.links)?;
-                Some(watch.names())
+                Some(Watch::names())
             }
             Owners::Named | Owners::Looked(..) => None,
         };
@@ -203,7 +203,7 @@ impl Owners {
     }
 
     /// Attaches programs again that somebody detached; what was bound meanwhile is found by looking.
-    fn look_after(&mut self, ebpf: &mut Ebpf, links: &Links) {
+    fn look_after(&mut self, ebpf: &mut Ebpf, links: &PinnedLinks) {
         let Self::Watched { watch, .. } = self else { return };
         // Where that cannot be asked it is left at what was true when they were attached.
         if watch.is_whole().unwrap_or(true) {

@@ -49,12 +49,19 @@ pub(super) fn judge(
         [Occupancy::Flows, Occupancy::Streams].map(|of| census.entries(of) as usize);
     let is_scarce = |used: usize, max: u32| used > max as usize / 2;
     let mut verdict = Verdict::default();
-    if is_scarce(flows, limits.flows) {
-        let untold = untold_flows(reading, told);
+    let [scarce_flows, scarce_streams] =
+        [is_scarce(flows, limits.flows), is_scarce(streams, limits.streams)];
+    if !scarce_flows && !scarce_streams {
+        return verdict;
+    }
+    let is_told: Vec<bool> =
+        reading.flows.iter().map(|flow| told.contains(&flow.tuple.join_key())).collect();
+    if scarce_flows {
+        let untold = untold_flows(reading, &is_told);
         verdict.losses.flows = take_back(untold, flows, limits.flows, &mut verdict.greedy, most);
     }
-    if is_scarce(streams, limits.streams) {
-        let untold = untold_streams(reading, told);
+    if scarce_streams {
+        let untold = untold_streams(reading, &is_told);
         verdict.losses.streams =
             take_back(untold, streams, limits.streams, &mut verdict.greedy, most);
     }
@@ -110,10 +117,11 @@ fn take_back(
     gone
 }
 
-fn untold_flows(reading: &Reading, told: &HashSet<JoinKey>) -> HashMap<IpAddr, Vec<Entry>> {
+/// `told` says of each flow whether a server stands for it.
+fn untold_flows(reading: &Reading, told: &[bool]) -> HashMap<IpAddr, Vec<Entry>> {
     let mut untold: HashMap<IpAddr, Vec<Entry>> = HashMap::new();
-    for (position, flow) in reading.flows.iter().enumerate() {
-        if flow.known && !flow.ended && !told.contains(&flow.tuple.join_key()) {
+    for (position, (flow, told)) in reading.flows.iter().zip(told).enumerate() {
+        if flow.known && !flow.ended && !told {
             let entry = Entry { position, idle: flow.idle_seconds };
             untold.entry(flow.tuple.remote.ip()).or_default().push(entry);
         }
@@ -123,10 +131,10 @@ fn untold_flows(reading: &Reading, told: &HashSet<JoinKey>) -> HashMap<IpAddr, V
 
 /// Of a told flow, the streams beyond those that have room of their own. Mostly every flow is told and has few:
 /// then no stream is looked at.
-fn untold_streams(reading: &Reading, told: &HashSet<JoinKey>) -> HashMap<IpAddr, Vec<Entry>> {
+fn untold_streams(reading: &Reading, told: &[bool]) -> HashMap<IpAddr, Vec<Entry>> {
     let mut by_flow: foldhash::HashMap<Tuple, (bool, Vec<Entry>)> = foldhash::HashMap::default();
-    for flow in reading.flows.iter().filter(|flow| flow.known && !flow.ended) {
-        let is_told = told.contains(&flow.tuple.join_key());
+    let flows = reading.flows.iter().zip(told);
+    for (flow, &is_told) in flows.filter(|(flow, _)| flow.known && !flow.ended) {
         if !is_told || flow.streams > RESERVED_SSRCS {
             by_flow.insert(flow.tuple, (is_told, Vec::new()));
         }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::exposition::strict::{Scraped, read};
-use crate::exposition::{Cursor, Format, Scrape, Selection, Tails};
+use crate::exposition::strict::Scraped;
+use crate::exposition::written::scraped;
+use crate::exposition::{Format, Scrape, Selection};
 use crate::fixture::{self, PACKET, Told};
 use crate::labels::random::Random;
 use crate::labels::{AddressPolicy, Geo, Labels, NamePolicy, Policy, Renewal};
@@ -77,10 +78,7 @@ impl Bench {
 }
 
 fn text(scrape: &mut Scrape) -> Scraped {
-    let mut text = Vec::new();
-    let snapshot = scrape.snapshot(Selection::ALL, Tails::default());
-    snapshot.write(Cursor::new(Format::Text, Selection::ALL), |piece| text.extend(piece));
-    read(std::str::from_utf8(&text).unwrap(), Format::Text).unwrap()
+    scraped(scrape, Format::Text)
 }
 
 fn bytes(packets: u64) -> Option<f64> {

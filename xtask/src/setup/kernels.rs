@@ -69,13 +69,11 @@ fn fetch(series: &str, folder: &Path) -> anyhow::Result<()> {
     let mut download = Command::new("apt-get");
     process::run(download.current_dir(folder).args(["download", package]), DOWNLOAD)?;
     let unpacked = folder.join("unpacked");
-    let archive = files(folder, ".deb")?.pop().context("nothing was downloaded")?;
+    let archive = cache::files_below(folder)?.pop().context("nothing was downloaded")?;
     process::run(Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked), DOWNLOAD)?;
-    let kernel = fs::read_dir(unpacked.join("boot"))?.filter_map(Result::ok);
-    let mut kernel = kernel.filter(|it| it.file_name().to_string_lossy().starts_with("vmlinuz"));
-    let kernel = kernel.next().context("the package has no kernel")?.path();
-    fs::rename(&kernel, folder.join("vmlinuz"))?;
-    let all = cache::files_below(&unpacked.join("lib"))?;
+    let all = cache::files_below(&unpacked)?;
+    let kernel = all.iter().find(|path| path.starts_with(unpacked.join("boot")) && is_kernel(path));
+    fs::rename(kernel.context("the package has no kernel")?, folder.join("vmlinuz"))?;
     for (at, module) in MODULES.iter().enumerate() {
         put(&all, module, &folder.join(format!("{at:02}-{module}.ko")))?;
     }
@@ -102,9 +100,8 @@ fn put(all: &[PathBuf], module: &str, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn files(folder: &Path, suffix: &str) -> anyhow::Result<Vec<PathBuf>> {
-    let found = fs::read_dir(folder)?.filter_map(Result::ok).map(|entry| entry.path());
-    Ok(found.filter(|path| path.to_string_lossy().ends_with(suffix)).collect())
+fn is_kernel(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
 }
 
 /// The package with the highest numbers in its name.

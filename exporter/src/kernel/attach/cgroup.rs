@@ -15,7 +15,7 @@ use aya::programs::{CgroupAttachMode, CgroupSock};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use super::links::Links;
+use super::pinned::PinnedLinks;
 use crate::kernel::ebpf::{load, sys};
 
 /// The programs and their hooks (`enum bpf_attach_type`). A socket that is closed before anybody sees it
@@ -48,7 +48,7 @@ impl Watch {
 
     /// Pins them in the place of an earlier exporter's, which end: what is owned is known by now, and
     /// packets are counted by it.
-    pub(in crate::kernel) fn pin(&mut self, pins: &Links) -> anyhow::Result<()> {
+    pub(in crate::kernel) fn pin(&mut self, pins: &PinnedLinks) -> anyhow::Result<()> {
         for (name, link) in std::mem::take(&mut self.links) {
             self.links.push((name, pins.keep(name, link)?));
         }
@@ -56,8 +56,8 @@ impl Watch {
     }
 
     /// What they are called where they are pinned.
-    pub(in crate::kernel) fn names(&self) -> impl Iterator<Item = String> + use<> {
-        PROGRAMS.map(|(name, _)| name.to_owned()).into_iter()
+    pub(in crate::kernel) fn names() -> impl Iterator<Item = String> {
+        PROGRAMS.into_iter().map(|(name, _)| name.to_owned())
     }
 
     /// Whether all of them still hang there: whoever may attach may detach, others' too.

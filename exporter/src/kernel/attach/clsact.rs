@@ -190,9 +190,9 @@ impl Clsact {
         gone_is_well(self.client.order(order, 0)).map(|()| true)
     }
 
-    /// Interfaces whose qdisc was made here.
-    pub(super) fn made(&self) -> impl Iterator<Item = u32> {
-        self.made.iter().copied()
+    /// Whether the qdisc of an interface was made here.
+    pub(super) fn has_made(&self, index: u32) -> bool {
+        self.made.contains(&index)
     }
 
     fn delete(&mut self, filter: &Filter) -> io::Result<()> {

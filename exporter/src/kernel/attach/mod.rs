@@ -7,7 +7,7 @@
 pub(super) mod cgroup;
 mod clsact;
 pub(super) mod guard;
-pub(super) mod links;
+pub(super) mod pinned;
 mod position;
 mod tcx;
 
@@ -20,7 +20,7 @@ use aya::Ebpf;
 
 use self::clsact::{Clsact, Filter};
 use self::guard::Guard;
-use self::links::Links;
+use self::pinned::PinnedLinks;
 use self::position::{Position, Side};
 use super::ebpf::load;
 use super::options::Mechanism;
@@ -33,7 +33,7 @@ pub(super) struct Attacher {
     mechanism: Mechanism,
     clsact: Clsact,
     claim: Claim,
-    links: Links,
+    links: PinnedLinks,
     guarded: Guarded,
     attached: BTreeMap<u32, Attached>,
 }
@@ -80,7 +80,7 @@ impl Attacher {
         ebpf: Ebpf,
         mechanism: Mechanism,
         claim: Claim,
-        links: Links,
+        links: PinnedLinks,
         is_guarded: bool,
     ) -> anyhow::Result<Self> {
         let clsact = Clsact::new(claim.id()).context("open a netlink socket")?;
@@ -213,12 +213,13 @@ impl Attacher {
             let guard = Guard::start(&self.claim.id());
             self.guarded = Guarded::By(guard.context("start the guard of clsact filters")?);
         }
-        let before: BTreeSet<u32> = self.clsact.made().collect();
+        let had_made = self.clsact.has_made(what.index);
         let filter = self.clsact.attach(what.index, side, program.as_fd(), name, &alive)?;
-        if let Guarded::By(guard) = &mut self.guarded {
-            for index in self.clsact.made().filter(|index| !before.contains(index)) {
-                guard.made(index).context("tell the guard of clsact filters")?;
-            }
+        if let Guarded::By(guard) = &mut self.guarded
+            && !had_made
+            && self.clsact.has_made(what.index)
+        {
+            guard.made(what.index).context("tell the guard of clsact filters")?;
         }
         Ok(Attachment::Clsact(filter))
     }

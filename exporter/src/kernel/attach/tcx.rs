@@ -1,7 +1,7 @@
-//! Links at an interface's TCX hooks (Linux 6.6).
+//! PinnedLinks at an interface's TCX hooks (Linux 6.6).
 //!
 //! A program comes in and goes to the front of the chain, because a program that ends the chain must not
-//! hide packets from the count; ours always passes on to the next. Links are held by descriptor, so they
+//! hide packets from the count; ours always passes on to the next. PinnedLinks are held by descriptor, so they
 //! go with a crashed process, too, but where they are pinned: then the program that an earlier exporter left
 //! is replaced where it is, between two packets. Others' are looked at and never touched.
 
@@ -10,7 +10,7 @@ use aya::programs::links::FdLink;
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 
-use super::links::Links;
+use super::pinned::PinnedLinks;
 use super::position::{Position, Side};
 use crate::kernel::ebpf::sys;
 
@@ -29,7 +29,7 @@ pub(super) fn attach(
     program: &mut SchedClassifier,
     (index, name): (u32, &str),
     (side, function): (Side, &str),
-    pins: &Links,
+    pins: &PinnedLinks,
 ) -> anyhow::Result<Link> {
     let pin = format!("{}-{index}-{function}", if side == Side::Ingress { "in" } else { "out" });
     if let Some(left) = pins.left(&pin) {

@@ -28,7 +28,7 @@ impl Directory {
         let made = DirBuilder::new().recursive(true).mode(OWN).create(path);
         made.with_context(|| format!("make the directory {shown}"))?;
         let opened = Self::open(path).with_context(|| format!("open the directory {shown}"))?;
-        if !opened.is_on_bpffs().with_context(|| format!("look at {shown}"))? {
+        if !is_on_bpffs(&opened.path("")).with_context(|| format!("look at {shown}"))? {
             bail!("{shown} is not on a bpf file system: `mount -t bpf bpf {shown}` makes one");
         }
         opened.seize(path)?;
@@ -44,7 +44,10 @@ impl Directory {
             Ok(found) => {
                 let uid = found.uid();
                 tracing::warn!("removing what user {uid} has put in the place of {name}");
-                remove(&path, found.is_dir()).with_context(|| format!("remove {name}"))?;
+                // Symbolic links are not followed.
+                let removed =
+                    if found.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                removed.with_context(|| format!("remove {name}"))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("look at {name}")),
@@ -102,21 +105,19 @@ impl Directory {
         }
         Ok(())
     }
-
-    fn is_on_bpffs(&self) -> io::Result<bool> {
-        // SAFETY: all bytes zero are a valid struct statfs.
-        let mut told: libc::statfs = unsafe { std::mem::zeroed() };
-        // SAFETY: the descriptor is open, and the kernel writes one struct to a live reference.
-        if unsafe { libc::fstatfs(self.0.as_raw_fd(), &raw mut told) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(told.f_type as u64 == BPF_FS_MAGIC)
-    }
 }
 
-/// Removes a file, or a directory with all that is in it. Symbolic links are not followed.
-pub(super) fn remove(path: &Path, is_directory: bool) -> io::Result<()> {
-    if is_directory { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+/// Whether a path is on a bpffs.
+pub fn is_on_bpffs(path: &Path) -> io::Result<bool> {
+    Ok(rustix::fs::statfs(path)?.f_type as u64 == BPF_FS_MAGIC)
+}
+
+/// Removes a file, unless it is gone already.
+pub(in crate::kernel) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 fn is_own(found: &fs::Metadata) -> bool {
@@ -124,6 +125,5 @@ fn is_own(found: &fs::Metadata) -> bool {
 }
 
 fn own_uid() -> u32 {
-    // SAFETY: no arguments and no failure.
-    unsafe { libc::geteuid() }
+    rustix::process::geteuid().as_raw()
 }

@@ -3,7 +3,6 @@
 //! Attaching the programs and reading the tables is done elsewhere.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use aya::maps::{Array, RingBuf};
@@ -57,12 +56,12 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
         [!options.every_address, options.ports.is_none(), options.jitter].map(u32::from);
     let most_owned = [MOST_SOCKETS, MOST_CLAIMED].map(u64::from);
 
-    let (pins, unpinned) = match prepare(options.pin.as_deref(), flows.max(1), buckets) {
+    let pins = options.pin.as_deref().map(|path| Pins::prepare(path, flows.max(1), buckets));
+    let (pins, unpinned) = match pins.transpose() {
         Ok(pins) => (pins, None),
         Err(error) => (None, Some(format!("--pin: {error:#}"))),
     };
-    let kept = pins.as_ref().and_then(|(_, kept)| *kept);
-    let pins = pins.map(|(pins, _)| pins);
+    let kept = pins.as_ref().and_then(Pins::seeds);
     let seeds = kept.map_or_else(random_seeds, Ok)?;
     let mut loader = EbpfLoader::new();
     if let Some(pins) = &pins {
@@ -113,18 +112,6 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
         }
     };
     Ok(Loaded { ebpf, tables, owned, log, pins, unpinned })
-}
-
-/// Where the tables are pinned, and what an earlier exporter's were made with.
-fn prepare(
-    directory: Option<&Path>,
-    flows: u32,
-    buckets: u32,
-) -> anyhow::Result<Option<(Pins, Option<Seeds>)>> {
-    let Some(directory) = directory else { return Ok(None) };
-    let pins = Pins::prepare(directory, flows, buckets)?;
-    let seeds = pins.seeds()?;
-    Ok(Some((pins, seeds)))
 }
 
 /// Numbers that nobody can guess, so that nobody can choose keys which meet in the table.

@@ -4,6 +4,7 @@
 //! Tables are used again only if all of them have the layout and the sizes that are asked for; else
 //! they are all made anew, because flows, streams and their occupancy belong together.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use exporter_ebpf::abi::{
 };
 use exporter_ebpf::table::{Bucket, LOCKS, SEEDS, WAYS};
 
-use super::directory::{self, Directory};
+use super::directory::{Directory, remove_if_there};
 
 /// What the hash of the table of streams is keyed with.
 pub(in crate::kernel) type Seeds = [u64; SEEDS];
@@ -38,6 +39,7 @@ pub(in crate::kernel) struct Pins {
     shown: String,
     tables: Directory,
     shapes: Vec<Shape>,
+    seeds: Option<Seeds>,
     /// Locked as long as this lives: two exporters would each give the other's entries up.
     links: Arc<Directory>,
 }
@@ -61,10 +63,12 @@ impl Pins {
         let ours = format!("{DIRECTORY}{LAYOUT_VERSION}");
         remove_others(&named, &ours).context("remove pinned tables of another version")?;
         let tables = named.child(&ours)?;
-        let pins = Self { shown, tables, shapes: shapes(flows, buckets), links: links.into() };
+        let (shapes, links) = (shapes(flows, buckets), links.into());
+        let mut pins = Self { shown, tables, shapes, seeds: None, links };
         if !pins.fit() {
             pins.remove().context("remove pinned tables that do not fit")?;
         }
+        pins.seeds = pins.read_seeds()?;
         Ok(pins)
     }
 
@@ -81,7 +85,11 @@ impl Pins {
     }
 
     /// What the pinned table of streams was made with; `None` when there is none yet.
-    pub(in crate::kernel) fn seeds(&self) -> anyhow::Result<Option<Seeds>> {
+    pub(in crate::kernel) fn seeds(&self) -> Option<Seeds> {
+        self.seeds
+    }
+
+    fn read_seeds(&self) -> anyhow::Result<Option<Seeds>> {
         let path = self.tables.path(KEPT_SEEDS);
         if !path.exists() {
             return Ok(None);
@@ -118,10 +126,7 @@ impl Pins {
 
     fn remove(&self) -> io::Result<()> {
         for shape in &self.shapes {
-            match directory::remove(&self.path(shape), false) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_if_there(&self.path(shape))?;
         }
         Ok(())
     }
@@ -153,7 +158,7 @@ pub(in crate::kernel) fn remove_all(parent: &Path) -> anyhow::Result<Pinned> {
     for name in named.names().with_context(|| format!("read {shown}"))? {
         if name.starts_with(DIRECTORY) {
             pinned.tables += usize::from(name != LINKS);
-            directory::remove(&named.path(&name), true)
+            fs::remove_dir_all(named.path(&name))
                 .with_context(|| format!("remove {name} in {shown}"))?;
         }
     }
@@ -183,7 +188,7 @@ fn remove_others(named: &Directory, ours: &str) -> io::Result<()> {
     for name in named.names()? {
         if name.starts_with(DIRECTORY) && name != ours && name != LINKS {
             tracing::warn!("{name} has the tables of another version: counting begins anew");
-            directory::remove(&named.path(&name), true)?;
+            fs::remove_dir_all(named.path(&name))?;
         }
     }
     Ok(())

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use anyhow::Context;
 use aya::programs::links::{FdLink, PinnedLink};
 
-use crate::kernel::ebpf::directory::Directory;
+use crate::kernel::ebpf::directory::{Directory, remove_if_there};
 
 /// What a link is called until it takes the place of the one before. No name of a file on a bpffs has a dot.
 const NEW: &str = "-new";
 
 /// Where links are pinned, if they are.
 #[derive(Clone, Debug, Default)]
-pub(in crate::kernel) struct Links(Option<Arc<Directory>>);
+pub(in crate::kernel) struct PinnedLinks(Option<Arc<Directory>>);
 
-impl Links {
+impl PinnedLinks {
     pub(in crate::kernel) fn new(directory: Option<Arc<Directory>>) -> Self {
         Self(directory)
     }
@@ -48,7 +48,7 @@ impl Links {
     pub(super) fn keep(&self, name: &str, link: FdLink) -> anyhow::Result<FdLink> {
         let Some(directory) = &self.0 else { return Ok(link) };
         let (new, path) = (directory.path(&format!("{name}{NEW}")), directory.path(name));
-        gone_is_well(fs::remove_file(&new)).context("remove a pinned link")?;
+        remove_if_there(&new).context("remove a pinned link")?;
         let link = link.pin(&new).with_context(|| format!("pin the link {name}"))?;
         fs::rename(&new, &path).with_context(|| format!("pin the link {name}"))?;
         Ok(link.into())
@@ -57,7 +57,7 @@ impl Links {
     /// Takes a name's pin away; the link ends with its last descriptor.
     pub(super) fn forget(&self, name: &str) {
         let Some(directory) = &self.0 else { return };
-        if let Err(error) = gone_is_well(fs::remove_file(directory.path(name))) {
+        if let Err(error) = remove_if_there(&directory.path(name)) {
             tracing::warn!("remove the pinned link {name}: {error}");
         }
     }
@@ -70,12 +70,5 @@ impl Links {
             self.forget(&name);
         }
         Ok(())
-    }
-}
-
-fn gone_is_well(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
     }
 }
