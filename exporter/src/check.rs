@@ -38,6 +38,7 @@ pub fn describe(config: &Config, prepared: &Prepared) -> anyhow::Result<String> 
         ("reverse names", names(prepared).to_owned()),
         ("geo databases", list(config.geo_databases.iter().map(shown), "none")),
         ("series at most", config.max_series.to_string()),
+        ("views", views(config)),
     ];
     Ok(lines.map(|(name, value)| format!("{name}: {value}\n")).concat())
 }
@@ -82,6 +83,13 @@ fn serving(config: &Config, prepared: &Prepared) -> String {
     let listen = config.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let listen = if config.systemd_socket { "systemd's sockets".to_owned() } else { listen };
     format!("{listen} ({who}{tls})")
+}
+
+fn views(config: &Config) -> String {
+    match config.history {
+        Some(bytes) => format!("six hours back, in up to {} MiB", bytes >> 20),
+        None => "none".into(),
+    }
 }
 
 fn ports(config: &Config) -> String {

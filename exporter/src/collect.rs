@@ -10,4 +10,4 @@ mod uncounted;
 pub use books::{Ledgers, Parts};
 pub use host::Host;
 pub use orders::{Books, Connections, Occasion, Orders, Pace, start};
-pub use site::{Board, Site};
+pub use site::{Board, Site, Views};

@@ -87,6 +87,8 @@ pub struct Config {
     pub geo_databases: Vec<PathBuf>,
     /// Most series that one scrape can hold.
     pub max_series: usize,
+    /// Bytes that the history of the views takes at most; `None`: there are no views.
+    pub history: Option<usize>,
     /// What is logged.
     pub log: Log,
     /// Print what would be done and end before serving.
@@ -280,6 +282,10 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         numeric: switch("--numeric", &flags.numeric, "PROM_NUMERIC")?,
         quiet: switch("--quiet", &flags.quiet, "PROM_QUIET")?,
         geo_databases: flags.geo_databases.clone(),
+        history: boolean(Origin("--web.views"), &flags.views)?
+            .then(|| flags.history_memory.within("--history.memory", 1, 1 << 20))
+            .transpose()?
+            .map(|mebibytes| (mebibytes as usize) << 20),
         max_series: flags.max_series.within("--max-series", 1, 1 << 28)? as usize,
         log,
         check: flags.check,

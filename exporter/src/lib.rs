@@ -18,6 +18,9 @@ pub mod labels;
 pub mod ledger;
 pub mod state;
 
+pub mod history;
+pub mod views;
+
 pub mod files;
 pub mod host;
 

@@ -12,12 +12,13 @@ use anyhow::Context;
 use futures_util::future::BoxFuture;
 use mediasoup_exporter::check;
 use mediasoup_exporter::collect::{
-    self, Board, Connections, Host, Ledgers, Orders, Pace, Parts, Site,
+    self, Board, Connections, Host, Ledgers, Orders, Pace, Parts, Site, Views,
 };
 use mediasoup_exporter::config::{self, Command, Config};
 use mediasoup_exporter::entropy;
 use mediasoup_exporter::exposition::{Scrape, reference};
 use mediasoup_exporter::files::{Files, Members, Reload, Take};
+use mediasoup_exporter::history::History;
 use mediasoup_exporter::host::capabilities::{self, Needs};
 use mediasoup_exporter::kernel::{self, Counting, Method};
 use mediasoup_exporter::labels::{Database, Renewal};
@@ -29,6 +30,7 @@ use mediasoup_exporter::signals::{self, Signals};
 use mediasoup_exporter::startup::{self, Keys, Named, Prepared, Role};
 use mediasoup_exporter::state::{Event, Gone, SourceId};
 use mediasoup_exporter::telemetry::{self, Telemetry, VERSION};
+use mediasoup_exporter::views::{Setting, Thresholds};
 use mediasoup_exporter::web;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,6 +39,8 @@ use tokio::task::JoinSet;
 
 /// Changes of what servers tell reach the kernel after so long, all that came meanwhile together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// A step of the history.
+const STEP: Duration = Duration::from_secs(5);
 /// For tasks to end by themselves after the signal; together with what follows, less than a second.
 const PATIENCE: Duration = Duration::from_millis(600);
 /// For what then still runs on the runtime's threads.
@@ -166,6 +170,7 @@ struct Exporter {
     front: web::Front,
     telemetry: Arc<Telemetry>,
     board: Arc<Board>,
+    views: Option<Views>,
 }
 
 impl Exporter {
@@ -187,6 +192,8 @@ impl Exporter {
             ports,
             observer,
             ledger,
+            history,
+            host_name,
         } = prepared;
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
         let readers = Some(serving.handle().clone());
@@ -197,6 +204,7 @@ impl Exporter {
             counting: counting.clone(),
             observer: observer.clone(),
             max_series: ledger.max_series,
+            history: history.map(History::new),
             scrape: Scrape::new(ledger, policy, geo),
             questions,
             workers: options.workers.clone(),
@@ -204,6 +212,8 @@ impl Exporter {
             telemetry: telemetry.clone(),
             board: board.clone(),
         });
+        let views = history
+            .map(|_| Views::new(Setting { host: host_name, thresholds: Thresholds::default() }));
         let (ports, workers) = (counting.ownership().clone(), options.workers);
         let host = Arc::new(Host { ports, workers, observer: observer.clone() });
         Ok(Self {
@@ -220,6 +230,7 @@ impl Exporter {
             front,
             telemetry,
             board,
+            views,
         })
     }
 
@@ -231,7 +242,7 @@ impl Exporter {
         asking: &Handle,
     ) -> anyhow::Result<()> {
         let Self { counting, observer, host, books, names, keys, files, web_files, .. } = self;
-        let Self { listeners, access, front, telemetry, board, .. } = self;
+        let Self { listeners, access, front, telemetry, board, views, .. } = self;
         let mut signals = Signals::listen()?;
         let listeners = {
             // Whose threads accept.
@@ -239,8 +250,9 @@ impl Exporter {
             let listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std);
             listeners.collect::<Result<Vec<_>, _>>().context("listen")?
         };
-        let (orders, thread) =
-            collect::start(books, Pace::default()).context("start the scrape thread")?;
+        let step = views.is_some().then_some(STEP);
+        let pace = Pace { step, ..Pace::default() };
+        let (orders, thread) = collect::start(books, pace).context("start the scrape thread")?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
 
@@ -275,7 +287,8 @@ impl Exporter {
         });
         let ready = board.clone();
         telemetry.sandboxed(&sandbox);
-        let site = Site { orders: orders.clone(), board, counting, observer, telemetry, sandbox };
+        let site =
+            Site { orders: orders.clone(), board, counting, observer, telemetry, sandbox, views };
         let limits = web::Limits::default();
         let scheme = if front.is_tls() { "https" } else { "http" };
         for listener in &listeners {

@@ -23,12 +23,15 @@ use crate::files::{Content, Identity, Members};
 use crate::host::workers::Workers;
 use crate::labels::{AddressPolicy, Database, Geo, NamePolicy, Policy};
 use crate::web::{Access, Front, Hosts, Settings};
-use crate::{files, kernel, ledger, observer, web};
+use crate::{files, history, kernel, ledger, observer, web};
 
 pub use keys::Keys;
 
 /// Ticks that a new connection waits for its name.
 const PATIENCE: u64 = 1;
+
+/// Steps of five seconds for ten minutes, and of a minute for six hours.
+const SPANS: history::Spans = history::Spans { fold: 12, short: 120, long: 360 };
 
 /// What the parts want.
 pub struct Prepared {
@@ -54,6 +57,10 @@ pub struct Prepared {
     pub observer: observer::Options,
     /// How series are kept.
     pub ledger: ledger::Settings,
+    /// How much of the past is kept, if there are views.
+    pub history: Option<history::Settings>,
+    /// What this host calls itself.
+    pub host_name: String,
 }
 
 /// A file that a flag names, as it was read.
@@ -124,6 +131,8 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
             quiet: config.quiet,
             ..ledger::Settings::default()
         },
+        history: config.history.map(|room| history::Settings { spans: SPANS, room }),
+        host_name: read_text("/proc/sys/kernel/hostname").trim().to_owned(),
     })
 }
 
@@ -146,9 +155,12 @@ pub fn read_web_config(path: &Path) -> anyhow::Result<(Settings, Members)> {
 
 /// What this host is called, as far as it knows itself.
 fn own_hosts() -> Vec<String> {
-    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let node = text("/proc/sys/kernel/hostname");
-    web::own_names(&node, &text("/etc/resolv.conf"), &text("/etc/hosts"))
+    let node = read_text("/proc/sys/kernel/hostname");
+    web::own_names(&node, &read_text("/etc/resolv.conf"), &read_text("/etc/hosts"))
+}
+
+fn read_text(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
 }
 
 fn access(config: &Config, files: &mut Vec<Named>) -> anyhow::Result<Access> {

@@ -37,6 +37,9 @@ pub struct Telemetry {
     ownership: IntGaugeVec,
     owned_sockets: IntGauge,
     pinned: IntGauge,
+    history_bytes: IntGauge,
+    history_tracks: IntGauge,
+    history_seconds: IntGauge,
     interface_up: IntGaugeVec,
     interface_behind: IntGaugeVec,
     table_entries: IntGaugeVec,
@@ -78,7 +81,7 @@ pub const COUNTING_SOURCES: [&str; 3] = ["ebpf", "capture", "none"];
 const OWNERSHIP: [&str; 3] = ["cgroup", "scan", "flag"];
 
 /// Things that are counted elsewhere in the exporter, by name; each has its meaning.
-const COUNTED: [(&str, &str); 19] = [
+const COUNTED: [(&str, &str); 20] = [
     ("host_looks", "looks at this host's interfaces, addresses and workers"),
     (
         "sockets_refused",
@@ -100,6 +103,7 @@ const COUNTED: [(&str, &str); 19] = [
     ("names_refused", "reverse names not asked for, for want of room"),
     ("name_lookups", "reverse look-ups made"),
     ("name_failures", "reverse look-ups that found no name in time, or at all"),
+    ("history_refused", "samples that the history had no number for"),
     ("scrapes_shared", "scrapes that were given another's reading"),
 ];
 
@@ -163,6 +167,21 @@ impl Telemetry {
                 &registry,
                 "pinned",
                 "Whether programs and tables are pinned (--pin), so that counting goes on when the exporter ends.",
+            ),
+            history_bytes: int(
+                &registry,
+                "history_bytes",
+                "Memory that the samples of the history take, of what --history.memory allows.",
+            ),
+            history_tracks: int(
+                &registry,
+                "history_tracks",
+                "Streams and directions of connections that are in the history, those that ended among them.",
+            ),
+            history_seconds: int(
+                &registry,
+                "history_seconds",
+                "How far the history reaches back: up to six hours, less where its memory is full.",
             ),
             interface_up: ints(
                 &registry,
@@ -352,6 +371,13 @@ impl Telemetry {
             self.ownership.with_label_values(&[name]).set((name == by).into());
         }
         self.owned_sockets.set(signed(sockets));
+    }
+
+    /// What the history has: bytes, streams and directions of connections, and milliseconds back.
+    pub fn history(&self, bytes: usize, tracks: usize, reach: u64) {
+        self.history_bytes.set(bytes as i64);
+        self.history_tracks.set(tracks as i64);
+        self.history_seconds.set((reach / 1000) as i64);
     }
 
     /// Whether counting goes on when the exporter ends.

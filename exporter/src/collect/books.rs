@@ -14,6 +14,7 @@ use crate::collect::orders::{Books, Connections, Occasion};
 use crate::collect::site::{Board, Figures};
 use crate::collect::uncounted::Uncounted;
 use crate::exposition::{Format, Scrape, Selection, Snapshot, Tails, foreign};
+use crate::history::{History, Past};
 use crate::host::addresses::MAX_LOCAL;
 use crate::host::interfaces::MOST_INTERFACES;
 use crate::host::workers::Workers;
@@ -50,6 +51,8 @@ pub struct Parts {
     pub workers: Arc<Workers>,
     /// The SFU's ports, where the operator told them.
     pub ports: Option<RangeInclusive<u16>>,
+    /// What is kept of the past, if anything.
+    pub history: Option<History>,
     /// Most series of a scrape, for the metrics.
     pub max_series: u64,
     /// Own metrics.
@@ -302,6 +305,24 @@ impl Books for Ledgers {
         let [text, open_metrics] =
             [Format::Text, Format::OpenMetrics].map(|it| foreign::text(&own, it).into());
         scrape.snapshot(selection, Tails { text, open_metrics })
+    }
+
+    fn record(&mut self) {
+        let now = self.started.elapsed().as_millis() as u64;
+        let Parts { history, scrape, telemetry, .. } = &mut self.parts;
+        if let Some(history) = history {
+            history.record(scrape.ledger(), now);
+            telemetry.history(history.bytes(), history.tracks(), history.reach());
+            telemetry.total("history_refused", history.refused());
+        }
+    }
+
+    fn past(&mut self) -> Past {
+        // By the clock as it goes now: if it was set, then for what came before, too.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let epoch = now.saturating_sub(self.started.elapsed()).as_millis() as u64;
+        let history = self.parts.history.as_ref();
+        history.map(|history| history.lend(epoch)).unwrap_or_default()
     }
 
     fn learn(&mut self, ip: IpAddr, name: Option<Arc<str>>) {

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::collect::snapshots::{Advice, Snapshots};
 use crate::exposition::{Selection, Snapshot};
+use crate::history::Past;
 use crate::labels::Renewal;
 use crate::model::JoinKey;
 use crate::state::{Event, Ownership, SourceId};
@@ -52,6 +53,10 @@ pub trait Books: Send + 'static {
     fn refresh(&mut self, occasion: Occasion, selection: Selection);
     /// What texts of these families are written from, as of the last reading.
     fn snapshot(&mut self, selection: Selection) -> Snapshot;
+    /// A step of the history ends with the last reading.
+    fn record(&mut self);
+    /// What is kept of the past.
+    fn past(&mut self) -> Past;
     /// A reverse look-up's answer.
     fn learn(&mut self, ip: IpAddr, name: Option<Arc<str>>);
     /// Scrapes that were given another's reading, so far.
@@ -91,11 +96,13 @@ pub struct Pace {
     /// Without scrapes, a reading is taken so often: tables must be tended, and what they let go of
     /// must be booked.
     pub idle: Duration,
+    /// How long a step of the history is; `None`: none is kept.
+    pub step: Option<Duration>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { share: Duration::from_millis(200), idle: Duration::from_secs(10) }
+        Self { share: Duration::from_millis(200), idle: Duration::from_secs(10), step: None }
     }
 }
 
@@ -106,6 +113,7 @@ enum Order {
     Observed(Arc<dyn Ownership>),
     Renewed(Renewal),
     Connections(oneshot::Sender<Connections>),
+    Past(oneshot::Sender<Past>),
     Answer(oneshot::Sender<()>),
     End,
 }
@@ -175,6 +183,13 @@ impl Orders {
         connections.await.ok()
     }
 
+    /// What is kept of the past; `None` at the end.
+    pub async fn past(&self) -> Option<Past> {
+        let (answer, past) = oneshot::channel();
+        self.queue.send(Order::Past(answer)).ok()?;
+        past.await.ok()
+    }
+
     /// Whether the thread answers; it does in its turn, however long that takes.
     pub async fn answers(&self) -> bool {
         let (answer, answered) = oneshot::channel();
@@ -225,6 +240,7 @@ fn work(books: impl Books, pace: Pace, queue: &Queue) {
         if queue.has_ended() {
             return;
         }
+        desk.step();
         // Servers that tell without end must not keep the tables from being tended.
         if !waiting.is_empty() || desk.is_due() {
             desk.serve(waiting, queue);
@@ -237,6 +253,8 @@ struct Desk<B> {
     books: B,
     pace: Pace,
     taken: Taken,
+    /// When the step of the history that goes on is to end.
+    step_ends: Instant,
     snapshots: Snapshots,
     shared: u64,
 }
@@ -245,16 +263,49 @@ impl<B: Books> Desk<B> {
     fn open(mut books: B, pace: Pace) -> Self {
         books.look();
         let taken = take(&mut books, Occasion::Idle, Selection::ALL);
-        Self { books, pace, taken, snapshots: Snapshots::default(), shared: 0 }
+        let mut desk = Self {
+            books,
+            pace,
+            step_ends: taken.at,
+            taken,
+            snapshots: Snapshots::default(),
+            shared: 0,
+        };
+        desk.step();
+        desk
     }
 
     /// Until a reading is due, whoever asks.
     fn rest(&self) -> Duration {
+        let idle = self.until_idle();
+        match self.pace.step {
+            Some(_) => idle.min(self.step_ends.saturating_duration_since(Instant::now())),
+            None => idle,
+        }
+    }
+
+    fn until_idle(&self) -> Duration {
         self.pace.idle.saturating_sub(self.taken.at.elapsed())
     }
 
     fn is_due(&self) -> bool {
-        self.rest().is_zero()
+        self.until_idle().is_zero()
+    }
+
+    /// Ends the step of the history if it is time for that.
+    fn step(&mut self) {
+        let now = Instant::now();
+        let Some(step) = self.pace.step.filter(|_| now >= self.step_ends) else { return };
+        if !self.taken.serves(Selection::ALL, self.pace.share) {
+            self.books.look();
+            self.taken = take(&mut self.books, Occasion::Idle, Selection::ALL);
+        }
+        self.books.record();
+        // A step that came late does not make others late, and steps that were missed are one long one.
+        self.step_ends += step;
+        if self.step_ends <= now {
+            self.step_ends = now + step;
+        }
     }
 
     fn serve(&mut self, mut waiting: Vec<(Wanted, Waiting)>, queue: &Queue) {
@@ -320,6 +371,7 @@ fn hear(
             Order::Renewed(renewal) => books.renew(renewal),
             // Who asked may be gone.
             Order::Connections(answer) => drop(answer.send(books.connections())),
+            Order::Past(answer) => drop(answer.send(books.past())),
             Order::Answer(answer) => drop(answer.send(())),
             Order::End => {}
         }

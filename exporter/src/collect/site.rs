@@ -3,6 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use tokio::sync::Semaphore;
+
 use crate::collect::orders::Orders;
 use crate::kernel::Counting;
 use crate::ledger::Fill;
@@ -11,7 +15,8 @@ use crate::observer::Observer;
 use crate::sandbox::Sandbox;
 use crate::state::State;
 use crate::telemetry::{Telemetry, VERSION};
-use crate::web::{App, Busy, Ended, Overview, Page, SourceStatus, Waiting, Wanted};
+use crate::views::{self, Answer, Asked, Setting};
+use crate::web::{App, Busy, Ended, Overview, Page, SourceStatus, View, Waiting, Wanted};
 
 /// Figures of the last reading, written by the scrape thread and read by pages.
 #[derive(Debug, Default)]
@@ -99,11 +104,64 @@ pub struct Site {
     pub telemetry: Arc<Telemetry>,
     /// Of the threads that serve.
     pub sandbox: Sandbox,
+    /// Views of the past, if there are any.
+    pub views: Option<Views>,
+}
+
+/// What views are made with.
+#[derive(Clone, Debug)]
+pub struct Views {
+    setting: Arc<Setting>,
+    /// Views that are made at a time: each takes a processor for as long as it looks back.
+    places: Arc<Semaphore>,
+}
+
+/// Views at a time.
+const VIEWS: usize = 2;
+
+impl Views {
+    /// Of this host.
+    pub fn new(setting: Setting) -> Self {
+        Self { setting: Arc::new(setting), places: Arc::new(Semaphore::new(VIEWS)) }
+    }
+
+    /// Makes one, in a thread of its own.
+    async fn make(self, orders: Orders, wanted: views::Wanted) -> View {
+        let Self { setting, places } = self;
+        let place = places.acquire_owned().await;
+        let Some(past) = orders.past().await else { return text(503, "the exporter ends\n") };
+        let make = move || {
+            let _place = place;
+            views::answer(&past, &setting, &wanted)
+        };
+        match tokio::task::spawn_blocking(make).await {
+            Ok(Answer { status, content_type, body }) => {
+                View { status, content_type, body: body.into() }
+            }
+            Err(_) => text(500, "the view failed\n"),
+        }
+    }
+}
+
+fn text(status: u16, text: &str) -> View {
+    let body = text.to_owned().into();
+    View { status, content_type: "text/plain; charset=utf-8", body }
 }
 
 impl App for Site {
     fn scrape(&self, wanted: Wanted, waiting: Waiting) -> Result<(), Busy> {
         self.orders.scrape(wanted, waiting)
+    }
+
+    fn view(&self, path: &str, query: Option<&str>) -> Option<BoxFuture<'static, View>> {
+        let views = self.views.clone()?;
+        Some(match views::asked(path, query)? {
+            Asked::Asset(content_type, body) => {
+                ready(View { status: 200, content_type, body: body.into() }).boxed()
+            }
+            Asked::Unclear(why) => ready(text(400, &format!("{why}\n"))).boxed(),
+            Asked::View(wanted) => views.make(self.orders.clone(), *wanted).boxed(),
+        })
     }
 
     fn ready(&self) -> bool {
@@ -112,7 +170,13 @@ impl App for Site {
 
     fn overview(&self) -> Overview {
         let figures = *self.board.figures.lock().unwrap_or_else(PoisonError::into_inner);
-        Overview { version: VERSION.clone(), sources: self.sources(), facts: figures.lines() }
+        let views = self.views.as_ref().map(|_| views::links()).unwrap_or_default();
+        Overview {
+            version: VERSION.clone(),
+            views,
+            sources: self.sources(),
+            facts: figures.lines(),
+        }
     }
 
     fn answered(&self, page: Page, status: u16) {

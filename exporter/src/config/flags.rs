@@ -62,6 +62,26 @@ pub(super) struct Flags {
     /// as the password of Basic authentication
     #[arg(long = "auth.token-file", value_name = "FILE", help_heading = "Serving")]
     pub(super) token_file: Option<PathBuf>,
+    /// Serve pages of rooms, peers, addresses and streams, and the same as JSON and CSV: yes or no
+    #[arg(
+        long = "web.views",
+        value_name = "YES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "yes",
+        default_missing_value = "yes",
+        help_heading = "Serving"
+    )]
+    pub(super) views: String,
+    /// Memory that the history behind these pages takes at most, in MiB; where it is full, it reaches less far
+    /// back than six hours
+    #[arg(
+        long = "history.memory",
+        value_name = "MIB",
+        default_value = "100",
+        help_heading = "Serving"
+    )]
+    pub(super) history_memory: Size,
     /// Most series that one scrape can hold; what is cut is counted
     #[arg(long, value_name = "N", default_value = "4000000", help_heading = "Serving")]
     pub(super) max_series: Size,

@@ -54,6 +54,11 @@ impl Scrape {
         self.labels.renew(renewal);
     }
 
+    /// What everything is written from.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// Peers in rooms, as the metrics have them.
     pub fn peers(&self) -> u64 {
         self.ledger.peers()

@@ -74,13 +74,15 @@ pub(crate) struct FlowMeter {
     remote: Option<Arc<str>>,
     pub(crate) streams: u32,
     pub(crate) ended: bool,
+    /// The first reading that spoke of it.
+    pub(crate) born: u64,
     pub(crate) round: u64,
     /// The meter that came after this one in the last reading.
     pub(crate) next: u32,
 }
 
 impl FlowMeters {
-    pub(crate) fn insert(&mut self, tuple: Tuple, tick: Tick) -> u32 {
+    pub(crate) fn insert(&mut self, tuple: Tuple, tick: Tick, born: u64) -> u32 {
         let meter = Some(FlowMeter {
             tuple,
             last: Counts::default(),
@@ -102,6 +104,7 @@ impl FlowMeters {
             remote: None,
             streams: 0,
             ended: false,
+            born,
             round: 0,
             next: 0,
         });
@@ -174,6 +177,16 @@ impl FlowMeter {
             // they are known by its slot.
             self.last = Counts::default();
         }
+    }
+
+    /// What the flow itself last counted: without its streams.
+    pub(crate) fn own(&self) -> &Counts {
+        &self.last
+    }
+
+    /// Where what it grows by goes.
+    pub(crate) fn series(&self) -> Option<SeriesId> {
+        self.series
     }
 
     /// Takes in what a stream of the flow grew by.

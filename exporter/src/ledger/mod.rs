@@ -58,6 +58,7 @@ mod contract;
 mod flows;
 mod leftovers;
 mod lendable;
+mod meters;
 mod objects;
 mod owners;
 mod packets;
@@ -79,6 +80,7 @@ use crate::state::State;
 
 use capacity::{Capacity, Part};
 pub(crate) use contract::ContractSeries;
+pub(crate) use meters::{FlowMeterReading, ShownStream, StreamMeterReading};
 use objects::Objects;
 pub(crate) use objects::{Gauges, Object};
 use packets::Packets;
@@ -196,6 +198,16 @@ impl Ledger {
         if let Some(sockets) = sockets {
             self.sockets.update(sockets, tick, turn.labels, turn.capacity);
         }
+    }
+
+    /// What each stream's meter last read.
+    pub(crate) fn stream_meters(&self) -> impl Iterator<Item = StreamMeterReading<'_>> {
+        self.packets.stream_meters()
+    }
+
+    /// What each flow's meter last read.
+    pub(crate) fn flow_meters(&self) -> impl Iterator<Item = FlowMeterReading<'_>> {
+        self.packets.flow_meters()
     }
 
     /// Claims whose packets were met for the first time since this was last asked.

@@ -29,8 +29,8 @@ const MISSING: u64 = 64;
 /// The ledger of flows and streams.
 #[derive(Debug)]
 pub(crate) struct Packets {
-    meters: FlowMeters,
-    streams: StreamMeters,
+    pub(crate) meters: FlowMeters,
+    pub(crate) streams: StreamMeters,
     pub(crate) connections: Table<Arc<str>, Connection>,
     /// By direction.
     pub(crate) stream_series: [Table<StreamLabels, StreamSeries>; 2],
@@ -110,7 +110,7 @@ impl Packets {
             Some(slot) => slot,
             // The kernel may not have heard yet what the servers told.
             None if *known || join::flow(state, tuple).is_some() => {
-                self.meters.insert(*tuple, tick)
+                self.meters.insert(*tuple, tick, self.round)
             }
             None => {
                 self.strangers.take_flow(flow);
@@ -213,14 +213,14 @@ impl Packets {
         let flow = match self.meters.by_tuple.get(&stream.tuple) {
             Some(flow) => *flow,
             None if stream.known || join::flow(state, &stream.tuple).is_some() => {
-                self.meters.insert(stream.tuple, tick)
+                self.meters.insert(stream.tuple, tick, self.round)
             }
             None => return None,
         };
         let key = StreamKey { flow, direction: stream.direction, ssrc: stream.ssrc };
         let found = self.streams.find(&key).unwrap_or_else(|| {
             self.meters.get_mut(flow).streams += 1;
-            self.streams.insert(key, tick)
+            self.streams.insert(key, tick, self.round)
         });
         if let Some(before) = before {
             self.streams.get_mut(before).next = found;

@@ -33,6 +33,11 @@ impl StreamLabels {
         Self { object, own }
     }
 
+    /// What all streams of a producer or consumer have.
+    pub(crate) fn object(&self) -> &Arc<str> {
+        &self.object
+    }
+
     /// The text, in parts.
     pub(crate) fn parts(&self) -> [&str; 2] {
         [&self.object, &self.own]

@@ -63,6 +63,8 @@ pub(crate) struct StreamMeter {
     /// The flow's claims when the claim on this stream was last asked for.
     claims: u32,
     since: Tick,
+    /// The first reading that spoke of it.
+    pub(crate) born: u64,
     pub(crate) round: u64,
     /// The meter that came after this one in the last reading.
     pub(crate) next: u32,
@@ -81,8 +83,8 @@ impl StreamMeters {
         self.by_key.get(key).copied()
     }
 
-    pub(crate) fn insert(&mut self, key: StreamKey, tick: Tick) -> u32 {
-        let meter = Some(StreamMeter::new(key, tick));
+    pub(crate) fn insert(&mut self, key: StreamKey, tick: Tick, born: u64) -> u32 {
+        let meter = Some(StreamMeter::new(key, tick, born));
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = meter;
@@ -132,7 +134,7 @@ impl Claimed<'_> {
 }
 
 impl StreamMeter {
-    fn new(key: StreamKey, tick: Tick) -> Self {
+    fn new(key: StreamKey, tick: Tick, born: u64) -> Self {
         Self {
             key,
             last: StreamTotals::default(),
@@ -145,9 +147,15 @@ impl StreamMeter {
             orphan: false,
             claims: 0,
             since: tick,
+            born,
             round: 0,
             next: 0,
         }
+    }
+
+    /// Where what it grows by goes, and what it is there.
+    pub(crate) fn series(&self) -> Option<(SeriesId, Option<StreamRole>)> {
+        self.series.map(|series| (series, self.role))
     }
 
     /// Gives what grew to the series that it went to before. False when there is none, or when the

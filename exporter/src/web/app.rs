@@ -1,6 +1,7 @@
 //! What the server asks of whoever knows the numbers.
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use crate::web::accept::Wanted;
@@ -12,6 +13,9 @@ pub trait App: Send + Sync + 'static {
     /// Takes the order for a scrape; who waits for its text is answered from another thread, or dropped
     /// when there is none. An error when too many orders wait.
     fn scrape(&self, wanted: Wanted, waiting: Waiting) -> Result<(), Busy>;
+    /// What the rest of the server does not know: a page of this path, with this query. `None` where there is no
+    /// such page.
+    fn view(&self, path: &str, query: Option<&str>) -> Option<BoxFuture<'static, View>>;
     /// Whether a first reading is there.
     fn ready(&self) -> bool;
     /// For the landing page.
@@ -20,6 +24,17 @@ pub trait App: Send + Sync + 'static {
     fn answered(&self, page: Page, status: u16);
     /// A connection or response was ended to make room or because it took too long.
     fn ended(&self, why: Ended);
+}
+
+/// A page that the application made.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// HTTP's.
+    pub status: u16,
+    /// What the body is.
+    pub content_type: &'static str,
+    /// All of it.
+    pub body: Bytes,
 }
 
 /// A text that is written while it is taken.
@@ -50,6 +65,8 @@ pub enum Page {
     Healthy,
     /// `/-/ready`
     Ready,
+    /// A page of the application's own.
+    View,
     /// Anything else.
     Unknown,
 }
@@ -72,6 +89,7 @@ impl Page {
             Self::Metrics => "metrics",
             Self::Healthy => "healthy",
             Self::Ready => "ready",
+            Self::View => "view",
             Self::Unknown => "unknown",
         }
     }

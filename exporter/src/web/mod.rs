@@ -1,4 +1,4 @@
-//! Serves `/metrics`, a landing page and two health checks over HTTP/1.1.
+//! Serves `/metrics`, a landing page, two health checks and what pages the [`App`] has, over HTTP/1.1.
 //!
 //! Comes in: a listener, an [`App`] that knows the numbers, and a shutdown. Goes out: responses.
 //! Nothing here knows where numbers come from, and no client can hold up another: each takes its text piece
@@ -22,7 +22,7 @@ mod server;
 mod settings;
 
 pub use accept::Wanted;
-pub use app::{App, Busy, Page, Text, Waiting, Withdrawn};
+pub use app::{App, Busy, Page, Text, View, Waiting, Withdrawn};
 pub use auth::Access;
 pub use bind::{activated, bind};
 pub use front::Front;

@@ -8,6 +8,8 @@ use std::fmt::Write;
 pub struct Overview {
     /// Version and build.
     pub version: String,
+    /// Views: paths and names.
+    pub views: Vec<(String, &'static str)>,
     /// Every source of numbers.
     pub sources: Vec<SourceStatus>,
     /// Further lines: name and value.
@@ -39,10 +41,11 @@ pub(super) fn landing(overview: &Overview) -> String {
          <meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>mediasoup-exporter</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
          <h1>mediasoup-exporter</h1>\n<p>Version {}</p>\n\
-         <ul>\n<li><a href=\"/metrics\">Metrics</a></li>\n\
+         <ul>\n{}<li><a href=\"/metrics\">Metrics</a></li>\n\
          <li><a href=\"/-/healthy\">Health</a>, <a href=\"/-/ready\">readiness</a></li>\n</ul>\n\
          <h2>Sources</h2>\n<table>\n<tr><th>Source</th><th>State</th><th></th></tr>\n",
-        escape(&overview.version)
+        escape(&overview.version),
+        views(&overview.views)
     );
     for source in &overview.sources {
         let (class, word) = if source.up { ("up", "up") } else { ("down", "down") };
@@ -59,6 +62,14 @@ pub(super) fn landing(overview: &Overview) -> String {
     }
     page.push_str("</table>\n</body>\n</html>\n");
     page
+}
+
+fn views(views: &[(String, &str)]) -> String {
+    let link = |(path, name): &(String, &str)| {
+        format!("<a href=\"{}\">{}</a>", escape(path), escape(name))
+    };
+    let links: Vec<String> = views.iter().map(link).collect();
+    if links.is_empty() { String::new() } else { format!("<li>{}</li>\n", links.join(", ")) }
 }
 
 fn escape(text: &str) -> String {
@@ -84,6 +95,7 @@ mod tests {
         let evil = "<script>\"&";
         let page = landing(&Overview {
             version: evil.into(),
+            views: vec![("/x\"><script>".into(), "x")],
             sources: vec![SourceStatus { name: evil.into(), up: false, detail: evil.into() }],
             facts: vec![(evil.into(), evil.into())],
         });

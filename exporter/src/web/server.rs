@@ -1,13 +1,16 @@
 //! Accepts connections and answers requests.
 
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
@@ -21,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::web::accept::{self, Wanted};
-use crate::web::app::{App, Page};
+use crate::web::app::{App, Page, View};
 use crate::web::body::{Answer, Never, Source};
 use crate::web::connections::{Connection, Connections};
 use crate::web::front::{Denied, Front};
@@ -123,8 +126,8 @@ impl<A: App> Server<A> {
         connection: &Arc<Connection>,
     ) -> Response<Answer> {
         connection.work();
-        let page = Page::of(request.uri().path());
-        let mut response = self.respond(page, request, connection).await;
+        let mut page = Page::of(request.uri().path());
+        let mut response = self.respond(&mut page, request, connection).await;
         self.app.answered(page, response.status().as_u16());
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -135,12 +138,12 @@ impl<A: App> Server<A> {
 
     async fn respond(
         &self,
-        page: Page,
+        page: &mut Page,
         request: &Request<Incoming>,
         connection: &Arc<Connection>,
     ) -> Response<Answer> {
         let say = |status, text: &str| plain(status, text, connection);
-        let is_health = matches!(page, Page::Healthy | Page::Ready);
+        let is_health = matches!(*page, Page::Healthy | Page::Ready);
         if !is_health && connection.reserved {
             let response = say(StatusCode::SERVICE_UNAVAILABLE, "all connections are taken\n");
             let response = with(response, header::CONNECTION, "close");
@@ -153,14 +156,49 @@ impl<A: App> Server<A> {
             let response = say(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD only\n");
             return with(response, header::ALLOW, "GET, HEAD");
         }
-        match page {
+        match *page {
             Page::Metrics => self.metrics(request, connection).await,
             Page::Landing => landing(pages::landing(&self.app.overview()), connection),
             Page::Healthy => say(StatusCode::OK, "healthy\n"),
             Page::Ready if self.app.ready() => say(StatusCode::OK, "ready\n"),
             Page::Ready => say(StatusCode::SERVICE_UNAVAILABLE, "no reading yet\n"),
-            Page::Unknown => say(StatusCode::NOT_FOUND, "no such page\n"),
+            Page::View | Page::Unknown => match self.view(request, connection).await {
+                Some(response) => {
+                    *page = Page::View;
+                    response
+                }
+                None => say(StatusCode::NOT_FOUND, "no such page\n"),
+            },
         }
+    }
+
+    async fn view(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Arc<Connection>,
+    ) -> Option<Response<Answer>> {
+        let view = self.app.view(request.uri().path(), request.uri().query())?;
+        let Ok(View { status, content_type, body }) =
+            tokio::time::timeout(self.limits.scrape, view).await
+        else {
+            return Some(plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the view takes too long\n",
+                connection,
+            ));
+        };
+        let is_busy = status == StatusCode::SERVICE_UNAVAILABLE;
+        let encodings = list(request, header::ACCEPT_ENCODING);
+        let gzip = accept::gzip(encodings.as_deref()) && body.len() > SMALL;
+        let body = if gzip { zip(&body) } else { body };
+        let mut response = Response::new(Answer::whole(body, connection));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
+        let response = with(response, header::CONTENT_TYPE, content_type);
+        let response = with(response, header::CONTENT_SECURITY_POLICY, VIEW_POLICY);
+        let response = with(response, header::REFERRER_POLICY, "no-referrer");
+        let response = with(response, header::VARY, "Accept-Encoding");
+        let response = if is_busy { with(response, header::RETRY_AFTER, "1") } else { response };
+        Some(if gzip { with(response, header::CONTENT_ENCODING, "gzip") } else { response })
     }
 
     async fn metrics(
@@ -168,18 +206,12 @@ impl<A: App> Server<A> {
         request: &Request<Incoming>,
         connection: &Arc<Connection>,
     ) -> Response<Answer> {
-        // A header that is given several times is one list (RFC 9110 §5.3).
-        let list = |name: HeaderName| {
-            let values = request.headers().get_all(name).iter();
-            let values: Vec<&str> = values.filter_map(|value| value.to_str().ok()).collect();
-            (!values.is_empty()).then(|| values.join(","))
-        };
-        let accepts = list(header::ACCEPT);
+        let accepts = list(request, header::ACCEPT);
         let wanted = match Wanted::new(accepts.as_deref(), request.uri().query()) {
             Ok(wanted) => wanted,
             Err(why) => return plain(StatusCode::BAD_REQUEST, &format!("{why}\n"), connection),
         };
-        let gzip = accept::gzip(list(header::ACCEPT_ENCODING).as_deref());
+        let gzip = accept::gzip(list(request, header::ACCEPT_ENCODING).as_deref());
         let head = |answer| {
             let response = Response::new(answer);
             let response = with(response, header::CONTENT_TYPE, wanted.format.content_type());
@@ -273,6 +305,26 @@ impl<A: App> Open<A> {
             tracing::debug!("a client's connection: {error}");
         }
     }
+}
+
+/// A header that is given several times is one list (RFC 9110 §5.3).
+fn list(request: &Request<Incoming>, name: HeaderName) -> Option<String> {
+    let values = request.headers().get_all(name).iter();
+    let values: Vec<&str> = values.filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(","))
+}
+
+/// Bodies up to this size are sent as they are.
+const SMALL: usize = 1024;
+/// Pages have a style and a script of this server's, and nothing else.
+const VIEW_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+                           form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+fn zip(body: &[u8]) -> Bytes {
+    let mut gzip = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    // Memory takes everything.
+    let _ = gzip.write_all(body);
+    gzip.finish().unwrap_or_default().into()
 }
 
 fn refuse(denied: Denied, connection: &Arc<Connection>) -> Response<Answer> {

@@ -8,6 +8,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -74,6 +76,12 @@ impl App for Fake {
 
     fn ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
+    }
+
+    fn view(&self, path: &str, query: Option<&str>) -> Option<BoxFuture<'static, View>> {
+        let body = format!("<p>{}</p>", query.unwrap_or_default()).repeat(200).into();
+        let view = View { status: 200, content_type: "text/html; charset=utf-8", body };
+        (path == "/view").then(|| async { view }.boxed())
     }
 
     fn overview(&self) -> Overview {

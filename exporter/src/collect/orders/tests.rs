@@ -14,6 +14,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 struct Notes {
     readings: Arc<AtomicUsize>,
     snapshots: Arc<AtomicUsize>,
+    records: Arc<AtomicUsize>,
     names: Arc<Mutex<Vec<IpAddr>>>,
     told: Arc<AtomicUsize>,
     /// How much had been told when the sources were looked at, and when a reading was taken after that.
@@ -65,6 +66,14 @@ impl Books for Notes {
         Snapshot::of_tails(Tails { text: text("Text"), open_metrics: text("OpenMetrics") })
     }
 
+    fn record(&mut self) {
+        self.records.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn past(&mut self) -> Past {
+        Past::default()
+    }
+
     fn learn(&mut self, ip: IpAddr, _: Option<Arc<str>>) {
         self.names.lock().unwrap().push(ip);
     }
@@ -97,7 +106,7 @@ fn end(orders: Orders, thread: JoinHandle<()>) {
 #[test]
 fn a_young_reading_is_shared() {
     let notes = Notes::default();
-    let pace = Pace { share: NEVER, idle: NEVER };
+    let pace = Pace { share: NEVER, idle: NEVER, step: None };
     let (orders, thread) = start(notes.clone(), pace).unwrap();
     assert_eq!(scrape(&orders, TEXT)().as_deref(), Some("Text 1"));
     assert_eq!(scrape(&orders, OPEN)().as_deref(), Some("OpenMetrics 1"));
@@ -108,7 +117,7 @@ fn a_young_reading_is_shared() {
 #[test]
 fn a_reading_is_shared_only_with_those_it_has_enough_for() {
     let notes = Notes::default();
-    let pace = Pace { share: Duration::ZERO, idle: NEVER };
+    let pace = Pace { share: Duration::ZERO, idle: NEVER, step: None };
     let (orders, thread) = start(notes.clone(), pace).unwrap();
     let kernel = Wanted { selection: Selection::kernel(), ..TEXT };
     assert_eq!(scrape(&orders, kernel)().as_deref(), Some("Text 2"));
@@ -124,7 +133,7 @@ fn a_reading_is_shared_only_with_those_it_has_enough_for() {
 #[test]
 fn an_old_reading_is_taken_anew() {
     let notes = Notes::default();
-    let pace = Pace { share: Duration::ZERO, idle: NEVER };
+    let pace = Pace { share: Duration::ZERO, idle: NEVER, step: None };
     let (orders, thread) = start(notes.clone(), pace).unwrap();
     assert_eq!(scrape(&orders, TEXT)().as_deref(), Some("Text 2"));
     assert_eq!(scrape(&orders, TEXT)().as_deref(), Some("Text 3"));
@@ -137,7 +146,7 @@ fn scrapes_that_wait_together_share_a_reading() {
     let notes = Notes::default();
     let (open, gate) = mpsc::channel();
     *notes.gate.lock().unwrap() = Some(gate);
-    let pace = Pace { share: Duration::ZERO, idle: NEVER };
+    let pace = Pace { share: Duration::ZERO, idle: NEVER, step: None };
     let (orders, thread) = start(notes.clone(), pace).unwrap();
     let first = scrape(&orders, TEXT);
     while notes.gate.lock().unwrap().is_some() {
@@ -156,7 +165,7 @@ fn scrapes_that_wait_together_share_a_reading() {
 #[test]
 fn without_scrapes_readings_go_on() {
     let notes = Notes::default();
-    let pace = Pace { share: NEVER, idle: Duration::from_millis(1) };
+    let pace = Pace { share: NEVER, idle: Duration::from_millis(1), step: None };
     let (orders, thread) = start(notes.clone(), pace).unwrap();
     while notes.readings.load(Ordering::SeqCst) < 5 {
         std::thread::yield_now();
@@ -167,7 +176,8 @@ fn without_scrapes_readings_go_on() {
 #[test]
 fn who_asked_and_left_harms_nobody() {
     let notes = Notes::default();
-    let (orders, thread) = start(notes.clone(), Pace { share: NEVER, idle: NEVER }).unwrap();
+    let (orders, thread) =
+        start(notes.clone(), Pace { share: NEVER, idle: NEVER, step: None }).unwrap();
     let (waiting, text) = oneshot::channel();
     drop(text);
     orders.scrape(TEXT, waiting).unwrap();
@@ -181,7 +191,7 @@ fn who_asked_and_left_harms_nobody() {
 fn readers_that_stop_share_a_few_snapshots() {
     let notes = Notes::default();
     let (orders, thread) =
-        start(notes.clone(), Pace { share: Duration::ZERO, idle: NEVER }).unwrap();
+        start(notes.clone(), Pace { share: Duration::ZERO, idle: NEVER, step: None }).unwrap();
     let mut stuck = Vec::new();
     for _ in 0..100 {
         let (waiting, text) = oneshot::channel();
@@ -200,7 +210,7 @@ fn names_reach_the_books_and_orders_are_bounded() {
     let notes = Notes::default();
     let (open, gate) = mpsc::channel();
     *notes.gate.lock().unwrap() = Some(gate);
-    let pace = Pace { share: NEVER, idle: NEVER };
+    let pace = Pace { share: NEVER, idle: NEVER, step: None };
     let (orders, thread) = start(notes.clone(), pace).unwrap();
     let first = scrape(&orders, TEXT);
     while notes.gate.lock().unwrap().is_some() {
@@ -229,7 +239,7 @@ fn names_reach_the_books_and_orders_are_bounded() {
 fn what_was_told_is_taken_in_before_who_asks_is_answered() {
     let notes = Notes::default();
     let (orders, thread) =
-        start(notes.clone(), Pace { share: Duration::ZERO, idle: NEVER }).unwrap();
+        start(notes.clone(), Pace { share: Duration::ZERO, idle: NEVER, step: None }).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let known = runtime.block_on(async {
         for _ in 0..3 * READINGS {
@@ -249,7 +259,8 @@ fn readings_wait_for_their_places() {
     let notes = Notes::default();
     let (open, gate) = mpsc::channel();
     *notes.gate.lock().unwrap() = Some(gate);
-    let (orders, thread) = start(notes.clone(), Pace { share: NEVER, idle: NEVER }).unwrap();
+    let (orders, thread) =
+        start(notes.clone(), Pace { share: NEVER, idle: NEVER, step: None }).unwrap();
     let first = scrape(&orders, TEXT);
     while notes.gate.lock().unwrap().is_some() {
         std::thread::yield_now();
@@ -270,4 +281,32 @@ fn readings_wait_for_their_places() {
     assert!(first().is_some());
     end(orders, thread);
     assert_eq!(notes.told.load(Ordering::SeqCst), READINGS + 1);
+}
+
+#[test]
+fn steps_of_the_history_end_whether_or_not_somebody_asks() {
+    let notes = Notes::default();
+    let pace = Pace { share: NEVER, idle: NEVER, step: Some(Duration::from_millis(1)) };
+    let (orders, thread) = start(notes.clone(), pace).unwrap();
+    while notes.records.load(Ordering::SeqCst) < 3 {
+        std::thread::yield_now();
+    }
+    assert_eq!(notes.readings.load(Ordering::SeqCst), 1, "steps share a reading that is young");
+    end(orders, thread);
+
+    let notes = Notes::default();
+    let pace = Pace { share: Duration::ZERO, ..pace };
+    let (orders, thread) = start(notes.clone(), pace).unwrap();
+    while notes.records.load(Ordering::SeqCst) < 3 {
+        std::thread::yield_now();
+    }
+    assert!(notes.readings.load(Ordering::SeqCst) >= 3, "each has a reading of its own");
+    end(orders, thread);
+
+    let notes = Notes::default();
+    let pace = Pace { step: None, ..pace };
+    let (orders, thread) = start(notes.clone(), pace).unwrap();
+    scrape(&orders, TEXT)();
+    assert_eq!(notes.records.load(Ordering::SeqCst), 0);
+    end(orders, thread);
 }

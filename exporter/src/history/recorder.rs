@@ -1,0 +1,400 @@
+//! Turns what meters read into samples of tracks, step by step.
+
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashSet};
+
+use crate::history::facts::{Facts, Gatherer, address};
+use crate::history::frames::{Frame, Frames, Spans};
+use crate::history::past::Past;
+use crate::history::sample::{MOST_TRACKS, Sample, Side};
+use crate::history::track::{Connection, Track, Whose};
+use crate::labels::block;
+use crate::ledger::{Ledger, ShownStream, StreamMeterReading};
+use crate::model::Direction;
+use crate::state::StreamRole;
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Steps.
+    pub spans: Spans,
+    /// Bytes that samples take at most.
+    pub room: usize,
+}
+
+/// Steps that a meter's growth waits for somebody to show it. What waited longer is in no step.
+const HOLD: u64 = 3;
+
+/// Everything that is kept.
+#[derive(Debug)]
+pub struct History {
+    settings: Settings,
+    frames: Frames,
+    tracks: Arc<Vec<Option<Arc<Track>>>>,
+    free: Vec<u32>,
+    by_whose: HashMap<(Whose, bool), u32>,
+    connections: HashMap<Arc<str>, Arc<Connection>>,
+    facts: Arc<Facts>,
+    gatherer: Gatherer,
+    streams: Vec<Option<Followed>>,
+    flows: Vec<Option<[Followed; 2]>>,
+    /// When the last step ended.
+    now: Option<u64>,
+    step: u64,
+    swept: u64,
+    refused: u64,
+}
+
+/// A meter's last total.
+#[derive(Clone, Copy, Debug, Default)]
+struct Followed {
+    born: u64,
+    since: u64,
+    packets: u64,
+    bytes: u64,
+    lost: i64,
+    /// Grown, while nobody shows it.
+    waiting: Sample,
+}
+
+/// One step on its way to become a frame.
+struct Step {
+    /// The first reading has nothing before it.
+    is_first: bool,
+    start: u64,
+    end: u64,
+    samples: Vec<(u32, Sample)>,
+    /// What the flows' streams grew by, by slot and direction.
+    of_flows: HashMap<u32, [Sample; 2]>,
+}
+
+impl History {
+    /// Nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            frames: Frames::default(),
+            tracks: Arc::default(),
+            free: Vec::new(),
+            by_whose: HashMap::default(),
+            connections: HashMap::default(),
+            facts: Arc::default(),
+            gatherer: Gatherer::default(),
+            streams: Vec::new(),
+            flows: Vec::new(),
+            now: None,
+            step: 0,
+            swept: 0,
+            refused: 0,
+        }
+    }
+
+    /// A step ends now, milliseconds after the exporter began: what meters grew by since the last one is its.
+    pub fn record(&mut self, ledger: &Ledger, now: u64) {
+        let start = self.now.replace(now).unwrap_or(now);
+        let is_first = self.step == 0;
+        self.step += 1;
+        let facts = Arc::make_mut(&mut self.facts);
+        self.gatherer.gather(ledger, facts, start);
+        let (samples, of_flows) = Default::default();
+        let mut step = Step { is_first, start, end: now, samples, of_flows };
+        for meter in ledger.stream_meters() {
+            self.take_stream(&meter, &mut step);
+        }
+        for meter in ledger.flow_meters() {
+            let labels = meter.labels;
+            let own = [0, 1].map(|direction| {
+                let counters = &meter.own[direction];
+                let sum = |of: fn(&crate::model::Counter) -> u64| counters.iter().map(of).sum();
+                (sum(|it| it.packets), sum(|it| it.bytes))
+            });
+            self.take_flow(meter.slot, meter.born, own, labels, &mut step);
+        }
+        if !is_first {
+            let Step { samples, .. } = step;
+            let tracks = &self.tracks;
+            let frame = Frame::new(start, now.saturating_sub(start), samples, side_of(tracks));
+            let Settings { spans, room } = self.settings;
+            self.frames.push(frame, spans, room, side_of(tracks));
+        }
+        self.sweep();
+    }
+
+    /// As it is now, for as long as the reader likes. `epoch` is when the exporter began, milliseconds of Unix time.
+    pub fn lend(&self, epoch: u64) -> Past {
+        let (frames, tracks, facts) =
+            (self.frames.clone(), self.tracks.clone(), self.facts.clone());
+        Past::new(frames, tracks, facts, self.now.unwrap_or_default(), epoch)
+    }
+
+    /// Bytes that samples take.
+    pub fn bytes(&self) -> usize {
+        self.frames.bytes()
+    }
+
+    /// Streams and directions of connections that are kept.
+    pub fn tracks(&self) -> usize {
+        self.by_whose.len()
+    }
+
+    /// How far back it reaches, milliseconds.
+    pub fn reach(&self) -> u64 {
+        let now = self.now.unwrap_or_default();
+        now - self.frames.start().unwrap_or(now)
+    }
+
+    /// Samples that there was no number for.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    fn take_stream(&mut self, meter: &StreamMeterReading<'_>, step: &mut Step) {
+        let followed = slot(&mut self.streams, meter.slot);
+        let followed = Followed::of(followed, meter.born, self.step);
+        let grown = followed.grow(meter.totals.total.packets, meter.totals.total.bytes);
+        let lost = meter.totals.lost();
+        let lost = lost.wrapping_sub(std::mem::replace(&mut followed.lost, lost));
+        if step.is_first {
+            return;
+        }
+        let lost =
+            if grown.packets > 0 && meter.direction == Direction::Receive { lost } else { 0 };
+        let flow = &mut step.of_flows.entry(meter.flow).or_default()[meter.direction as usize];
+        flow.add(&grown);
+        let Some(sample) =
+            followed.show(Sample { lost, ..grown }, meter.shown.is_some(), self.step)
+        else {
+            return;
+        };
+        if let Some(shown) = &meter.shown {
+            self.put_stream(meter, shown, sample, step);
+        }
+    }
+
+    fn put_stream(
+        &mut self,
+        meter: &StreamMeterReading<'_>,
+        shown: &ShownStream<'_>,
+        mut sample: Sample,
+        step: &mut Step,
+    ) {
+        let side = side(meter.direction);
+        let subject = shown.labels.object();
+        let facts = Arc::make_mut(&mut self.facts);
+        if !facts.subjects.contains_key(subject) {
+            let stray = self.gatherer.stray(subject, side == Side::Sent, step.start);
+            facts.subjects.insert(subject.clone(), stray);
+        }
+        if let Some(known) = facts.subjects.get_mut(subject)
+            && matches!(shown.role, None | Some(StreamRole::Media))
+        {
+            sample.score = known.gauges.score;
+            match side {
+                Side::Received => sample.jitter = shown.jitter.map(|sixteenths| sixteenths >> 4),
+                Side::Sent => {
+                    let micros = known.gauges.round_trip_time;
+                    sample.round_trip = micros.map(|micros| micros.min(u32::MAX.into()) as u32);
+                    sample.lost = std::mem::take(&mut known.lost);
+                }
+            }
+        }
+        let (subject, ssrc, role) = (subject.clone(), meter.ssrc, shown.role);
+        self.put(Whose::Stream { subject, ssrc, role }, side, sample, step);
+    }
+
+    fn take_flow(
+        &mut self,
+        number: u32,
+        born: u64,
+        own: [(u64, u64); 2],
+        labels: Option<&Arc<str>>,
+        step: &mut Step,
+    ) {
+        let of_streams = step.of_flows.remove(&number).unwrap_or_default();
+        let connection = labels.map(|labels| self.connection(labels));
+        for direction in [Direction::Receive, Direction::Send] {
+            let followed = slot(&mut self.flows, number);
+            let both = followed.get_or_insert_default();
+            let followed = &mut both[direction as usize];
+            if followed.born != born {
+                *followed = Followed { born, since: self.step, ..Followed::default() };
+            }
+            let (packets, bytes) = own[direction as usize];
+            let mut grown = followed.grow(packets, bytes);
+            if step.is_first {
+                continue;
+            }
+            grown.add(&of_streams[direction as usize]);
+            if let Some(sample) = followed.show(grown, connection.is_some(), self.step)
+                && let Some(connection) = &connection
+            {
+                self.put(Whose::Connection(connection.clone()), side(direction), sample, step);
+            }
+        }
+    }
+
+    fn connection(&mut self, labels: &Arc<str>) -> Arc<Connection> {
+        if let Some(known) = self.connections.get(labels) {
+            return known.clone();
+        }
+        let mut connection = Connection::default();
+        for (name, value) in block::parse(labels) {
+            let field = match name {
+                "transport_id" => &mut connection.transport,
+                "proto" => &mut connection.proto,
+                "local_addr" => &mut connection.local,
+                "remote_addr" => &mut connection.remote,
+                _ => continue,
+            };
+            *field = self.gatherer.share(&value);
+        }
+        connection.ip = address(&connection.remote);
+        let connection = Arc::new(connection);
+        self.connections.insert(labels.clone(), connection.clone());
+        connection
+    }
+
+    fn put(&mut self, whose: Whose, side: Side, sample: Sample, step: &mut Step) {
+        let key = (whose, side == Side::Sent);
+        let known = self.by_whose.get(&key).copied();
+        let Some(track) = known.or_else(|| self.open(key, side, step.start)) else {
+            self.refused += 1;
+            return;
+        };
+        if let Some(track) = &self.tracks[track as usize] {
+            track.seen(step.end);
+        }
+        step.samples.push((track, sample));
+    }
+
+    fn open(&mut self, key: (Whose, bool), side: Side, first: u64) -> Option<u32> {
+        let tracks = Arc::make_mut(&mut self.tracks);
+        let track = Some(Arc::new(Track::new(key.0.clone(), side, first)));
+        let number = match self.free.pop() {
+            Some(number) => {
+                tracks[number as usize] = track;
+                number
+            }
+            None if tracks.len() < MOST_TRACKS => {
+                tracks.push(track);
+                tracks.len() as u32 - 1
+            }
+            None => return None,
+        };
+        self.by_whose.insert(key, number);
+        Some(number)
+    }
+
+    /// Forgets who has no sample left. Once for each long step: it looks at everybody.
+    fn sweep(&mut self) {
+        if self.step - self.swept < self.settings.spans.fold as u64 {
+            return;
+        }
+        self.swept = self.step;
+        let Some(start) = self.frames.start() else { return };
+        let Self { tracks, by_whose, free, .. } = self;
+        let tracks = Arc::make_mut(tracks);
+        by_whose.retain(|_, number| {
+            let place = &mut tracks[*number as usize];
+            let is_kept = place.as_ref().is_some_and(|track| track.last() > start);
+            if !is_kept {
+                *place = None;
+                free.push(*number);
+            }
+            is_kept
+        });
+        self.connections.retain(|_, connection| Arc::strong_count(connection) > 1);
+        self.forget_facts();
+    }
+
+    fn forget_facts(&mut self) {
+        let Self { by_whose, facts, .. } = self;
+        let (mut subjects, mut transports) = (HashSet::default(), HashSet::default());
+        for (whose, _) in by_whose.keys() {
+            match whose {
+                Whose::Stream { subject, .. } => {
+                    subjects.insert(subject.clone());
+                }
+                Whose::Connection(connection) => {
+                    transports.insert(connection.transport.clone());
+                }
+            }
+        }
+        let facts = Arc::make_mut(facts);
+        facts.subjects.retain(|subject, known| {
+            let is_kept = known.open || subjects.contains(subject);
+            if is_kept {
+                transports.insert(known.subject.transport.clone());
+            }
+            is_kept
+        });
+        facts.stations.retain(|id, station| station.open || transports.contains(id));
+        let of_subjects = facts.subjects.values().map(|known| {
+            let subject = &known.subject;
+            (subject.room.clone(), subject.peer.clone())
+        });
+        let of_stations = facts.stations.values().map(|station| {
+            let transport = &station.transport;
+            (transport.room.clone(), transport.peer.clone())
+        });
+        let peers: HashSet<_> = of_subjects.chain(of_stations).collect();
+        facts.names.retain(|peer, _| peers.contains(peer));
+        self.gatherer.forget_peers();
+    }
+}
+
+impl Followed {
+    fn of(place: &mut Option<Self>, born: u64, step: u64) -> &mut Self {
+        if place.is_none_or(|followed| followed.born != born) {
+            *place = Some(Self { born, since: step, ..Self::default() });
+        }
+        place.get_or_insert_default()
+    }
+
+    /// What the meter grew by. One that fell began again from zero.
+    fn grow(&mut self, packets: u64, bytes: u64) -> Sample {
+        let has_fallen = packets < self.packets || bytes < self.bytes;
+        let before = if has_fallen { (0, 0) } else { (self.packets, self.bytes) };
+        (self.packets, self.bytes) = (packets, bytes);
+        let (packets, bytes) = (packets - before.0, bytes - before.1);
+        Sample { packets, bytes, ..Sample::default() }
+    }
+
+    /// What is to be shown of growth, with what waited; `None` when that is nothing.
+    fn show(&mut self, grown: Sample, is_shown: bool, step: u64) -> Option<Sample> {
+        if !is_shown {
+            let is_young = step - self.since < HOLD;
+            self.waiting.add(&grown);
+            if !is_young {
+                self.waiting = Sample::default();
+            }
+            return None;
+        }
+        let mut sample = std::mem::take(&mut self.waiting);
+        sample.add(&grown);
+        (sample.packets > 0).then_some(sample)
+    }
+}
+
+fn slot<T>(slots: &mut Vec<Option<T>>, number: u32) -> &mut Option<T> {
+    let number = number as usize;
+    if slots.len() <= number {
+        slots.resize_with(number + 1, || None);
+    }
+    &mut slots[number]
+}
+
+fn side(direction: Direction) -> Side {
+    match direction {
+        Direction::Receive => Side::Received,
+        Direction::Send => Side::Sent,
+    }
+}
+
+fn side_of(tracks: &[Option<Arc<Track>>]) -> impl Fn(u32) -> Side + Copy {
+    |number| {
+        let track = tracks.get(number as usize).and_then(Option::as_ref);
+        track.map_or(Side::Received, |track| track.side)
+    }
+}

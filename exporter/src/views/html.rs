@@ -1,0 +1,453 @@
+//! Tables as pages. They are whole without a script; one keeps them up to date.
+
+use std::fmt::Write as _;
+
+use askama::Template;
+
+use crate::history::Past;
+use crate::views::documents::moment;
+use crate::views::matrix::{self, Line};
+use crate::views::query::{By, Column, NET, Query, SPANS, VIEWS};
+use crate::views::scene::Scene;
+use crate::views::table::{Named, Row, Table};
+use crate::views::words::{ago, clock, human, millis, percent, rate, severity};
+
+/// Verdicts that stand above a table; the others stand in it.
+const COMPLAINTS: usize = 3;
+
+#[derive(Template)]
+#[template(path = "view.html")]
+struct Page<'a> {
+    host: &'a str,
+    heading: &'static str,
+    action: String,
+    live: bool,
+    live_href: String,
+    at: String,
+    line: &'a str,
+    tabs: Vec<Link>,
+    spans: Vec<Link>,
+    groupings: Vec<Link>,
+    facts: Vec<Fact>,
+    complaints: Vec<Complaint>,
+    kept_for_at: Vec<(String, String)>,
+    kept_for_q: Vec<(String, String)>,
+    csv_href: String,
+    json_href: String,
+    columns: Vec<Head>,
+    rows: Vec<Cells>,
+    nothing: &'static str,
+    receivers: Vec<String>,
+    matrix: Vec<Line>,
+    extent: String,
+    previous_href: String,
+    next_href: String,
+    period: String,
+    meaning: &'static str,
+    promql: String,
+}
+
+struct Link {
+    href: String,
+    text: String,
+    current: bool,
+}
+
+struct Fact {
+    class: &'static str,
+    number: String,
+    text: &'static str,
+}
+
+struct Complaint {
+    who: String,
+    cause: &'static str,
+    evidence: String,
+    since: String,
+    since_text: String,
+    bad: bool,
+}
+
+struct Head {
+    text: &'static str,
+    href: String,
+    numeric: bool,
+    sorted: &'static str,
+}
+
+struct Cells {
+    href: String,
+    title: String,
+    subtitle: String,
+    who: String,
+    rooms: String,
+    plot_in: String,
+    rate_in: String,
+    plot_out: String,
+    rate_out: String,
+    loss_in: String,
+    loss_in_class: &'static str,
+    loss_out: String,
+    loss_out_class: &'static str,
+    jitter: String,
+    round_trip: String,
+    score: String,
+    verdict: &'static str,
+    verdict_class: &'static str,
+    evidence: String,
+    since: String,
+}
+
+pub(super) fn page(
+    table: &Table,
+    scene: &Scene<'_>,
+    past: &Past,
+    query: &Query,
+    path: &str,
+) -> Vec<u8> {
+    let href = |name: &str, value: &str| link(path, &query.with(name, value));
+    let room = query.filter.room();
+    let (receivers, matrix) = match (query.by, room) {
+        (By::Peer, Some(room)) => {
+            matrix::matrix(past, table.start..table.end, room, scene.thresholds)
+        }
+        _ => Default::default(),
+    };
+    let page = Page {
+        host: scene.host,
+        heading: heading(query.by),
+        action: format!("/{path}"),
+        live: query.at.is_none(),
+        live_href: href("at", ""),
+        at: query.at.map(|_| human(&moment(scene, table.end))).unwrap_or_default(),
+        line: &query.line,
+        tabs: tabs(path, query),
+        spans: spans(query, path),
+        groupings: groupings(query, path),
+        facts: facts(table),
+        complaints: complaints(table, scene),
+        kept_for_at: pairs(&query.with("at", "")),
+        kept_for_q: pairs(&query.with("q", "")),
+        csv_href: api(query, path, "csv"),
+        json_href: api(query, path, ""),
+        columns: columns(query, path),
+        rows: table.rows.iter().map(|row| cells(row, table, query, scene)).collect(),
+        nothing: match query.line.is_empty() {
+            true => {
+                "Nothing was counted or told in this time. /-/ready, the page of sources at /, and mediasoup_exporter_ metrics tell why."
+            }
+            false => "Nothing in this time is like that: the filter leaves nothing over.",
+        },
+        receivers,
+        matrix,
+        extent: extent(table, query),
+        previous_href: match query.offset {
+            0 => String::new(),
+            offset => href("offset", &offset.saturating_sub(query.limit).to_string()),
+        },
+        next_href: match query.offset + table.rows.len() {
+            end if end < table.total => href("offset", &end.to_string()),
+            _ => String::new(),
+        },
+        period: format!(
+            "{} to {} UTC",
+            human(&moment(scene, table.start.max(past.start()))),
+            human(&moment(scene, table.end))
+        ),
+        meaning: match query.by.counts_connections() {
+            true => {
+                "rates of all packets, at the end of the time; loss, jitter and score of media alone"
+            }
+            false => {
+                "rates of RTP, at the end of the time; loss, jitter and score of media alone, without retransmissions and probation"
+            }
+        },
+        promql: promql(query.by),
+    };
+    // Text goes into memory: nothing can fail.
+    page.render().unwrap_or_default().into_bytes()
+}
+
+pub(super) fn heading(by: By) -> &'static str {
+    match by {
+        By::Ip => "Addresses",
+        By::Net(..) => "Networks by prefix",
+        By::Asn => "Networks by number",
+        By::Country => "Countries",
+        By::Room => "Rooms",
+        By::Peer => "Peers",
+        By::Stream => "Streams",
+        By::Transport => "Transports",
+    }
+}
+
+fn link(path: &str, query: &str) -> String {
+    if query.is_empty() { format!("/{path}") } else { format!("/{path}?{query}") }
+}
+
+fn tabs(path: &str, query: &Query) -> Vec<Link> {
+    // The time is taken along; what is of this view only is not.
+    let time = |by| Query { span: query.span, at: query.at, ..Query::new(by, query.form) };
+    let names = ["Rooms", "Peers", "Addresses", "Streams", "Transports"];
+    let tab = |((name, by), text): (&(&str, By), &str)| Link {
+        href: link(name, &time(*by).with("offset", "")),
+        text: text.to_owned(),
+        current: *name == path,
+    };
+    let host = Link { href: "/".into(), text: "Host".into(), current: false };
+    VIEWS.iter().zip(names).map(tab).chain([host]).collect()
+}
+
+fn spans(query: &Query, path: &str) -> Vec<Link> {
+    let span = |(name, millis): &(&str, u64)| Link {
+        href: link(path, &query.with("for", name)),
+        text: format!("{} {}", &name[..name.len() - 1], &name[name.len() - 1..]),
+        current: query.span == *millis,
+    };
+    SPANS.iter().map(span).map(|it| Link { text: it.text.replace(" m", " min"), ..it }).collect()
+}
+
+fn groupings(query: &Query, path: &str) -> Vec<Link> {
+    let of_addresses = matches!(query.by, By::Ip | By::Net(..) | By::Asn | By::Country);
+    let kinds = [
+        (By::Ip, "address"),
+        (By::Net(NET.0, NET.1), "prefix"),
+        (By::Asn, "network"),
+        (By::Country, "country"),
+    ];
+    let grouping = |(by, text): (By, &str)| Link {
+        href: link(path, &query.with("by", by.name())),
+        text: text.to_owned(),
+        current: std::mem::discriminant(&by) == std::mem::discriminant(&query.by),
+    };
+    kinds.into_iter().filter(|_| of_addresses).map(grouping).collect()
+}
+
+fn facts(table: &Table) -> Vec<Fact> {
+    let facts = &table.facts;
+    let fact = |class, number: String, text| Fact { class, number, text };
+    let rates = [("in", facts.rate_in, "in"), ("out", facts.rate_out, "out")];
+    let mut all = vec![
+        fact("", facts.rooms.to_string(), "rooms"),
+        fact("", facts.peers.to_string(), "peers"),
+        fact("", facts.streams.to_string(), "streams"),
+    ];
+    all.extend(rates.map(|(class, bits, text)| fact(class, rate(bits), text)));
+    all.push(match facts.suffering {
+        0 => fact("", "nobody".into(), "suffers"),
+        1 => fact("bad", "1 peer".into(), "suffers"),
+        more => fact("bad", format!("{more} peers"), "suffer"),
+    });
+    all
+}
+
+fn complaints(table: &Table, scene: &Scene<'_>) -> Vec<Complaint> {
+    let complaint = |row: &Row| {
+        let verdict = row.figures.verdict.as_ref()?;
+        let since = moment(scene, verdict.since);
+        let names = list(&row.peers);
+        Some(Complaint {
+            who: if names.is_empty() { row.title.clone() } else { names },
+            cause: verdict.cause.as_str(),
+            evidence: verdict.evidence.clone(),
+            since_text: clock(&since),
+            since,
+            bad: verdict.cause.is_bad(),
+        })
+    };
+    table.rows.iter().filter_map(complaint).take(COMPLAINTS).collect()
+}
+
+fn pairs(query: &str) -> Vec<(String, String)> {
+    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+}
+
+fn api(query: &Query, path: &str, format: &str) -> String {
+    link(&format!("api/v1/{path}"), &query.with("format", format))
+}
+
+fn columns(query: &Query, path: &str) -> Vec<Head> {
+    let head = |text, column: Option<(&str, Column)>, numeric| {
+        let is_current = column.is_some_and(|(_, column)| column == query.sort);
+        let href = column.map(|(name, _)| {
+            let sign = if is_current && !query.reverse { "-" } else { "" };
+            link(path, &query.with("sort", &format!("{sign}{name}")))
+        });
+        let sorted = match (is_current, query.reverse) {
+            (false, _) => "",
+            (true, false) => "descending",
+            (true, true) => "ascending",
+        };
+        Head { text, href: href.unwrap_or_default(), numeric, sorted }
+    };
+    let key = match query.by {
+        By::Ip => "Address",
+        By::Net(..) => "Prefix",
+        By::Asn => "Network",
+        By::Country => "Country",
+        By::Room => "Room",
+        By::Peer => "Peer",
+        By::Stream => "Producer or consumer",
+        By::Transport => "Transport",
+    };
+    vec![
+        head(key, Some(("name", Column::Name)), false),
+        head("Who", None, false),
+        head("In", None, false),
+        head("", Some(("in", Column::In)), true).named("now"),
+        head("Out", None, false),
+        head("", Some(("out", Column::Out)), true).named("now"),
+        head("Lost in", Some(("loss_in", Column::LossIn)), true),
+        head("Lost out", Some(("loss_out", Column::LossOut)), true),
+        head("Jitter", Some(("jitter", Column::Jitter)), true),
+        head("Round trip", Some(("rtt", Column::RoundTrip)), true),
+        head("Score", Some(("score", Column::Score)), true),
+        head("Verdict", Some(("verdict", Column::Verdict)), false),
+    ]
+}
+
+impl Head {
+    fn named(self, text: &'static str) -> Self {
+        Self { text, ..self }
+    }
+}
+
+fn cells(row: &Row, table: &Table, query: &Query, scene: &Scene<'_>) -> Cells {
+    let figures = &row.figures;
+    let thresholds = scene.thresholds;
+    let verdict = figures.verdict.as_ref();
+    let (verdict_text, verdict_class) = match verdict {
+        Some(verdict) => {
+            (verdict.cause.as_str(), if verdict.cause.is_bad() { "bad" } else { "warn" })
+        }
+        None if figures.live => ("well", "ok"),
+        None => ("gone", ""),
+    };
+    let since = match verdict {
+        Some(verdict) => format!("since {}", clock(&moment(scene, verdict.since))),
+        None if figures.live => ago(table.end.saturating_sub(figures.first)),
+        None => format!("at {}", clock(&moment(scene, figures.last))),
+    };
+    Cells {
+        href: target(row, query),
+        title: if row.title.is_empty() { "(not told)".into() } else { row.title.clone() },
+        subtitle: row.subtitle.clone(),
+        who: if query.by == By::Peer { String::new() } else { list(&row.peers) },
+        rooms: if query.by == By::Room { String::new() } else { list(&row.rooms) },
+        plot_in: plot(&row.plot_in),
+        rate_in: rate(figures.now_in()),
+        plot_out: plot(&row.plot_out),
+        rate_out: rate(figures.now_out()),
+        loss_in: percent(figures.loss_in()),
+        loss_in_class: severity(figures.loss_in(), thresholds),
+        loss_out: percent(figures.loss_out()),
+        loss_out_class: severity(figures.loss_out(), thresholds),
+        jitter: millis(figures.jitter()),
+        round_trip: millis(figures.round_trip()),
+        score: figures.score().map_or_else(|| "–".into(), |score| score.to_string()),
+        verdict: verdict_text,
+        verdict_class,
+        evidence: verdict.map(|verdict| verdict.evidence.clone()).unwrap_or_default(),
+        since,
+    }
+}
+
+/// Where a row leads: one step further down.
+fn target(row: &Row, query: &Query) -> String {
+    let quoted = |field: &str, value: &str| {
+        let value = value.replace('"', "");
+        if value.contains(' ') {
+            format!("{field}:\"{value}\"")
+        } else {
+            format!("{field}:{value}")
+        }
+    };
+    let room = row.rooms.names.first();
+    let (path, by, line) = match query.by {
+        By::Ip => ("streams", By::Stream, quoted("ip", &row.key)),
+        By::Net(..) => ("ips", By::Ip, quoted("net", &row.key)),
+        By::Asn => ("ips", By::Ip, quoted("asn", &row.key)),
+        By::Country => ("ips", By::Ip, quoted("country", &row.key)),
+        By::Room => ("peers", By::Peer, quoted("room", &row.key)),
+        By::Transport => ("streams", By::Stream, quoted("transport", &row.key)),
+        By::Peer => {
+            let (fallback, peer) = row.key.rsplit_once('/').unwrap_or(("", &row.key));
+            let room = room.map_or(fallback, |room| room);
+            ("streams", By::Stream, format!("{} {}", quoted("room", room), quoted("peer", peer)))
+        }
+        By::Stream => {
+            let id = row.key.rsplit_once('/').map_or(&*row.key, |(_, id)| id);
+            match id.strip_prefix("SSRC ") {
+                Some(ssrc) => ("streams", By::Stream, format!("ssrc:{ssrc}")),
+                None => ("streams", By::Stream, quoted("id", id)),
+            }
+        }
+    };
+    let time = Query { span: query.span, at: query.at, ..Query::new(by, query.form) };
+    link(path, &time.with("q", &line))
+}
+
+fn list(named: &Named) -> String {
+    let mut text = named.names.iter().cloned().collect::<Vec<_>>().join(", ");
+    if named.more {
+        text.push_str(", …");
+    }
+    text
+}
+
+fn extent(table: &Table, query: &Query) -> String {
+    match table.rows.len() {
+        0 => String::new(),
+        rows if rows == table.total => format!("{rows} rows."),
+        rows => format!("Rows {} to {} of {}.", query.offset + 1, query.offset + rows, table.total),
+    }
+}
+
+const WIDTH: f64 = 96.0;
+const HEIGHT: f64 = 22.0;
+
+/// A small picture: numbers only.
+fn plot(points: &[u64]) -> String {
+    let most = points.iter().copied().max().unwrap_or_default();
+    if points.len() < 2 || most == 0 {
+        return String::new();
+    }
+    let step = WIDTH / (points.len() - 1) as f64;
+    let mut line = String::new();
+    for (at, point) in points.iter().enumerate() {
+        let y = HEIGHT - 1.0 - (*point as f64 / most as f64) * (HEIGHT - 3.0);
+        let _ = write!(line, "{:.0},{y:.0} ", at as f64 * step);
+    }
+    let line = line.trim_end();
+    format!(
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\" \
+         aria-label=\"at most {}\"><polygon points=\"0,{HEIGHT} {line} {WIDTH},{HEIGHT}\"/>\
+         <polyline points=\"{line}\"/></svg>",
+        rate(most as f64)
+    )
+}
+
+fn promql(by: By) -> String {
+    let connections = "rate(mediasoup_connection_receive_bytes_total[1m])";
+    let streams = "rate(mediasoup_stream_receive_bytes_total[1m])";
+    match by {
+        By::Ip | By::Net(..) => format!("8 * sum by (remote_addr) ({connections})"),
+        By::Asn => {
+            format!(
+                "8 * sum by (asn) ({connections} * on (transport_id) group_left (asn) mediasoup_transport_info)"
+            )
+        }
+        By::Country => format!(
+            "8 * sum by (country) ({connections} * on (transport_id) group_left (country) mediasoup_transport_info)"
+        ),
+        By::Room => format!(
+            "8 * sum by (room_id) ({streams} * on (transport_id, id) group_left (room_id) mediasoup_producer_info)"
+        ),
+        By::Peer => format!(
+            "8 * sum by (room_id, peer_id) ({streams} * on (transport_id, id) group_left (room_id, peer_id) \
+             mediasoup_producer_info)"
+        ),
+        By::Stream => format!("8 * sum by (transport_id, id) ({streams})"),
+        By::Transport => format!("8 * sum by (transport_id) ({connections})"),
+    }
+}

@@ -1,0 +1,84 @@
+//! A room's legs: who sends to whom, and what gets lost on each.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use crate::history::{Past, Sample, Side, Whose};
+use crate::state::StreamRole;
+use crate::views::verdict::Thresholds;
+use crate::views::words::{percent, rate, severity};
+
+/// Peers of a matrix at most: a larger one is no help.
+const MOST: usize = 24;
+
+/// What one peer sends to each.
+pub(super) struct Line {
+    pub(super) name: String,
+    pub(super) cells: Vec<Cell>,
+}
+
+/// One leg. Empty where nothing is sent.
+#[derive(Default)]
+pub(super) struct Cell {
+    pub(super) text: String,
+    pub(super) class: &'static str,
+}
+
+/// The names of receivers, and what each sender sends to them; nothing for a room in which nobody receives, or
+/// that has too many.
+pub(super) fn matrix(
+    past: &Past,
+    time: Range<u64>,
+    room: &str,
+    thresholds: &Thresholds,
+) -> (Vec<String>, Vec<Line>) {
+    let facts = &past.facts;
+    let is_here = |room_of: &str| room_of.to_lowercase() == room;
+    let here = || facts.subjects.values().filter(|known| is_here(&known.subject.room));
+    let senders: HashMap<&str, &str> = here()
+        .filter(|known| !known.is_consumer)
+        .map(|known| (&*known.subject.id, &*known.subject.peer))
+        .collect();
+    let stretch = past.stretch(time);
+    let millis: u64 = stretch.steps().map(|(_, length)| length).sum();
+    let mut legs: HashMap<(&str, &str), Sample> = HashMap::default();
+    for (_, _, track, sample) in stretch.samples() {
+        let Whose::Stream { subject, role, .. } = &track.whose else { continue };
+        let Some(known) = facts.subjects.get(subject).filter(|known| known.is_consumer) else {
+            continue;
+        };
+        if !is_here(&known.subject.room) || !matches!(role, None | Some(StreamRole::Media)) {
+            continue;
+        }
+        if let Some(sender) = senders.get(&*known.subject.consumed) {
+            legs.entry((sender, &known.subject.peer)).or_default().add(&sample);
+        }
+    }
+    let mut peers: Vec<&str> = legs.keys().flat_map(|(from, to)| [*from, *to]).collect();
+    peers.sort_unstable();
+    peers.dedup();
+    if peers.is_empty() || peers.len() > MOST {
+        return Default::default();
+    }
+    let names = here().map(|known| (&*known.subject.peer, &known.subject.room));
+    let rooms: HashMap<&str, &Arc<str>> = names.collect();
+    let name = |peer: &str| {
+        let room = rooms.get(peer).map(|room| Arc::clone(room)).unwrap_or_default();
+        facts.names.get(&(room, peer.into())).map_or(peer, |name| name).to_owned()
+    };
+    let cell = |from: &str, to: &str| {
+        let Some(sample) = legs.get(&(from, to)) else { return Cell::default() };
+        let loss = sample.loss(Side::Sent);
+        let bits = (sample.bytes * 8_000).checked_div(millis).unwrap_or_default();
+        let class = severity(loss, thresholds);
+        let class = if class.is_empty() { "ok" } else { class };
+        Cell { text: format!("{} · {}", rate(bits as f64), percent(loss)), class }
+    };
+    let line = |from: &&str| Line {
+        name: name(from),
+        cells: peers.iter().map(|to| cell(from, to)).collect(),
+    };
+    (peers.iter().map(|peer| name(peer)).collect(), peers.iter().map(line).collect())
+}

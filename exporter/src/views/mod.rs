@@ -1,0 +1,103 @@
+//! What people look at: tables of addresses, networks, rooms, peers and streams, now and at some time before.
+//!
+//! The history comes in, and what was asked for; a page, JSON or CSV goes out. Nothing is shown here that the
+//! history does not have, and that has only what labels say.
+
+mod attributes;
+mod documents;
+mod figures;
+mod filter;
+mod html;
+mod matrix;
+mod query;
+mod scene;
+mod table;
+#[cfg(test)]
+mod tests;
+mod verdict;
+mod words;
+
+use crate::history::Past;
+use query::{Form, Query, VIEWS};
+use scene::Scene;
+pub use scene::Setting;
+pub use verdict::{Cause, Thresholds, Verdict};
+
+/// What a browser needs beside the pages.
+const ASSETS: [(&str, &str, &str); 2] = [
+    ("/assets/views.css", "text/css; charset=utf-8", include_str!("../../assets/views.css")),
+    ("/assets/views.js", "text/javascript; charset=utf-8", include_str!("../../assets/views.js")),
+];
+
+/// Pages' paths and what they are of.
+pub fn links() -> Vec<(String, &'static str)> {
+    VIEWS.iter().map(|(path, by)| (format!("/{path}"), html::heading(*by))).collect()
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP's.
+    pub status: u16,
+    /// What the body is.
+    pub content_type: &'static str,
+    /// All of it.
+    pub body: Vec<u8>,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Something that is always the same.
+    Asset(&'static str, &'static str),
+    /// A view, which needs the past.
+    View(Box<Wanted>),
+    /// Something that cannot be understood, and why.
+    Unclear(String),
+}
+
+/// A view that is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    query: Query,
+    /// The page's path, to which its links lead.
+    path: &'static str,
+}
+
+impl Eq for Wanted {}
+
+/// What a path and a query ask for; `None` where no view is.
+pub fn asked(path: &str, query: Option<&str>) -> Option<Asked> {
+    if let Some((_, kind, text)) = ASSETS.iter().find(|(name, _, _)| *name == path) {
+        return Some(Asked::Asset(kind, text));
+    }
+    if path == "/api/v1/openapi.json" {
+        return Some(Asked::Asset(JSON, documents::OPENAPI));
+    }
+    let (form, name) = match path.strip_prefix("/api/v1/") {
+        Some(name) => (Form::Json, name),
+        None => (Form::Html, path.strip_prefix('/')?),
+    };
+    let (path, by) = VIEWS.iter().find(|(known, _)| *known == name)?;
+    let query = Query::new(*by, form).take(query.unwrap_or_default());
+    Some(match query {
+        Ok(query) => Asked::View(Box::new(Wanted { query, path })),
+        Err(why) => Asked::Unclear(why),
+    })
+}
+
+const JSON: &str = "application/json";
+
+/// Answers out of the past.
+pub fn answer(past: &Past, setting: &Setting, wanted: &Wanted) -> Answer {
+    let Wanted { query, path } = wanted;
+    let Setting { host, thresholds } = setting;
+    let scene = &Scene { host, thresholds, epoch: past.epoch };
+    let table = table::table(past, query, thresholds);
+    let (content_type, body) = match query.form {
+        Form::Html => ("text/html; charset=utf-8", html::page(&table, scene, past, query, path)),
+        Form::Json => (JSON, documents::json(&table, scene, query)),
+        Form::Csv => ("text/csv; charset=utf-8; header=present", documents::csv(&table, scene)),
+    };
+    Answer { status: 200, content_type, body }
+}

@@ -1,0 +1,354 @@
+//! One sentence for each peer with a bad call: where it goes wrong, and how that is known.
+//!
+//! What is looked at is the last minute of the time that a view shows. The rules stand in the order in which they
+//! explain each other: who never connected is not silent, and a downlink is only blamed for what its sender did
+//! not lose before.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use crate::history::{Known, Past, PeerKey, Sample, Side, Whose};
+use crate::state::StreamRole;
+
+/// When something is bad. Documented, with reasons, in docs/views.md.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Thresholds {
+    /// A share of one: more is heard and seen.
+    pub loss: f64,
+    /// Seconds: more than a receiver's buffer smooths at once.
+    pub jitter: f64,
+    /// Milliseconds without a packet of an unpaused producer.
+    pub silence: u64,
+    /// mediasoup's score, of ten: this or less.
+    pub score: u8,
+    /// Packets that are too few to judge.
+    pub few: u64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { loss: 0.02, jitter: 0.05, silence: 15_000, score: 5, few: 50 }
+    }
+}
+
+/// What is looked at, milliseconds.
+const WINDOW: u64 = 60_000;
+/// In which a connection that lives has some packet: consent is asked for every 5 s (RFC 7675 §5.1).
+pub(super) const LIFE: u64 = 20_000;
+/// How far back it is looked for when it began.
+const REACH: u64 = 600_000;
+/// Steps in a row that may be good while it goes on.
+const PAUSE: usize = 2;
+
+/// Where it goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Its transport was used and never connected.
+    Unconnected,
+    /// It had sent, and nothing at all arrives any more.
+    Gone,
+    /// What it sends does not arrive whole, or not evenly.
+    Uplink,
+    /// What is sent to it does not arrive whole, though it came whole to this host.
+    Downlink,
+    /// It is connected and not muted, and sends nothing.
+    Silent,
+    /// mediasoup rates it low though all arrives.
+    Score,
+}
+
+impl Cause {
+    /// As text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unconnected => "never connected",
+            Self::Gone => "nothing arrives",
+            Self::Uplink => "uplink",
+            Self::Downlink => "downlink",
+            Self::Silent => "silent, not muted",
+            Self::Score => "low score",
+        }
+    }
+
+    /// It is certain enough, and bad enough, to be looked at first.
+    pub fn is_bad(self) -> bool {
+        !matches!(self, Self::Score)
+    }
+}
+
+/// What is said of one peer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// Where it goes wrong.
+    pub cause: Cause,
+    /// How that is known: a sentence.
+    pub evidence: String,
+    /// Since when, milliseconds since the exporter began.
+    pub since: u64,
+}
+
+/// One peer's things, as of the window.
+#[derive(Default)]
+struct Case<'a> {
+    /// Its open and unpaused producers.
+    sends: Vec<Leg<'a>>,
+    /// Its open consumers.
+    receives: Vec<Leg<'a>>,
+}
+
+struct Leg<'a> {
+    subject: &'a Arc<str>,
+    known: &'a Known,
+    sample: Sample,
+}
+
+/// The peers with a bad call at a moment.
+pub(super) fn verdicts(
+    past: &Past,
+    end: u64,
+    thresholds: &Thresholds,
+) -> HashMap<PeerKey, Verdict> {
+    let facts = &past.facts;
+    let mut samples: HashMap<&Arc<str>, Sample> = HashMap::default();
+    for (_, _, track, sample) in past.stretch(end.saturating_sub(WINDOW)..end).samples() {
+        if let Whose::Stream { subject, role, .. } = &track.whose
+            && matches!(role, None | Some(StreamRole::Media))
+        {
+            samples.entry(subject).or_default().add(&sample);
+        }
+    }
+    let mut cases: HashMap<PeerKey, Case<'_>> = HashMap::default();
+    let mut losses: HashMap<&str, f64> = HashMap::default();
+    for (subject, known) in &facts.subjects {
+        let sample = samples.get(subject).copied().unwrap_or_default();
+        if let Some(loss) = sample.loss(Side::Received).filter(|_| !known.is_consumer) {
+            losses.insert(&known.subject.id, loss);
+        }
+        // Of a time before, its traffic tells whether it was there.
+        let is_there = match end == past.now {
+            true => known.open && !known.paused,
+            false => samples.contains_key(subject),
+        };
+        if !is_there || known.subject.peer.is_empty() {
+            continue;
+        }
+        let key = (known.subject.room.clone(), known.subject.peer.clone());
+        let case = cases.entry(key).or_default();
+        let legs = if known.is_consumer { &mut case.receives } else { &mut case.sends };
+        legs.push(Leg { subject, known, sample });
+    }
+    let last = LastHeard::new(past, end);
+    let judge = Judge { past, end, thresholds, losses, last };
+    cases.into_iter().filter_map(|(key, case)| Some((key, judge.judge(&case)?))).collect()
+}
+
+/// When something was last received, for each transport and each subject.
+struct LastHeard<'a> {
+    transports: HashMap<&'a str, u64>,
+    subjects: HashMap<&'a Arc<str>, u64>,
+}
+
+impl<'a> LastHeard<'a> {
+    fn new(past: &'a Past, end: u64) -> Self {
+        let (mut transports, mut subjects) = (HashMap::default(), HashMap::default());
+        let stretch = past.stretch(end.saturating_sub(REACH)..end);
+        let ends: Vec<u64> = stretch.steps().map(|(start, length)| start + length).collect();
+        for (step, _, track, _) in stretch.samples() {
+            match &track.whose {
+                Whose::Stream { subject, .. } => {
+                    subjects.insert(subject, ends[step]);
+                }
+                Whose::Connection(connection) if track.side == Side::Received => {
+                    transports.insert(&*connection.transport, ends[step]);
+                }
+                Whose::Connection(_) => {}
+            }
+        }
+        Self { transports, subjects }
+    }
+}
+
+struct Judge<'a> {
+    past: &'a Past,
+    end: u64,
+    thresholds: &'a Thresholds,
+    /// Of producers, by id: what was lost before this host.
+    losses: HashMap<&'a str, f64>,
+    last: LastHeard<'a>,
+}
+
+impl Judge<'_> {
+    fn judge(&self, case: &Case<'_>) -> Option<Verdict> {
+        // States are known of the present only.
+        let is_now = self.end == self.past.now;
+        let unconnected = if is_now { self.unconnected(case) } else { None };
+        unconnected
+            .or_else(|| self.gone(case))
+            .or_else(|| self.uplink(case))
+            .or_else(|| self.downlink(case))
+            .or_else(|| if is_now { self.silent(case) } else { None })
+            .or_else(|| self.score(case))
+    }
+
+    fn unconnected(&self, case: &Case<'_>) -> Option<Verdict> {
+        let facts = &self.past.facts;
+        let legs = case.sends.iter().chain(&case.receives);
+        let verdict = |leg: &Leg<'_>| {
+            let station = facts.stations.get(&leg.known.subject.transport)?;
+            let transport = &station.transport;
+            let since = leg.known.since.max(station.since);
+            let is_over = self.end.saturating_sub(since) >= self.thresholds.silence;
+            if &*transport.kind != "webrtc" || !station.open || !is_over {
+                return None;
+            }
+            let evidence = match (&*transport.ice, &*transport.dtls) {
+                ("new", _) => "no answered connectivity check (ICE is new)",
+                (_, "connecting") => "ICE is done and the DTLS handshake does not end",
+                (_, "failed") => "the DTLS handshake failed",
+                (_, "new") => "ICE is done and no DTLS handshake began",
+                _ => return None,
+            };
+            let what = if leg.known.is_consumer { "receives on" } else { "sends on" };
+            let evidence = format!("{evidence} on the transport that it {what}");
+            Some(Verdict { cause: Cause::Unconnected, evidence, since })
+        };
+        legs.filter_map(verdict).min_by_key(|verdict| verdict.since)
+    }
+
+    /// Nothing arrives on a transport on which something did: a transport of which nothing is counted says nothing.
+    fn gone(&self, case: &Case<'_>) -> Option<Verdict> {
+        let legs = case.sends.iter().chain(&case.receives);
+        let quiet = legs.filter_map(|leg| {
+            let last = *self.last.transports.get(&*leg.known.subject.transport)?;
+            (self.end.saturating_sub(last) >= LIFE).then_some(last)
+        });
+        let since = quiet.min()?;
+        let seconds = (self.end - since) / 1000;
+        let evidence = format!("no packet of any kind for {seconds} s");
+        Some(Verdict { cause: Cause::Gone, evidence, since })
+    }
+
+    fn uplink(&self, case: &Case<'_>) -> Option<Verdict> {
+        let sum = sum(&case.sends);
+        let is_bad = |leg: &&Leg<'_>| self.is_lossy(&leg.sample, Side::Received);
+        let jitter = sum.jitter.map(|micros| f64::from(micros) / 1e6);
+        let evidence = if self.is_lossy(&sum, Side::Received) {
+            let bad = case.sends.iter().filter(is_bad).count();
+            format!(
+                "{} of {} packets lost before this host, on {bad} of {} producers",
+                percent(sum.loss(Side::Received)),
+                sum.packets as i64 + sum.lost,
+                case.sends.len()
+            )
+        } else if sum.packets >= self.thresholds.few
+            && let Some(jitter) = jitter.filter(|jitter| *jitter >= self.thresholds.jitter)
+        {
+            format!("packets come unevenly: jitter up to {:.0} ms", jitter * 1e3)
+        } else {
+            return None;
+        };
+        let since = self.since(&case.sends, Side::Received);
+        Some(Verdict { cause: Cause::Uplink, evidence, since })
+    }
+
+    fn downlink(&self, case: &Case<'_>) -> Option<Verdict> {
+        let mut sum = Sample::default();
+        // What never reached this host is reported lost by every receiver.
+        for leg in &case.receives {
+            let before = self.losses.get(&*leg.known.subject.consumed).copied().unwrap_or_default();
+            let lost = leg.sample.lost - (before * leg.sample.packets as f64).round() as i64;
+            sum.add(&Sample { lost: lost.max(0), ..leg.sample });
+        }
+        if !self.is_lossy(&sum, Side::Sent) {
+            return None;
+        }
+        let bad = case.receives.iter().filter(|leg| self.is_lossy(&leg.sample, Side::Sent)).count();
+        let evidence = format!(
+            "it reports {} of {} packets lost that this host sent, on {bad} of {} consumers",
+            percent(sum.loss(Side::Sent)),
+            sum.packets,
+            case.receives.len()
+        );
+        let since = self.since(&case.receives, Side::Sent);
+        Some(Verdict { cause: Cause::Downlink, evidence, since })
+    }
+
+    fn silent(&self, case: &Case<'_>) -> Option<Verdict> {
+        let silent = case.sends.iter().filter_map(|leg| {
+            // Where nothing of the transport is counted, silence means nothing.
+            self.last.transports.get(&*leg.known.subject.transport)?;
+            let since = self.last.subjects.get(leg.subject).copied().unwrap_or(leg.known.since);
+            let is_silent = self.end.saturating_sub(since) >= self.thresholds.silence;
+            is_silent.then_some((since, &*leg.known.subject.kind))
+        });
+        let (since, kind) = silent.min()?;
+        let seconds = (self.end - since) / 1000;
+        let evidence = format!(
+            "it is connected, and its {kind} is not paused and sends nothing for {seconds} s"
+        );
+        Some(Verdict { cause: Cause::Silent, evidence, since })
+    }
+
+    fn score(&self, case: &Case<'_>) -> Option<Verdict> {
+        let low = case.sends.iter().filter(|leg| {
+            let is_sending = leg.sample.packets >= self.thresholds.few;
+            is_sending && leg.sample.score.is_some_and(|score| score <= self.thresholds.score)
+        });
+        let leg = low.min_by_key(|leg| leg.sample.score)?;
+        let (Known { subject, .. }, score) = (leg.known, leg.sample.score);
+        let evidence = format!(
+            "mediasoup rates its {} {} of 10, and its packets arrive",
+            subject.kind,
+            score.unwrap_or_default()
+        );
+        let since = self.end.saturating_sub(WINDOW).max(leg.known.since);
+        Some(Verdict { cause: Cause::Score, evidence, since })
+    }
+
+    fn is_lossy(&self, sample: &Sample, side: Side) -> bool {
+        let is_enough = sample.packets as i64 + sample.lost.max(0) >= self.thresholds.few as i64;
+        is_enough && sample.loss(side).is_some_and(|loss| loss >= self.thresholds.loss)
+    }
+
+    /// When what is bad at the end began: the beginning of the steps that lose at least half as much, with no
+    /// longer pause than [`PAUSE`].
+    fn since(&self, legs: &[Leg<'_>], side: Side) -> u64 {
+        let stretch = self.past.stretch(self.end.saturating_sub(REACH)..self.end);
+        let mut steps = vec![Sample::default(); stretch.len()];
+        for (step, _, track, sample) in stretch.samples() {
+            if let Whose::Stream { subject, .. } = &track.whose
+                && legs.iter().any(|leg| leg.subject == subject)
+            {
+                steps[step].add(&sample);
+            }
+        }
+        let starts: Vec<u64> = stretch.steps().map(|(start, _)| start).collect();
+        let (mut since, mut good) = (None, 0);
+        for (start, sample) in starts.iter().zip(&steps).rev() {
+            let loss = sample.loss(side).unwrap_or_default();
+            let jitter = f64::from(sample.jitter.unwrap_or_default()) / 1e6;
+            let Thresholds { loss: lossy, jitter: uneven, .. } = self.thresholds;
+            if loss >= lossy / 2.0 || jitter >= *uneven {
+                (since, good) = (Some(*start), 0);
+            } else {
+                good += 1;
+            }
+            // Reports of the far side come every few steps.
+            if good > PAUSE + 2 {
+                break;
+            }
+        }
+        since.unwrap_or(self.end.saturating_sub(WINDOW))
+    }
+}
+
+fn sum(legs: &[Leg<'_>]) -> Sample {
+    let mut sum = Sample::default();
+    legs.iter().for_each(|leg| sum.add(&leg.sample));
+    sum
+}
+
+fn percent(share: Option<f64>) -> String {
+    format!("{:.1} %", share.unwrap_or_default() * 100.0)
+}

@@ -1,0 +1,53 @@
+//! Numbers and moments as people read them.
+
+use crate::views::verdict::Thresholds;
+
+/// Bits a second in the unit in which they are small.
+pub(super) fn rate(bits: f64) -> String {
+    match bits {
+        bits if bits >= 1e9 => format!("{:.2} Gbit/s", bits / 1e9),
+        bits if bits >= 1e6 => format!("{:.2} Mbit/s", bits / 1e6),
+        bits if bits >= 1e3 => format!("{:.0} kbit/s", bits / 1e3),
+        bits => format!("{bits:.0} bit/s"),
+    }
+}
+
+pub(super) fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "–".into(), |share| format!("{:.1} %", share * 100.0))
+}
+
+pub(super) fn millis(seconds: Option<f64>) -> String {
+    seconds.map_or_else(
+        || "–".into(),
+        |seconds| match seconds * 1e3 {
+            millis if millis < 10.0 => format!("{millis:.1} ms"),
+            millis => format!("{millis:.0} ms"),
+        },
+    )
+}
+
+pub(super) fn severity(loss: Option<f64>, thresholds: &Thresholds) -> &'static str {
+    match loss {
+        Some(loss) if loss >= 3.0 * thresholds.loss => "bad",
+        Some(loss) if loss >= thresholds.loss => "warn",
+        _ => "",
+    }
+}
+
+pub(super) fn ago(millis: u64) -> String {
+    match millis / 1000 {
+        seconds if seconds < 120 => format!("{seconds} s"),
+        seconds if seconds < 7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
+}
+
+/// `2026-01-31T14:31:05Z` as people write it.
+pub(super) fn human(moment: &str) -> String {
+    moment.replace('T', " ").trim_end_matches('Z').to_owned()
+}
+
+/// Hours, minutes and seconds of it.
+pub(super) fn clock(moment: &str) -> String {
+    human(moment).split(' ').next_back().unwrap_or_default().to_owned()
+}
