@@ -82,8 +82,12 @@ pub fn default_exporter(
 
 /// Everybody.
 pub fn roles() -> Vec<Role> {
-    let rough =
-        Script { lose: vec![40, 41, 90], double: vec![60, 61], delay: vec![120, 200], jump: None };
+    let rough = Script {
+        lose: vec![40, 41, 90],
+        double: vec![60, 61],
+        delay: vec![120, 200],
+        ..Script::default()
+    };
     let jumpy = Script { jump: Some(150), lose: vec![20], ..Script::default() };
     let simulcast = |base: u32| {
         (0..3).map(move |layer| Track::vp8(base + layer, 400 << layer).with_rtx(base + 100 + layer))
@@ -101,7 +105,7 @@ pub fn roles() -> Vec<Role> {
                 vec![Track::opus(2).with_script(jumpy)],
                 vec![Track::vp8(2000, 1500).with_rtx(2100)],
             ];
-            it.habits = Habits { ask_again_every: Some(100) };
+            it.habits = Habits { ask_again_every: Some(100), ..Habits::default() };
         }),
         role(ATRIUM, "cyd", |it| {
             it.one_transport = true;

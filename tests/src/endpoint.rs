@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::netns::Netns;
-use crate::rtp::{self, Report, Seen};
+use crate::rtp::{self, Lost, Report, Seen};
 
 const RECEIVE_BUFFER: libc::c_int = 8 << 20;
 const FEEDBACK_KEPT: usize = 4096;
@@ -83,6 +83,8 @@ impl Counts {
 pub struct Habits {
     /// Every packet whose sequence number this divides is asked for again, once.
     pub ask_again_every: Option<u16>,
+    /// One RTP packet of so many is lost on the way from the SFU, and reported so.
+    pub lose_one_of: Option<u16>,
 }
 
 /// What the SFU asks a sender for.
@@ -99,7 +101,30 @@ struct Inner {
     received: Counts,
     sent: Counts,
     highest: BTreeMap<u32, u16>,
+    lost: BTreeMap<u32, Losses>,
     feedback: VecDeque<Feedback>,
+}
+
+/// What was lost of a source on the way here, in all and as of the last report.
+#[derive(Clone, Copy, Debug, Default)]
+struct Losses {
+    packets: u32,
+    lost: u32,
+    reported: (u32, u32),
+}
+
+impl Losses {
+    fn take(&mut self, is_lost: bool) {
+        self.packets += 1;
+        self.lost += u32::from(is_lost);
+    }
+
+    fn report(&mut self) -> Lost {
+        let (packets, lost) = (self.packets - self.reported.0, self.lost - self.reported.1);
+        self.reported = (self.packets, self.lost);
+        let fraction = (lost * 256).checked_div(packets).unwrap_or_default();
+        Lost { fraction: fraction.min(255) as u8, packets: self.lost }
+    }
 }
 
 /// A socket that talks with one port of the SFU.
@@ -216,6 +241,13 @@ fn receive(socket: &UdpSocket, inner: &Mutex<Inner>, habits: Habits) {
     let datagram = &buffer[..length];
     let seen = rtp::read(datagram);
     let mut inner = lock(inner);
+    if let Seen::Rtp { ssrc, sequence } = seen {
+        let is_lost = habits.lose_one_of.is_some_and(|of| sequence % of == of - 1);
+        inner.lost.entry(ssrc).or_default().take(is_lost);
+        if is_lost {
+            return;
+        }
+    }
     inner.received.add(datagram, &seen);
     match seen {
         Seen::Rtp { ssrc, sequence } => {
@@ -236,7 +268,8 @@ fn heed(socket: &UdpSocket, inner: &mut Inner, report: Report) {
     let feedback = match report {
         Report::Sender { ssrc, middle } => {
             let highest = inner.highest.get(&ssrc).copied().unwrap_or_default();
-            let report = rtp::receiver_report(1, ssrc, highest.into(), middle);
+            let lost = inner.lost.entry(ssrc).or_default().report();
+            let report = rtp::receiver_report(1, ssrc, lost, highest.into(), middle);
             let _ = send(socket, inner, &report);
             return;
         }

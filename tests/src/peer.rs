@@ -39,6 +39,10 @@ pub struct Script {
     pub delay: Vec<u64>,
     /// From this packet on, sequence numbers go on 20,000 further.
     pub jump: Option<u64>,
+    /// One of so many is lost on the way to the SFU, and never repaired.
+    pub lose_one_of: Option<u64>,
+    /// From this packet on, nothing is sent, and nobody says so.
+    pub silent_from: Option<u64>,
 }
 
 /// What a track carries.
@@ -258,6 +262,9 @@ impl Playing {
         payload: Vec<u8>,
     ) -> Result<()> {
         let place = self.packets;
+        if self.track.script.silent_from.is_some_and(|from| place >= from) {
+            return Ok(());
+        }
         self.packets += 1;
         self.found.expected += 1;
         let packet = Packet {
@@ -274,6 +281,10 @@ impl Playing {
             self.found.restarts += 1;
             self.found.expected -= 1;
             self.jumped.add(packet.to_bytes().len());
+        }
+        if script.lose_one_of.is_some_and(|of| place % of == of - 1) {
+            self.found.lost += 1;
+            return self.release(endpoint);
         }
         if script.lose.contains(&place) {
             self.found.lost += 1;

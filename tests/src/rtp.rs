@@ -170,10 +170,20 @@ pub fn sender_report(
     report
 }
 
-/// A receiver report with one block that says: nothing lost (RFC 3550 §6.4.2).
-pub fn receiver_report(own: u32, ssrc: u32, highest: u32, middle: u32) -> Vec<u8> {
+/// What a receiver lost of a source (RFC 3550 §6.4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Since the last report, of 256.
+    pub fraction: u8,
+    /// In all, 24 bits.
+    pub packets: u32,
+}
+
+/// A receiver report with one block (RFC 3550 §6.4.2).
+pub fn receiver_report(own: u32, ssrc: u32, lost: Lost, highest: u32, middle: u32) -> Vec<u8> {
     let mut report = vec![0x81, 201, 0, 7];
-    for word in [own, ssrc, 0, highest, 0, middle, 0] {
+    let lost = u32::from(lost.fraction) << 24 | lost.packets & 0xff_ffff;
+    for word in [own, ssrc, lost, highest, 0, middle, 0] {
         report.extend(word.to_be_bytes());
     }
     report

@@ -40,13 +40,18 @@ impl Past {
         Self { frames, tracks, facts, now, epoch }
     }
 
-    /// The steps that lie within this time, milliseconds since the exporter began: short ones where there are
-    /// such from its beginning on, else long ones.
+    /// The steps that lie within this time, milliseconds since the exporter began: short ones where these reach
+    /// back to its beginning, or as far as anything does; else long ones, and short ones since the last of them.
     pub fn stretch(&self, time: Range<u64>) -> Stretch<'_> {
         let Frames { short, long, .. } = &self.frames;
-        let has_short = short.front().is_some_and(|first| first.start <= time.start);
-        let frames = if has_short || long.is_empty() { short } else { long };
-        Stretch { frames: within(frames, &time), tracks: &self.tracks }
+        let start = time.start.max(self.start());
+        let has_short = short.front().is_some_and(|first| first.start <= start);
+        let (long, since) = match long.back() {
+            Some(last) if !has_short => (within(long, &time), last.end()),
+            _ => (Vec::new(), 0),
+        };
+        let short = within(short, &time).into_iter().filter(|frame| frame.start >= since);
+        Stretch { frames: long.into_iter().chain(short).collect(), tracks: &self.tracks }
     }
 
     /// Since when there is something, milliseconds since the exporter began.

@@ -154,6 +154,32 @@ fn every_packet_is_in_the_step_in_which_it_was_counted() {
 }
 
 #[test]
+fn every_time_ends_with_the_last_step_and_has_nothing_twice() {
+    let mut meeting = Meeting::new(AddressPolicy::None);
+    let alice = meeting.join("alice", "203.0.113.1:5000");
+    meeting.produce("alice", alice, 1);
+    for step in 1..=200 {
+        meeting.send(1, 1, 0);
+        meeting.step();
+        let past = meeting.history.lend(0);
+        for span in [30, 60, 600, 3_600] {
+            let stretch = past.stretch(meeting.now.saturating_sub(span * 1_000)..meeting.now);
+            let steps: Vec<_> = stretch.steps().collect();
+            let (start, length) = *steps.last().unwrap();
+            assert_eq!(start + length, meeting.now, "{step} {span}");
+            assert!(steps.windows(2).all(|pair| pair[0].0 + pair[0].1 == pair[1].0), "{steps:?}");
+            let streams = stretch
+                .samples()
+                .filter(|(_, _, track, _)| matches!(track.whose, Whose::Stream { .. }));
+            let packets: u64 = streams.map(|(_, _, _, sample)| sample.packets).sum();
+            let expected = step.min(span / 5);
+            // A long step lies within a time if most of it does.
+            assert!(packets.abs_diff(expected) <= if span > 600 { 6 } else { 0 }, "{step} {span}");
+        }
+    }
+}
+
+#[test]
 fn what_was_counted_before_the_first_step_is_in_none() {
     let mut meeting = Meeting::new(AddressPolicy::None);
     let tuple = tuple("192.0.2.1:40000", "203.0.113.1:5000");

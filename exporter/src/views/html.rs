@@ -330,7 +330,11 @@ fn cells(row: &Row, table: &Table, query: &Query, scene: &Scene<'_>) -> Cells {
     };
     Cells {
         href: target(row, query),
-        title: if row.title.is_empty() { "(not told)".into() } else { row.title.clone() },
+        title: match (row.title.is_empty(), query.by) {
+            (false, _) => row.title.clone(),
+            (true, By::Peer) => "nobody's: pipes between routers, or not told".into(),
+            (true, _) => "not told".into(),
+        },
         subtitle: row.subtitle.clone(),
         who: if query.by == By::Peer { String::new() } else { list(&row.peers) },
         rooms: if query.by == By::Room { String::new() } else { list(&row.rooms) },

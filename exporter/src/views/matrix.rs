@@ -38,7 +38,8 @@ pub(super) fn matrix(
     let is_here = |room_of: &str| room_of.to_lowercase() == room;
     let here = || facts.subjects.values().filter(|known| is_here(&known.subject.room));
     let senders: HashMap<&str, &str> = here()
-        .filter(|known| !known.is_consumer)
+        // A producer that came through a pipe has the id of the one it came from, and nobody's peer.
+        .filter(|known| !known.is_consumer && !known.subject.peer.is_empty())
         .map(|known| (&*known.subject.id, &*known.subject.peer))
         .collect();
     let stretch = past.stretch(time);
@@ -50,6 +51,9 @@ pub(super) fn matrix(
             continue;
         };
         if !is_here(&known.subject.room) || !matches!(role, None | Some(StreamRole::Media)) {
+            continue;
+        }
+        if known.subject.peer.is_empty() {
             continue;
         }
         if let Some(sender) = senders.get(&*known.subject.consumed) {

@@ -31,6 +31,9 @@ struct Args {
     /// Peers in each room.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=12))]
     peers: u16,
+    /// Everybody has a good call. Otherwise one peer's uplink is bad, another's downlink, and a third falls silent
+    #[arg(long)]
+    well: bool,
     /// Seconds until it ends by itself; without it, Ctrl-C ends it.
     #[arg(long)]
     duration: Option<u64>,
@@ -74,7 +77,8 @@ fn fill(scene: &mut Scene, args: &Args) -> Result<()> {
         let routers = 1 + usize::from(number % 2);
         scene.room(room, routers)?;
         for (seat, name) in (0..args.peers).zip(NAMES) {
-            scene.enter(role(room, routers, seat, name))?;
+            let role = role(room, routers, seat, name);
+            scene.enter(if args.well { role } else { befall(role, number % 3, seat) })?;
         }
         eprintln!("demo: room {room} is full");
     }
@@ -94,8 +98,21 @@ fn role(room: &str, routers: usize, seat: u16, name: &str) -> Role {
         ipv6: seat % 3 == 1,
         one_transport: seat % 4 == 2,
         produces: vec![vec![Track::opus(base + 10)], video],
-        habits: Habits { ask_again_every: Some(500) },
+        habits: Habits { ask_again_every: Some(500), ..Habits::default() },
     }
+}
+
+/// What goes wrong for somebody in three rooms, each for another reason. Nobody is told but by the views.
+fn befall(mut role: Role, room: u16, seat: u16) -> Role {
+    let tracks = role.produces.iter_mut().flatten();
+    match (room, seat) {
+        (0, 1) => tracks.for_each(|track| track.script.lose_one_of = Some(9)),
+        (1, 2) => role.habits.lose_one_of = Some(14),
+        // Opus: 50 packets a second.
+        (2, 3) => tracks.for_each(|track| track.script.silent_from = Some(50 * 20)),
+        _ => {}
+    }
+    role
 }
 
 /// Serves and plays until a signal comes or the time is up.
