@@ -87,7 +87,7 @@ fn serving(config: &Config, prepared: &Prepared) -> String {
 
 fn views(config: &Config) -> String {
     match config.history {
-        Some(bytes) => format!("six hours back, in up to {} MiB", bytes >> 20),
+        Some(bytes) => format!("six hours back, in up to {} MB", bytes / 1_000_000),
         None => "none".into(),
     }
 }

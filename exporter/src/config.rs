@@ -285,7 +285,7 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         history: boolean(Origin("--web.views"), &flags.views)?
             .then(|| flags.history_memory.within("--history.memory", 1, 1 << 20))
             .transpose()?
-            .map(|mebibytes| (mebibytes as usize) << 20),
+            .map(|megabytes| megabytes as usize * 1_000_000),
         max_series: flags.max_series.within("--max-series", 1, 1 << 28)? as usize,
         log,
         check: flags.check,

@@ -195,6 +195,7 @@ impl Exporter {
             history,
             host_name,
         } = prepared;
+        let thresholds = Thresholds::default();
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
         let readers = Some(serving.handle().clone());
         let observer = Observer::new(observer::Options { readers, ..observer });
@@ -205,6 +206,7 @@ impl Exporter {
             observer: observer.clone(),
             max_series: ledger.max_series,
             history: history.map(History::new),
+            thresholds,
             scrape: Scrape::new(ledger, policy, geo),
             questions,
             workers: options.workers.clone(),
@@ -212,8 +214,7 @@ impl Exporter {
             telemetry: telemetry.clone(),
             board: board.clone(),
         });
-        let views = history
-            .map(|_| Views::new(Setting { host: host_name, thresholds: Thresholds::default() }));
+        let views = history.map(|_| Views::new(Setting { host: host_name, thresholds }));
         let (ports, workers) = (counting.ownership().clone(), options.workers);
         let host = Arc::new(Host { ports, workers, observer: observer.clone() });
         Ok(Self {

@@ -30,8 +30,8 @@ pub use keys::Keys;
 /// Ticks that a new connection waits for its name.
 const PATIENCE: u64 = 1;
 
-/// Steps of five seconds for ten minutes, and of a minute for six hours.
-const SPANS: history::Spans = history::Spans { fold: 12, short: 120, long: 360 };
+/// Steps of five seconds for ten minutes, and of a minute up to six hours.
+const SPANS: history::Spans = history::Spans { fold: 12, short: 120, long: 350 };
 
 /// What the parts want.
 pub struct Prepared {

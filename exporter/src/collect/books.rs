@@ -27,6 +27,7 @@ use crate::resolver::Questions;
 use crate::sockets;
 use crate::state::{Event, Kind, Ownership, Reason, SourceId, State};
 use crate::telemetry::{SourceReport, Telemetry};
+use crate::views::{self, Thresholds};
 
 /// Workers are looked for so often: it reads a directory of every process.
 const WORKERS_AGE: Duration = Duration::from_secs(10);
@@ -53,6 +54,8 @@ pub struct Parts {
     pub ports: Option<RangeInclusive<u16>>,
     /// What is kept of the past, if anything.
     pub history: Option<History>,
+    /// When a call is bad.
+    pub thresholds: Thresholds,
     /// Most series of a scrape, for the metrics.
     pub max_series: u64,
     /// Own metrics.
@@ -309,9 +312,10 @@ impl Books for Ledgers {
 
     fn record(&mut self) {
         let now = self.started.elapsed().as_millis() as u64;
-        let Parts { history, scrape, telemetry, .. } = &mut self.parts;
+        let Parts { history, thresholds, scrape, telemetry, .. } = &mut self.parts;
         if let Some(history) = history {
             history.record(scrape.ledger(), now);
+            scrape.judge(views::complaints(&history.lend(0), thresholds));
             telemetry.history(history.bytes(), history.tracks(), history.reach());
             telemetry.total("history_refused", history.refused());
         }

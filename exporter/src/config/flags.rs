@@ -73,12 +73,12 @@ pub(super) struct Flags {
         help_heading = "Serving"
     )]
     pub(super) views: String,
-    /// Memory that the history behind these pages takes at most, in MiB; where it is full, it reaches less far
+    /// Memory that the history behind these pages takes at most, in MB; where it is full, it reaches less far
     /// back than six hours
     #[arg(
         long = "history.memory",
-        value_name = "MIB",
-        default_value = "100",
+        value_name = "MB",
+        default_value = "95",
         help_heading = "Serving"
     )]
     pub(super) history_memory: Size,

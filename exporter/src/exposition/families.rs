@@ -23,6 +23,8 @@ pub enum Group {
     Strangers,
     /// The SFU's sockets.
     Sockets,
+    /// Peers with a bad call, and where it goes wrong.
+    Verdicts,
 }
 
 /// Where a family's values come from.
@@ -36,6 +38,8 @@ pub enum Origin {
     Packets,
     /// The kernel's socket diagnosis.
     Sockets,
+    /// The history: all of these over the last minute.
+    History,
 }
 
 /// One family.
@@ -68,7 +72,7 @@ impl Family {
 
 impl Group {
     /// All, in the order of their first family.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Contract,
         Self::Info,
         Self::Objects,
@@ -76,6 +80,7 @@ impl Group {
         Self::Streams,
         Self::Strangers,
         Self::Sockets,
+        Self::Verdicts,
     ];
 
     /// As a request names it.
@@ -88,6 +93,7 @@ impl Group {
             Self::Streams => "streams",
             Self::Strangers => "strangers",
             Self::Sockets => "sockets",
+            Self::Verdicts => "verdicts",
         }
     }
 }
@@ -791,5 +797,17 @@ pub static FAMILIES: &[Family] = &[
                 s.round_trip_time.map(crate::exposition::text::Micros)
             })
         },
+    },
+    Family {
+        name: "mediasoup_peer_verdict",
+        kind: MetricType::Gauge,
+        unit: "",
+        help: "1 for each peer that has a bad call in the last minute, by where it goes wrong: \
+               never_connected, nothing_arrives, uplink, downlink, silent or low_score. Peers that do well \
+               have no series.",
+        labels: &["room_id", "peer_id", "verdict"],
+        group: Group::Verdicts,
+        origin: Origin::History,
+        rows: rows::verdicts,
     },
 ];

@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::labels::{Geo, Labels, Policy, Renewal, TextCounts};
-use crate::ledger::{Extent, Fill, Ledger, Settings, Update};
+use crate::ledger::{Extent, Fill, Ledger, Settings, Update, View};
 use crate::model::JoinKey;
 
 pub use selection::Selection;
@@ -35,12 +35,14 @@ pub use text::Format;
 pub struct Scrape {
     labels: Labels,
     ledger: Ledger,
+    verdicts: Arc<[Arc<str>]>,
 }
 
 impl Scrape {
     /// Nothing is known yet.
     pub fn new(settings: Settings, policy: Policy, geo: Geo) -> Self {
-        Self { labels: Labels::new(policy, geo), ledger: Ledger::new(settings) }
+        let (labels, ledger) = (Labels::new(policy, geo), Ledger::new(settings));
+        Self { labels, ledger, verdicts: Arc::default() }
     }
 
     /// Takes in what is new for these families. Rooms, peers, transports, producers and consumers cost
@@ -55,7 +57,7 @@ impl Scrape {
     }
 
     /// What everything is written from.
-    pub(crate) fn ledger(&self) -> &Ledger {
+    pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
@@ -67,7 +69,13 @@ impl Scrape {
     /// The series of these families as they are now. Lent, not copied: a copy is made only of what the
     /// next update changes while somebody still has it.
     pub fn snapshot(&mut self, selection: Selection, tails: Tails) -> Snapshot {
-        Snapshot::new(self.ledger.lend(selection.into()), tails)
+        let view = self.ledger.lend(selection.into());
+        Snapshot::new(View { verdicts: self.verdicts.clone(), ..view }, tails)
+    }
+
+    /// Who has a bad call now: labels of `mediasoup_peer_verdict`, each once.
+    pub fn judge(&mut self, verdicts: Vec<Arc<str>>) {
+        self.verdicts = verdicts.into();
     }
 
     /// Claims of the servers' whose packets were met for the first time since this was last asked.

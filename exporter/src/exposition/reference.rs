@@ -75,6 +75,11 @@ fn about(group: Group) -> &'static str {
              in both directions is shown in aggregate only."
         }
         Group::Sockets => "`remote_addr` is empty for UDP and for listening sockets.",
+        Group::Verdicts => {
+            "What the pages of peers say (docs/views.md has the rules): worked out every five seconds from the \
+             history, so there is none with `--web.views=no`. They are no part of `--max-series`: a peer has one \
+             at most."
+        }
     }
 }
 
@@ -91,6 +96,7 @@ fn describe(family: &Family, text: &mut String) {
         Origin::Stats => "observer socket, mediasoup's `getStats` at the stats interval",
         Origin::Packets => "packets, counted by the kernel (or by packet capture)",
         Origin::Sockets => "the kernel's socket diagnosis",
+        Origin::History => "the history of the last minute",
     };
     let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
     let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(" ") };

@@ -243,6 +243,16 @@ pub(crate) fn jitter(
     )
 }
 
+pub(crate) fn verdicts(view: &View, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    for (place, labels) in view.verdicts.iter().enumerate().skip(start) {
+        if lines.is_full() {
+            return Some(place);
+        }
+        lines.put(&[labels], 1_u8);
+    }
+    None
+}
+
 pub(crate) fn coverage(view: &View, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
     if let Some(ratio) = view.coverage {
         lines.put(&[" "], ratio);

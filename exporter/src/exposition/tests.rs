@@ -10,6 +10,7 @@ use crate::exposition::text::MetricType;
 use crate::exposition::written::text;
 use crate::exposition::{Cursor, Format, PIECE, Scrape, Selection, Tails, foreign};
 use crate::fixture::{self, Told};
+use crate::labels::block::Block;
 use crate::labels::{AddressPolicy, Geo, Policy, Tick};
 use crate::ledger::{Settings, Update};
 use crate::model::Direction::{Receive, Send};
@@ -67,6 +68,8 @@ impl World {
         for tick in 0..4 {
             self.update(&mut scrape, tick);
         }
+        let block = Block::open().label("room_id", "r1").label("peer_id", "alice");
+        scrape.judge(vec![block.label("verdict", "uplink").close()]);
         scrape
     }
 

@@ -16,24 +16,30 @@ pub struct Frame {
     samples: Box<[Packed]>,
 }
 
+/// Whose a sample is, and on which side.
+pub(super) type Place = (u32, Side);
+
 impl Frame {
     /// Samples of one track become one.
-    pub(super) fn new(
-        start: u64,
-        length: u64,
-        mut samples: Vec<(u32, Sample)>,
-        side: impl Fn(u32) -> Side,
-    ) -> Self {
-        samples.sort_by_key(|(track, _)| *track);
-        samples.dedup_by(|(later, sample), (track, sum)| {
-            let is_same = later == track;
+    pub(super) fn new(start: u64, length: u64, mut samples: Vec<(Place, Sample)>) -> Self {
+        samples.sort_by_key(|((track, _), _)| *track);
+        samples.dedup_by(|(later, sample), (place, sum)| {
+            let is_same = later == place;
             if is_same {
                 sum.add(sample);
             }
             is_same
         });
-        let pack = |(track, sample): &(u32, Sample)| Packed::new(*track, side(*track), sample);
+        let pack = |((track, side), sample): &(Place, Sample)| Packed::new(*track, *side, sample);
         Self { start, length, samples: samples.iter().map(pack).collect() }
+    }
+
+    /// Several steps as one.
+    fn fold(frames: &[Arc<Self>]) -> Self {
+        let start = frames.first().map_or(0, |frame| frame.start);
+        let end = frames.last().map_or(0, |frame| frame.end());
+        let samples = frames.iter().flat_map(|frame| frame.iter());
+        Self::new(start, end - start, samples.collect())
     }
 
     /// When it ended.
@@ -41,9 +47,9 @@ impl Frame {
         self.start + self.length
     }
 
-    /// All samples with their tracks; `side` says which fields a track's samples have.
-    pub(super) fn iter(&self, side: impl Fn(u32) -> Side) -> impl Iterator<Item = (u32, Sample)> {
-        self.samples.iter().map(move |it| (it.track(), it.sample(side(it.track()))))
+    /// All samples with their places.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Place, Sample)> {
+        self.samples.iter().map(|it| ((it.track(), it.side()), it.sample()))
     }
 
     fn bytes(&self) -> usize {
@@ -56,70 +62,46 @@ impl Frame {
 pub struct Spans {
     /// Short steps that make one long one.
     pub fold: usize,
-    /// Short steps that are kept.
+    /// Short steps that are kept at least.
     pub short: usize,
     /// Long steps that are kept.
     pub long: usize,
 }
 
-/// All steps.
+/// All steps. The long ones end where the short ones begin.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Frames {
     /// The oldest first.
-    pub(super) short: VecDeque<Arc<Frame>>,
-    pub(super) long: VecDeque<Arc<Frame>>,
-    /// Short steps since the last long one.
-    fresh: usize,
+    short: VecDeque<Arc<Frame>>,
+    long: VecDeque<Arc<Frame>>,
     bytes: usize,
 }
 
 impl Frames {
     /// Adds a short step. Of the oldest, those go that are beyond the spans, or that memory has no room for.
-    pub(super) fn push(
-        &mut self,
-        frame: Frame,
-        spans: Spans,
-        room: usize,
-        side: impl Fn(u32) -> Side + Copy,
-    ) {
+    pub(super) fn push(&mut self, frame: Frame, spans: Spans, room: usize) {
         self.bytes += frame.bytes();
         self.short.push_back(Arc::new(frame));
-        self.fresh += 1;
-        if self.fresh >= spans.fold {
-            let last = self.short.len().saturating_sub(self.fresh);
-            let long = fold(self.short.iter().skip(last), side);
-            self.fresh = 0;
+        if self.short.len() >= spans.short + spans.fold {
+            let old: Vec<_> = self.short.drain(..spans.fold).collect();
+            let long = Frame::fold(&old);
             self.bytes += long.bytes();
+            self.bytes -= old.iter().map(|frame| frame.bytes()).sum::<usize>();
             self.long.push_back(Arc::new(long));
         }
-        while self.short.len() > spans.short {
-            self.drop_short();
+        while self.long.len() > spans.long || self.bytes > room {
+            // The present is never forgotten.
+            if self.long.is_empty() && self.short.len() < 2 {
+                break;
+            }
+            let oldest = self.long.pop_front().or_else(|| self.short.pop_front());
+            self.bytes -= oldest.map_or(0, |frame| frame.bytes());
         }
-        while self.long.len() > spans.long {
-            self.drop_long();
-        }
-        while self.bytes > room && self.drop_oldest() {}
     }
 
-    /// The oldest step goes: the far past first. What is fresh is in no long step yet.
-    fn drop_oldest(&mut self) -> bool {
-        if !self.long.is_empty() {
-            self.drop_long();
-            return true;
-        }
-        let is_old = self.short.len() > self.fresh.max(1);
-        if is_old {
-            self.drop_short();
-        }
-        is_old
-    }
-
-    fn drop_short(&mut self) {
-        self.bytes -= self.short.pop_front().map_or(0, |frame| frame.bytes());
-    }
-
-    fn drop_long(&mut self) {
-        self.bytes -= self.long.pop_front().map_or(0, |frame| frame.bytes());
+    /// All of them, the oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Frame>> {
+        self.long.iter().chain(&self.short)
     }
 
     /// Memory that samples take.
@@ -129,24 +111,8 @@ impl Frames {
 
     /// When the oldest step began.
     pub(super) fn start(&self) -> Option<u64> {
-        let oldest = [self.short.front(), self.long.front()];
-        oldest.into_iter().flatten().map(|frame| frame.start).min()
+        self.iter().next().map(|frame| frame.start)
     }
-}
-
-/// Several steps as one.
-fn fold<'a>(
-    frames: impl Iterator<Item = &'a Arc<Frame>>,
-    side: impl Fn(u32) -> Side + Copy,
-) -> Frame {
-    let (mut start, mut end) = (u64::MAX, 0);
-    let mut samples: Vec<(u32, Sample)> = Vec::new();
-    for frame in frames {
-        start = start.min(frame.start);
-        end = end.max(frame.end());
-        samples.extend(frame.iter(side));
-    }
-    Frame::new(start, end.saturating_sub(start), samples, side)
 }
 
 #[cfg(test)]
@@ -155,33 +121,26 @@ mod tests {
 
     const SPANS: Spans = Spans { fold: 3, short: 6, long: 4 };
 
-    fn side(_: u32) -> Side {
-        Side::Received
-    }
-
     fn frame(step: u64, tracks: &[u32]) -> Frame {
         let sample = Sample { bytes: 10, packets: 1, ..Sample::default() };
-        let samples = tracks.iter().map(|track| (*track, sample)).collect();
-        Frame::new(step * 5_000, 5_000, samples, side)
+        let samples = tracks.iter().map(|track| ((*track, Side::Sent), sample)).collect();
+        Frame::new(step * 5_000, 5_000, samples)
     }
 
     #[test]
     fn long_steps_are_the_sum_of_the_short_ones_and_both_end() {
         let mut frames = Frames::default();
-        for step in 0..30 {
-            frames.push(frame(step, &[7, 2]), SPANS, usize::MAX, side);
+        for step in 0..32 {
+            frames.push(frame(step, &[7, 2]), SPANS, usize::MAX);
         }
-        let starts = |frames: &VecDeque<Arc<Frame>>| -> Vec<u64> {
-            frames.iter().map(|frame| frame.start / 5_000).collect()
-        };
-        assert_eq!(starts(&frames.short), [24, 25, 26, 27, 28, 29]);
-        assert_eq!(starts(&frames.long), [18, 21, 24, 27]);
-        let long = &frames.long[0];
-        let samples: Vec<_> = long.iter(side).map(|(track, it)| (track, it.packets)).collect();
-        assert_eq!((long.length, samples), (15_000, vec![(2, 3), (7, 3)]));
-        assert_eq!(frames.start(), Some(18 * 5_000));
-        let bytes: usize = frames.short.iter().chain(&frames.long).map(|it| it.bytes()).sum();
-        assert_eq!(frames.bytes(), bytes);
+        let steps: Vec<_> = frames.iter().map(|it| (it.start / 5_000, it.length / 5_000)).collect();
+        let long = [12, 15, 18, 21].map(|start| (start, 3));
+        let short = [24, 25, 26, 27, 28, 29, 30, 31].map(|start| (start, 1));
+        assert_eq!(steps, [&long[..], &short[..]].concat());
+        let samples = frames.long[0].iter().map(|((track, _), it)| (track, it.packets));
+        assert_eq!(samples.collect::<Vec<_>>(), [(2, 3), (7, 3)]);
+        assert_eq!(frames.start(), Some(12 * 5_000));
+        assert_eq!(frames.bytes(), frames.iter().map(|it| it.bytes()).sum::<usize>());
     }
 
     #[test]
@@ -190,13 +149,14 @@ mod tests {
         let tracks: Vec<u32> = (0..100).collect();
         let room = 5 * frame(0, &tracks).bytes();
         for step in 0..30 {
-            frames.push(frame(step, &tracks), SPANS, room, side);
+            frames.push(frame(step, &tracks), SPANS, room);
             assert!(frames.bytes() <= room);
         }
         assert!(frames.short.len() >= 3, "{}", frames.short.len());
         for step in 30..40 {
-            frames.push(frame(step, &tracks), SPANS, 1, side);
+            frames.push(frame(step, &tracks), SPANS, 1);
+            assert_eq!((frames.long.len(), frames.short.len()), (0, 1));
         }
-        assert!(frames.long.is_empty() && !frames.short.is_empty());
+        assert_eq!(frames.bytes(), frames.iter().map(|it| it.bytes()).sum::<usize>());
     }
 }

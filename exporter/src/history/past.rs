@@ -1,6 +1,5 @@
 //! The history as it was at one moment, for who looks at it at leisure.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,11 +21,10 @@ pub struct Past {
     pub epoch: u64,
 }
 
-/// Some time of the past, in steps of one length.
+/// Some time of the past: long steps, then short ones.
 #[derive(Debug)]
 pub struct Stretch<'a> {
     frames: Vec<&'a Arc<Frame>>,
-    tracks: &'a [Option<Arc<Track>>],
 }
 
 impl Past {
@@ -40,18 +38,26 @@ impl Past {
         Self { frames, tracks, facts, now, epoch }
     }
 
-    /// The steps that lie within this time, milliseconds since the exporter began: short ones where these reach
-    /// back to its beginning, or as far as anything does; else long ones, and short ones since the last of them.
+    /// The steps most of which lies within this time, milliseconds since the exporter began.
     pub fn stretch(&self, time: Range<u64>) -> Stretch<'_> {
-        let Frames { short, long, .. } = &self.frames;
-        let start = time.start.max(self.start());
-        let has_short = short.front().is_some_and(|first| first.start <= start);
-        let (long, since) = match long.back() {
-            Some(last) if !has_short => (within(long, &time), last.end()),
-            _ => (Vec::new(), 0),
-        };
-        let short = within(short, &time).into_iter().filter(|frame| frame.start >= since);
-        Stretch { frames: long.into_iter().chain(short).collect(), tracks: &self.tracks }
+        let lies_within = |frame: &&Arc<Frame>| time.contains(&(frame.start + frame.length / 2));
+        Stretch { frames: self.frames.iter().filter(lies_within).collect() }
+    }
+
+    /// Numbers of tracks are below this.
+    pub fn most_tracks(&self) -> usize {
+        self.tracks.len()
+    }
+
+    /// Whose samples have this number.
+    pub fn track(&self, number: u32) -> Option<&Arc<Track>> {
+        self.tracks.get(number as usize)?.as_ref()
+    }
+
+    /// All tracks, with their numbers.
+    pub fn tracks(&self) -> impl Iterator<Item = (u32, &Arc<Track>)> {
+        let tracks = (0..).zip(self.tracks.iter());
+        tracks.filter_map(|(number, track)| Some((number, track.as_ref()?)))
     }
 
     /// Since when there is something, milliseconds since the exporter began.
@@ -60,13 +66,7 @@ impl Past {
     }
 }
 
-/// Frames most of which lies within the time.
-fn within<'a>(frames: &'a VecDeque<Arc<Frame>>, time: &Range<u64>) -> Vec<&'a Arc<Frame>> {
-    let lies_within = |frame: &&Arc<Frame>| time.contains(&(frame.start + frame.length / 2));
-    frames.iter().filter(lies_within).collect()
-}
-
-impl<'a> Stretch<'a> {
+impl Stretch<'_> {
     /// How many steps.
     pub fn len(&self) -> usize {
         self.frames.len()
@@ -82,18 +82,10 @@ impl<'a> Stretch<'a> {
         self.frames.iter().map(|frame| (frame.start, frame.length))
     }
 
-    /// All samples: the step, whose, and what.
-    pub fn samples(&self) -> impl Iterator<Item = (usize, u32, &'a Arc<Track>, Sample)> {
-        let tracks = self.tracks;
-        let side = move |number: u32| {
-            let track = tracks.get(number as usize).and_then(Option::as_ref);
-            track.map_or(Side::Received, |track| track.side)
-        };
-        self.frames.iter().enumerate().flat_map(move |(step, frame)| {
-            frame.iter(side).filter_map(move |(number, sample)| {
-                let track = tracks.get(number as usize)?.as_ref()?;
-                Some((step, number, track, sample))
-            })
+    /// All samples: the step, the track's number, the side, and what happened.
+    pub fn samples(&self) -> impl Iterator<Item = (usize, u32, Side, Sample)> {
+        self.frames.iter().enumerate().flat_map(|(step, frame)| {
+            frame.iter().map(move |((number, side), sample)| (step, number, side, sample))
         })
     }
 }

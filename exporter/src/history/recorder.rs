@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashSet};
 
 use crate::history::facts::{Facts, Gatherer, address};
-use crate::history::frames::{Frame, Frames, Spans};
+use crate::history::frames::{Frame, Frames, Place, Spans};
 use crate::history::past::Past;
 use crate::history::sample::{MOST_TRACKS, Sample, Side};
 use crate::history::track::{Connection, Track, Whose};
@@ -64,7 +64,7 @@ struct Step {
     is_first: bool,
     start: u64,
     end: u64,
-    samples: Vec<(u32, Sample)>,
+    samples: Vec<(Place, Sample)>,
     /// What the flows' streams grew by, by slot and direction.
     of_flows: HashMap<u32, [Sample; 2]>,
 }
@@ -112,11 +112,9 @@ impl History {
             self.take_flow(meter.slot, meter.born, own, labels, &mut step);
         }
         if !is_first {
-            let Step { samples, .. } = step;
-            let tracks = &self.tracks;
-            let frame = Frame::new(start, now.saturating_sub(start), samples, side_of(tracks));
+            let frame = Frame::new(start, now.saturating_sub(start), step.samples);
             let Settings { spans, room } = self.settings;
-            self.frames.push(frame, spans, room, side_of(tracks));
+            self.frames.push(frame, spans, room);
         }
         self.sweep();
     }
@@ -265,7 +263,7 @@ impl History {
         if let Some(track) = &self.tracks[track as usize] {
             track.seen(step.end);
         }
-        step.samples.push((track, sample));
+        step.samples.push(((track, side), sample));
     }
 
     fn open(&mut self, key: (Whose, bool), side: Side, first: u64) -> Option<u32> {
@@ -389,12 +387,5 @@ fn side(direction: Direction) -> Side {
     match direction {
         Direction::Receive => Side::Received,
         Direction::Send => Side::Sent,
-    }
-}
-
-fn side_of(tracks: &[Option<Arc<Track>>]) -> impl Fn(u32) -> Side + Copy {
-    |number| {
-        let track = tracks.get(number as usize).and_then(Option::as_ref);
-        track.map_or(Side::Received, |track| track.side)
     }
 }

@@ -12,7 +12,7 @@ use crate::model::{Direction, Peer, Reading, StreamStats, Tuple};
 /// A step's length, milliseconds.
 pub(crate) const STEP: u64 = 5_000;
 
-const SPANS: Spans = Spans { fold: 12, short: 120, long: 360 };
+const SPANS: Spans = Spans { fold: 12, short: 120, long: 350 };
 
 /// A meeting in one room, and the history of it.
 pub(crate) struct Meeting {
@@ -119,7 +119,8 @@ impl Meeting {
     fn sums(&self) -> BTreeMap<String, (u64, u64, i64)> {
         let past = self.history.lend(0);
         let mut sums: BTreeMap<String, (u64, u64, i64)> = BTreeMap::new();
-        for (_, _, track, sample) in past.stretch(0..self.now).samples() {
+        for (_, number, _, sample) in past.stretch(0..self.now).samples() {
+            let track = past.track(number).unwrap();
             let whose = match &track.whose {
                 Whose::Stream { ssrc, .. } => format!("{ssrc}"),
                 Whose::Connection(connection) => format!("{} {:?}", connection.remote, track.side),
@@ -168,9 +169,9 @@ fn every_time_ends_with_the_last_step_and_has_nothing_twice() {
             let (start, length) = *steps.last().unwrap();
             assert_eq!(start + length, meeting.now, "{step} {span}");
             assert!(steps.windows(2).all(|pair| pair[0].0 + pair[0].1 == pair[1].0), "{steps:?}");
-            let streams = stretch
-                .samples()
-                .filter(|(_, _, track, _)| matches!(track.whose, Whose::Stream { .. }));
+            let is_stream =
+                |number: u32| matches!(past.track(number).unwrap().whose, Whose::Stream { .. });
+            let streams = stretch.samples().filter(|(_, number, _, _)| is_stream(*number));
             let packets: u64 = streams.map(|(_, _, _, sample)| sample.packets).sum();
             let expected = step.min(span / 5);
             // A long step lies within a time if most of it does.

@@ -47,4 +47,6 @@ pub(crate) struct View {
     /// How much of the known traffic found its owner.
     pub(crate) coverage: Option<f64>,
     pub(crate) sockets: Rows<Arc<str>, SocketSeries>,
+    /// Labels of peers with a bad call, in order, each once.
+    pub(crate) verdicts: Arc<[Arc<str>]>,
 }

@@ -60,6 +60,7 @@ struct Fact {
 }
 
 struct Complaint {
+    href: String,
     who: String,
     cause: &'static str,
     evidence: String,
@@ -125,7 +126,7 @@ pub(super) fn page(
         spans: spans(query, path),
         groupings: groupings(query, path),
         facts: facts(table),
-        complaints: complaints(table, scene),
+        complaints: complaints(table, query, scene),
         kept_for_at: pairs(&query.with("at", "")),
         kept_for_q: pairs(&query.with("q", "")),
         csv_href: api(query, path, "csv"),
@@ -241,13 +242,15 @@ fn facts(table: &Table) -> Vec<Fact> {
     all
 }
 
-fn complaints(table: &Table, scene: &Scene<'_>) -> Vec<Complaint> {
+fn complaints(table: &Table, query: &Query, scene: &Scene<'_>) -> Vec<Complaint> {
     let complaint = |row: &Row| {
         let verdict = row.figures.verdict.as_ref()?;
         let since = moment(scene, verdict.since);
-        let names = list(&row.peers);
+        let (names, rooms) = (list(&row.peers), list(&row.rooms));
+        let who = if names.is_empty() { row.title.clone() } else { names };
         Some(Complaint {
-            who: if names.is_empty() { row.title.clone() } else { names },
+            href: target(row, query),
+            who: if rooms.is_empty() { who } else { format!("{who} in {rooms}") },
             cause: verdict.cause.as_str(),
             evidence: verdict.evidence.clone(),
             since_text: clock(&since),
@@ -292,7 +295,8 @@ fn columns(query: &Query, path: &str) -> Vec<Head> {
     };
     vec![
         head(key, Some(("name", Column::Name)), false),
-        head("Who", None, false),
+        head("Verdict", Some(("verdict", Column::Verdict)), false),
+        head(if query.by == By::Peer { "Room" } else { "Who" }, None, false),
         head("In", None, false),
         head("", Some(("in", Column::In)), true).named("now"),
         head("Out", None, false),
@@ -302,7 +306,6 @@ fn columns(query: &Query, path: &str) -> Vec<Head> {
         head("Jitter", Some(("jitter", Column::Jitter)), true),
         head("Round trip", Some(("rtt", Column::RoundTrip)), true),
         head("Score", Some(("score", Column::Score)), true),
-        head("Verdict", Some(("verdict", Column::Verdict)), false),
     ]
 }
 
@@ -332,12 +335,18 @@ fn cells(row: &Row, table: &Table, query: &Query, scene: &Scene<'_>) -> Cells {
         href: target(row, query),
         title: match (row.title.is_empty(), query.by) {
             (false, _) => row.title.clone(),
-            (true, By::Peer) => "nobody's: pipes between routers, or not told".into(),
+            (true, By::Peer) => "nobody's".into(),
             (true, _) => "not told".into(),
         },
-        subtitle: row.subtitle.clone(),
-        who: if query.by == By::Peer { String::new() } else { list(&row.peers) },
-        rooms: if query.by == By::Room { String::new() } else { list(&row.rooms) },
+        subtitle: match (row.title.is_empty(), query.by) {
+            (true, By::Peer) => "pipes between routers, or not told".into(),
+            _ => row.subtitle.clone(),
+        },
+        who: if query.by == By::Peer { list(&row.rooms) } else { list(&row.peers) },
+        rooms: match query.by {
+            By::Room | By::Peer => String::new(),
+            _ => list(&row.rooms),
+        },
         plot_in: plot(&row.plot_in),
         rate_in: rate(figures.now_in()),
         plot_out: plot(&row.plot_out),

@@ -7,6 +7,7 @@ use foldhash::HashMap;
 
 use crate::history::{Past, Sample, Side, Whose};
 use crate::state::StreamRole;
+use crate::views::sums::sums;
 use crate::views::verdict::Thresholds;
 use crate::views::words::{percent, rate, severity};
 
@@ -45,7 +46,7 @@ pub(super) fn matrix(
     let stretch = past.stretch(time);
     let millis: u64 = stretch.steps().map(|(_, length)| length).sum();
     let mut legs: HashMap<(&str, &str), Sample> = HashMap::default();
-    for (_, _, track, sample) in stretch.samples() {
+    for (track, sample) in sums(past, &stretch) {
         let Whose::Stream { subject, role, .. } = &track.whose else { continue };
         let Some(known) = facts.subjects.get(subject).filter(|known| known.is_consumer) else {
             continue;

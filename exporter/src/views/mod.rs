@@ -11,13 +11,17 @@ mod html;
 mod matrix;
 mod query;
 mod scene;
+mod sums;
 mod table;
 #[cfg(test)]
 mod tests;
 mod verdict;
 mod words;
 
-use crate::history::Past;
+use std::sync::Arc;
+
+use crate::history::{Past, PeerKey};
+use crate::labels::block::Block;
 use query::{Form, Query, VIEWS};
 use scene::Scene;
 pub use scene::Setting;
@@ -87,6 +91,18 @@ pub fn asked(path: &str, query: Option<&str>) -> Option<Asked> {
 }
 
 const JSON: &str = "application/json";
+
+/// Who has a bad call now, and why, as labels of a metric.
+pub fn complaints(past: &Past, thresholds: &Thresholds) -> Vec<Arc<str>> {
+    let verdicts = verdict::verdicts(past, past.now, thresholds, false);
+    let labels = |((room, peer), verdict): (PeerKey, Verdict)| {
+        let block = Block::open().label("room_id", &room).label("peer_id", &peer);
+        block.label("verdict", verdict.cause.as_label()).close()
+    };
+    let mut complaints: Vec<_> = verdicts.into_iter().map(labels).collect();
+    complaints.sort_unstable();
+    complaints
+}
 
 /// Answers out of the past.
 pub fn answer(past: &Past, setting: &Setting, wanted: &Wanted) -> Answer {

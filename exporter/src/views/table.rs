@@ -7,7 +7,7 @@ use std::ops::Range;
 use foldhash::HashMap;
 use ipnet::IpNet;
 
-use crate::history::{Past, PeerKey, Side, Track};
+use crate::history::{Past, PeerKey, Sample, Side, Track};
 use crate::views::attributes::Attributes;
 use crate::views::figures::Figures;
 use crate::views::query::{By, Column, Query};
@@ -89,7 +89,7 @@ impl Named {
 pub(super) fn table(past: &Past, query: &Query, thresholds: &Thresholds) -> Table {
     let end = query.at.map_or(past.now, |at| at.saturating_sub(past.epoch)).min(past.now);
     let start = end.saturating_sub(query.span);
-    let verdicts = verdicts(past, end, thresholds);
+    let verdicts = verdicts(past, end, thresholds, true);
     let mut grouping = Grouping::new(past, query, start, end, &verdicts);
     grouping.count();
     grouping.meet_the_quiet();
@@ -208,7 +208,6 @@ impl Key {
 /// What is known of a track: its row, or that it is not to be shown.
 #[derive(Clone, Copy)]
 enum Place {
-    Unasked,
     Hidden,
     Row { row: u32, is_counted: bool, is_media: bool },
 }
@@ -238,37 +237,52 @@ impl<'a> Grouping<'a> {
         Self { past, query, start, end, verdicts: verdicts.collect(), places, by_key, rows }
     }
 
-    /// Adds all samples up.
+    /// Adds all samples up: first by track, because there are a hundred of each.
     fn count(&mut self) {
         let stretch = self.past.stretch(self.start..self.end);
         let steps: Vec<(u64, u64)> = stretch.steps().collect();
-        let is_present = |step: usize| steps[step].0 + PRESENT >= self.end;
-        let seconds = steps.iter().map(|(_, length)| *length).sum::<u64>() as f64 / 1e3;
-        let present = (0..steps.len()).filter(|step| is_present(*step));
-        let now_seconds = present.map(|step| steps[step].1).sum::<u64>() as f64 / 1e3;
-        let presents: Vec<bool> = (0..steps.len()).map(is_present).collect();
-        for (step, number, track, sample) in stretch.samples() {
-            let Place::Row { row, is_counted, is_media } = self.place(number, track) else {
-                continue;
-            };
-            let figures = &mut self.rows[row as usize].figures;
-            let is_received = track.side == Side::Received;
-            if is_counted {
-                let (sum, now) = match is_received {
-                    true => (&mut figures.received, &mut figures.now_received),
-                    false => (&mut figures.sent, &mut figures.now_sent),
-                };
+        let millis = |steps: &mut dyn Iterator<Item = &(u64, u64)>| {
+            steps.map(|(_, length)| *length).sum::<u64>() as f64 / 1e3
+        };
+        let is_present = |(start, _): &(u64, u64)| start + PRESENT >= self.end;
+        let seconds = millis(&mut steps.iter());
+        let now_seconds = millis(&mut steps.iter().filter(|step| is_present(step)));
+        let presents: Vec<bool> = steps.iter().map(is_present).collect();
+        let mut sums = vec![(Sample::default(), 0); self.past.most_tracks()];
+        for (step, number, _, sample) in stretch.samples() {
+            if let Some((sum, now)) = sums.get_mut(number as usize) {
                 sum.add(&sample);
                 *now += if presents[step] { sample.bytes } else { 0 };
             }
-            if is_media {
-                let media =
-                    if is_received { &mut figures.media_in } else { &mut figures.media_out };
-                media.add(&sample);
+        }
+        self.places.resize(sums.len(), Place::Hidden);
+        for (number, track) in self.past.tracks() {
+            let (sum, now) = sums[number as usize];
+            if sum.packets > 0 {
+                self.places[number as usize] = self.find(track);
+                self.add(number, track.side, &sum, now);
             }
         }
         for row in &mut self.rows {
             (row.figures.seconds, row.figures.now_seconds) = (seconds, now_seconds);
+        }
+    }
+
+    fn add(&mut self, number: u32, side: Side, sum: &Sample, bytes: u64) {
+        let Place::Row { row, is_counted, is_media } = self.places[number as usize] else { return };
+        let figures = &mut self.rows[row as usize].figures;
+        let (all, media, now) = match side {
+            Side::Received => {
+                (&mut figures.received, &mut figures.media_in, &mut figures.now_received)
+            }
+            Side::Sent => (&mut figures.sent, &mut figures.media_out, &mut figures.now_sent),
+        };
+        if is_counted {
+            all.add(sum);
+            *now += bytes;
+        }
+        if is_media {
+            media.add(sum);
         }
     }
 
@@ -308,17 +322,6 @@ impl<'a> Grouping<'a> {
         row
     }
 
-    fn place(&mut self, number: u32, track: &'a Track) -> Place {
-        let at = number as usize;
-        if self.places.len() <= at {
-            self.places.resize(at + 1, Place::Unasked);
-        }
-        if let Place::Unasked = self.places[at] {
-            self.places[at] = self.find(track);
-        }
-        self.places[at]
-    }
-
     fn find(&mut self, track: &'a Track) -> Place {
         let who = Attributes::of(track, &self.past.facts);
         let wants_connections = self.query.by.counts_connections();
@@ -344,23 +347,33 @@ impl<'a> Grouping<'a> {
     fn plot(&mut self, page: Vec<(usize, Row)>) -> Vec<Row> {
         let stretch = self.past.stretch(self.start..self.end);
         let steps: Vec<(u64, u64)> = stretch.steps().collect();
+        let start = steps.first().map_or(self.start, |(start, _)| *start);
+        let span = (self.end.max(start + 1)) - start;
         let points = steps.len().clamp(1, POINTS);
-        let point = |step: usize| step * points / steps.len().max(1);
+        let point = |(start_of, length): &(u64, u64)| {
+            let middle = (start_of + length / 2).saturating_sub(start);
+            (middle as usize * points / span as usize).min(points - 1)
+        };
         let mut millis = vec![0; points];
-        steps.iter().enumerate().for_each(|(step, (_, length))| millis[point(step)] += length);
+        steps.iter().for_each(|step| millis[point(step)] += step.1);
+        let point_of: Vec<usize> = steps.iter().map(point).collect();
         let at = |(place, (number, _)): (usize, &(usize, Row))| (*number as u32, place);
         let places: HashMap<u32, usize> = page.iter().enumerate().map(at).collect();
+        let place = |place: &Place| match place {
+            Place::Row { row, is_counted: true, .. } => places.get(row).copied(),
+            _ => None,
+        };
+        let of_tracks: Vec<Option<usize>> = self.places.iter().map(place).collect();
         let mut rows: Vec<Row> = page.into_iter().map(|(_, row)| row).collect();
         for row in &mut rows {
             (row.plot_in, row.plot_out) = (vec![0; points], vec![0; points]);
         }
-        for (step, number, track, sample) in stretch.samples() {
-            if let Some(Place::Row { row, is_counted: true, .. }) = self.places.get(number as usize)
-                && let Some(row) = places.get(row).map(|place| &mut rows[*place])
-            {
-                let is_received = track.side == Side::Received;
+        for (step, number, side, sample) in stretch.samples() {
+            if let Some(Some(place)) = of_tracks.get(number as usize) {
+                let row = &mut rows[*place];
+                let is_received = side == Side::Received;
                 let plot = if is_received { &mut row.plot_in } else { &mut row.plot_out };
-                plot[point(step)] += sample.bytes;
+                plot[point_of[step]] += sample.bytes;
             }
         }
         for plot in rows.iter_mut().flat_map(|row| [&mut row.plot_in, &mut row.plot_out]) {

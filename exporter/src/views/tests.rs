@@ -83,6 +83,16 @@ fn who_suffers_stands_first_with_the_reason() {
 }
 
 #[test]
+fn a_metric_says_the_same() {
+    let labels = complaints(&meeting().history.lend(EPOCH), &Thresholds::default());
+    let expected = [("bob", "uplink"), ("carol", "downlink"), ("dave", "silent")];
+    let expected = expected.map(|(peer, verdict)| {
+        format!("{{room_id=\"r1\",peer_id=\"{peer}\",verdict=\"{verdict}\"}} ")
+    });
+    assert_eq!(labels.iter().map(|it| it.to_string()).collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn a_view_of_the_past_knows_nothing_of_what_came_after() {
     let mut meeting = meeting();
     let healthy = meeting.now;
@@ -243,7 +253,7 @@ fn a_page_is_whole_and_inert() {
         assert!(!text.contains("://") && !text.contains(" style=") && !text.contains(" onclick"));
     }
     let room = page(&meeting, "/peers?q=room:r1");
-    assert!(room.contains("Who sends to whom") && room.contains("BOB: uplink"), "{room}");
+    assert!(room.contains("Who sends to whom") && room.contains("BOB in r1</a>: uplink"), "{room}");
     let ips = page(&meeting, "/ips");
     assert!(ips.contains("href=\"/streams?q=ip%3A203.0.114.7\""), "{ips}");
     assert!(ips.contains("<polyline"));

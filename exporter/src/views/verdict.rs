@@ -10,6 +10,7 @@ use foldhash::HashMap;
 
 use crate::history::{Known, Past, PeerKey, Sample, Side, Whose};
 use crate::state::StreamRole;
+use crate::views::sums::sums;
 
 /// When something is bad. Documented, with reasons, in docs/views.md.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,8 +39,10 @@ const WINDOW: u64 = 60_000;
 pub(super) const LIFE: u64 = 20_000;
 /// How far back it is looked for when it began.
 const REACH: u64 = 600_000;
-/// Steps in a row that may be good while it goes on.
-const PAUSE: usize = 2;
+/// Steps in a row that may be good while it goes on: reports of the far side come every few steps.
+const PAUSE: usize = 4;
+/// Peers of whom it is found out when their losses began, at most.
+const DATED: usize = 1_000;
 
 /// Where it goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +71,27 @@ impl Cause {
             Self::Downlink => "downlink",
             Self::Silent => "silent, not muted",
             Self::Score => "low score",
+        }
+    }
+
+    /// As a label's value.
+    pub(super) fn as_label(self) -> &'static str {
+        match self {
+            Self::Unconnected => "never_connected",
+            Self::Gone => "nothing_arrives",
+            Self::Uplink => "uplink",
+            Self::Downlink => "downlink",
+            Self::Silent => "silent",
+            Self::Score => "low_score",
+        }
+    }
+
+    /// On which side it loses packets, if that is it.
+    fn legs(self) -> Option<Side> {
+        match self {
+            Self::Uplink => Some(Side::Received),
+            Self::Downlink => Some(Side::Sent),
+            _ => None,
         }
     }
 
@@ -103,15 +127,17 @@ struct Leg<'a> {
     sample: Sample,
 }
 
-/// The peers with a bad call at a moment.
+/// The peers with a bad call at a moment. When losses began is looked for only if `dated`: it means a look at ten
+/// minutes of everybody; otherwise they begin with what is looked at.
 pub(super) fn verdicts(
     past: &Past,
     end: u64,
     thresholds: &Thresholds,
+    dated: bool,
 ) -> HashMap<PeerKey, Verdict> {
     let facts = &past.facts;
     let mut samples: HashMap<&Arc<str>, Sample> = HashMap::default();
-    for (_, _, track, sample) in past.stretch(end.saturating_sub(WINDOW)..end).samples() {
+    for (track, sample) in sums(past, &past.stretch(end.saturating_sub(WINDOW)..end)) {
         if let Whose::Stream { subject, role, .. } = &track.whose
             && matches!(role, None | Some(StreamRole::Media))
         {
@@ -140,7 +166,12 @@ pub(super) fn verdicts(
     }
     let last = LastHeard::new(past, end);
     let judge = Judge { past, end, thresholds, losses, last };
-    cases.into_iter().filter_map(|(key, case)| Some((key, judge.judge(&case)?))).collect()
+    let judged = cases.iter().filter_map(|(key, case)| Some((key, case, judge.judge(case)?)));
+    let mut judged: Vec<_> = judged.collect();
+    if dated {
+        judge.date(&mut judged);
+    }
+    judged.into_iter().map(|(key, _, verdict)| (key.clone(), verdict)).collect()
 }
 
 /// When something was last received, for each transport and each subject.
@@ -152,21 +183,38 @@ struct LastHeard<'a> {
 impl<'a> LastHeard<'a> {
     fn new(past: &'a Past, end: u64) -> Self {
         let (mut transports, mut subjects) = (HashMap::default(), HashMap::default());
-        let stretch = past.stretch(end.saturating_sub(REACH)..end);
-        let ends: Vec<u64> = stretch.steps().map(|(start, length)| start + length).collect();
-        for (step, _, track, _) in stretch.samples() {
-            match &track.whose {
-                Whose::Stream { subject, .. } => {
-                    subjects.insert(subject, ends[step]);
-                }
+        let earlier = (end < past.now).then(|| last_ends(past, end));
+        for (number, track) in past.tracks() {
+            let last = match &earlier {
+                Some(earlier) => earlier[number as usize],
+                None => track.last(),
+            };
+            let known = match &track.whose {
+                Whose::Stream { subject, .. } => subjects.entry(subject).or_insert(0),
                 Whose::Connection(connection) if track.side == Side::Received => {
-                    transports.insert(&*connection.transport, ends[step]);
+                    transports.entry(&*connection.transport).or_insert(0)
                 }
-                Whose::Connection(_) => {}
-            }
+                Whose::Connection(_) => continue,
+            };
+            *known = last.max(*known);
         }
+        transports.retain(|_, last| *last > 0);
+        subjects.retain(|_, last| *last > 0);
         Self { transports, subjects }
     }
+}
+
+/// When each track's last step before a moment ended; zero where there is none in [`REACH`].
+fn last_ends(past: &Past, end: u64) -> Vec<u64> {
+    let stretch = past.stretch(end.saturating_sub(REACH)..end);
+    let ends: Vec<u64> = stretch.steps().map(|(start, length)| start + length).collect();
+    let mut last = vec![0; past.most_tracks()];
+    for (step, number, _, _) in stretch.samples() {
+        if let Some(last) = last.get_mut(number as usize) {
+            *last = ends[step];
+        }
+    }
+    last
 }
 
 struct Judge<'a> {
@@ -248,7 +296,7 @@ impl Judge<'_> {
         } else {
             return None;
         };
-        let since = self.since(&case.sends, Side::Received);
+        let since = self.end.saturating_sub(WINDOW);
         Some(Verdict { cause: Cause::Uplink, evidence, since })
     }
 
@@ -270,7 +318,7 @@ impl Judge<'_> {
             sum.packets,
             case.receives.len()
         );
-        let since = self.since(&case.receives, Side::Sent);
+        let since = self.end.saturating_sub(WINDOW);
         Some(Verdict { cause: Cause::Downlink, evidence, since })
     }
 
@@ -311,35 +359,58 @@ impl Judge<'_> {
         is_enough && sample.loss(side).is_some_and(|loss| loss >= self.thresholds.loss)
     }
 
-    /// When what is bad at the end began: the beginning of the steps that lose at least half as much, with no
-    /// longer pause than [`PAUSE`].
-    fn since(&self, legs: &[Leg<'_>], side: Side) -> u64 {
+    /// Finds out when losses began: with the steps that lose at least half as much, and no longer pause than
+    /// [`PAUSE`]. Beyond [`DATED`] peers, nobody looks.
+    fn date(&self, judged: &mut [(&PeerKey, &Case<'_>, Verdict)]) {
+        let mut numbers: HashMap<&Arc<str>, usize> = HashMap::default();
+        let lossy = judged.iter_mut().filter(|(_, _, verdict)| verdict.cause.legs().is_some());
+        let mut lossy: Vec<_> = lossy.take(DATED).collect();
+        for (number, (_, case, verdict)) in lossy.iter().enumerate() {
+            let legs = match verdict.cause.legs() {
+                Some(Side::Received) => &case.sends,
+                _ => &case.receives,
+            };
+            numbers.extend(legs.iter().map(|leg| (leg.subject, number)));
+        }
+        if numbers.is_empty() {
+            return;
+        }
+        let mut of_tracks = vec![None; self.past.most_tracks()];
+        for (track, whose) in self.past.tracks() {
+            if let Whose::Stream { subject, .. } = &whose.whose {
+                of_tracks[track as usize] = numbers.get(subject).copied();
+            }
+        }
         let stretch = self.past.stretch(self.end.saturating_sub(REACH)..self.end);
-        let mut steps = vec![Sample::default(); stretch.len()];
-        for (step, _, track, sample) in stretch.samples() {
-            if let Whose::Stream { subject, .. } = &track.whose
-                && legs.iter().any(|leg| leg.subject == subject)
-            {
-                steps[step].add(&sample);
+        let mut steps = vec![vec![Sample::default(); stretch.len()]; lossy.len()];
+        for (step, track, _, sample) in stretch.samples() {
+            if let Some(Some(number)) = of_tracks.get(track as usize) {
+                steps[*number][step].add(&sample);
             }
         }
         let starts: Vec<u64> = stretch.steps().map(|(start, _)| start).collect();
+        for ((_, _, verdict), steps) in lossy.iter_mut().zip(steps) {
+            let Some(side) = verdict.cause.legs() else { continue };
+            verdict.since = self.beginning(&starts, &steps, side).unwrap_or(verdict.since);
+        }
+    }
+
+    fn beginning(&self, starts: &[u64], steps: &[Sample], side: Side) -> Option<u64> {
+        let Thresholds { loss: lossy, jitter: uneven, .. } = self.thresholds;
         let (mut since, mut good) = (None, 0);
-        for (start, sample) in starts.iter().zip(&steps).rev() {
+        for (start, sample) in starts.iter().zip(steps).rev() {
             let loss = sample.loss(side).unwrap_or_default();
             let jitter = f64::from(sample.jitter.unwrap_or_default()) / 1e6;
-            let Thresholds { loss: lossy, jitter: uneven, .. } = self.thresholds;
             if loss >= lossy / 2.0 || jitter >= *uneven {
                 (since, good) = (Some(*start), 0);
             } else {
                 good += 1;
             }
-            // Reports of the far side come every few steps.
-            if good > PAUSE + 2 {
+            if good > PAUSE {
                 break;
             }
         }
-        since.unwrap_or(self.end.saturating_sub(WINDOW))
+        since
     }
 }
 

@@ -20,6 +20,7 @@ mod together;
 mod trial;
 mod variants;
 mod veth;
+mod views;
 mod world;
 
 use std::path::PathBuf;
@@ -73,9 +74,11 @@ enum Part {
     Rest,
     /// A scrape beside one from within Node.
     Node,
+    /// The history and pages of it.
+    Views,
 }
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     Part::Kernel,
     Part::Tables,
     Part::Jitter,
@@ -84,6 +87,7 @@ const PARTS: [Part; 8] = [
     Part::Veth,
     Part::Rest,
     Part::Node,
+    Part::Views,
 ];
 
 /// Scrapes that a profiler sees: enough to outweigh what comes before them.
@@ -141,6 +145,7 @@ fn measure(part: Part, effort: Effort) -> Result<Vec<Figure>> {
         Part::Veth => veth::measure(effort),
         Part::Rest => rest::measure(effort),
         Part::Node => node::measure(effort),
+        Part::Views => views::measure(effort),
     }
 }
 

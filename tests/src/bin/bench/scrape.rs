@@ -193,12 +193,14 @@ impl Scraped {
     }
 }
 
-fn scrape() -> Scrape {
+/// All families, whoever they are of.
+pub fn scrape() -> Scrape {
     let settings = Settings { max_series: u64::MAX, hold: 0, ..Settings::default() };
     Scrape::new(settings, Policy::default(), Geo::none())
 }
 
-fn update<'a>(tick: u64, reading: &'a Reading, world: &'a World) -> Update<'a> {
+/// What is new at a tick.
+pub fn update<'a>(tick: u64, reading: &'a Reading, world: &'a World) -> Update<'a> {
     Update { tick, reading: Some(reading), state: &world.state, sockets: None }
 }
 
