@@ -78,7 +78,7 @@ pub(super) struct Flags {
     #[arg(
         long = "history.memory",
         value_name = "MB",
-        default_value = "95",
+        default_value = "93",
         help_heading = "Serving"
     )]
     pub(super) history_memory: Size,

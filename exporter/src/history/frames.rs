@@ -52,6 +52,11 @@ impl Frame {
         self.samples.iter().map(|it| ((it.track(), it.side()), it.sample()))
     }
 
+    /// Samples as they lie there.
+    pub(super) fn packed(&self) -> &[Packed] {
+        &self.samples
+    }
+
     fn bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.samples)
     }

@@ -21,5 +21,5 @@ pub use facts::{Facts, Known, PeerKey, Station, Subject, Transport, host};
 pub use frames::{Frame, Spans};
 pub use past::{Past, Stretch};
 pub use recorder::{History, Settings};
-pub use sample::{Sample, Side};
+pub use sample::{Sample, Side, Sum};
 pub use track::{Connection, Track, Whose};

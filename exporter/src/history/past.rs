@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::history::facts::Facts;
 use crate::history::frames::{Frame, Frames};
-use crate::history::sample::{Sample, Side};
+use crate::history::sample::{Sample, Side, Sum};
 use crate::history::track::Track;
 
 /// Everything that was kept at one moment. A copy costs a few pointers.
@@ -80,6 +80,28 @@ impl Stretch<'_> {
     /// When each step began, and how long it was, milliseconds.
     pub fn steps(&self) -> impl Iterator<Item = (u64, u64)> {
         self.frames.iter().map(|frame| (frame.start, frame.length))
+    }
+
+    /// What each track did in these steps, and in those of them that `is_late` says, the number of bytes.
+    pub fn sums(&self, past: &Past, is_late: impl Fn(u64, u64) -> bool) -> Vec<(Sum, u64)> {
+        let mut sums = vec![(Sum::default(), 0); past.tracks.len()];
+        for frame in &self.frames {
+            let is_late = u64::from(is_late(frame.start, frame.length));
+            for packed in frame.packed() {
+                if let Some((sum, late)) = sums.get_mut(packed.track() as usize) {
+                    sum.add(packed);
+                    *late += is_late * packed.bytes();
+                }
+            }
+        }
+        sums
+    }
+
+    /// Bytes of all samples: the step, the track's number, and how many.
+    pub fn bytes(&self) -> impl Iterator<Item = (usize, u32, u64)> {
+        self.frames.iter().enumerate().flat_map(|(step, frame)| {
+            frame.packed().iter().map(move |packed| (step, packed.track(), packed.bytes()))
+        })
     }
 
     /// All samples: the step, the track's number, the side, and what happened.

@@ -105,16 +105,17 @@ impl Packed {
         if number(self.track) & SENT == 0 { Side::Received } else { Side::Sent }
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        BYTES.unpack(u32::from_le_bytes(self.bytes))
+    }
+
     pub(super) fn sample(&self) -> Sample {
         let time = u16::from_le_bytes(self.time);
         let time = (time != NO_TIME).then_some(u32::from(time));
-        let (jitter, round_trip) = match self.side() {
-            Side::Received => (time.map(|time| time * JITTER_UNIT), None),
-            Side::Sent => (None, time.map(|time| time * ROUND_TRIP_UNIT)),
-        };
+        let (jitter, round_trip) = times(self.side(), time);
         let (lost, score) = (number(self.lost), (number(self.lost) & 15) as u8);
         Sample {
-            bytes: BYTES.unpack(u32::from_le_bytes(self.bytes)),
+            bytes: self.bytes(),
             packets: PACKETS.unpack(number(self.packets)),
             // The sign is the 24th bit.
             lost: i64::from((lost << 8) as i32 >> 12),
@@ -122,6 +123,57 @@ impl Packed {
             round_trip,
             score: (score != NO_SCORE).then_some(score),
         }
+    }
+}
+
+/// Many packed samples of one track, added up in their fields' own units: a page of ten minutes adds up a hundred
+/// times as many samples as there are tracks.
+#[derive(Clone, Copy, Debug)]
+pub struct Sum {
+    bytes: u64,
+    packets: u64,
+    lost: i64,
+    /// The highest, and one more; zero: none.
+    time: u16,
+    score: u8,
+}
+
+impl Default for Sum {
+    fn default() -> Self {
+        Self { bytes: 0, packets: 0, lost: 0, time: 0, score: NO_SCORE }
+    }
+}
+
+impl Sum {
+    pub(super) fn add(&mut self, packed: &Packed) {
+        self.bytes += packed.bytes();
+        self.packets += PACKETS.unpack(number(packed.packets));
+        let lost = number(packed.lost);
+        self.lost += i64::from((lost << 8) as i32 >> 12);
+        self.time = self.time.max(u16::from_le_bytes(packed.time).wrapping_add(1));
+        self.score = self.score.min((lost & 15) as u8);
+    }
+
+    /// Nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.packets == 0
+    }
+
+    /// As a sample of a track of this side.
+    pub fn sample(&self, side: Side) -> Sample {
+        let Self { bytes, packets, lost, time, score } = *self;
+        let time = time.checked_sub(1).map(u32::from);
+        let (jitter, round_trip) = times(side, time);
+        let score = (score != NO_SCORE).then_some(score);
+        Sample { bytes, packets, lost, jitter, round_trip, score }
+    }
+}
+
+/// Jitter or round trip time.
+fn times(side: Side, time: Option<u32>) -> (Option<u32>, Option<u32>) {
+    match side {
+        Side::Received => (time.map(|time| time * JITTER_UNIT), None),
+        Side::Sent => (None, time.map(|time| time * ROUND_TRIP_UNIT)),
     }
 }
 
@@ -211,6 +263,24 @@ mod tests {
         let expected =
             Sample { bytes: 2_000_000, packets: 1_800, lost: 6, score: Some(3), ..sample(0) };
         assert_eq!(all, expected);
+        for side in [Side::Received, Side::Sent] {
+            let mut sum = Sum::default();
+            assert_eq!(sum.sample(side), Sample::default());
+            assert!(sum.is_empty());
+            for sample in [Sample { jitter: None, ..sample(10) }, sample(-4), Sample::default()] {
+                let sample = Sample { round_trip: sample.jitter.map(|it| it * 10), ..sample };
+                sum.add(&Packed::new(3, side, &sample));
+            }
+            let sum = sum.sample(side);
+            assert_eq!(
+                (sum.bytes, sum.packets, sum.lost, sum.score),
+                (2_000_000, 1_800, 6, Some(7))
+            );
+            let times = [Some(12_340), None, None, Some(123_400)];
+            let is_sent = side == Side::Sent;
+            assert_eq!(sum.jitter, times[usize::from(is_sent)]);
+            assert_eq!(sum.round_trip, times[2 + usize::from(is_sent)]);
+        }
         assert_eq!(all.loss(Side::Received), Some(6.0 / 1_806.0));
         assert_eq!(all.loss(Side::Sent), Some(6.0 / 1_800.0));
         assert_eq!(Sample { lost: -2, packets: 2, ..Sample::default() }.loss(Side::Received), None);

@@ -237,34 +237,26 @@ impl<'a> Grouping<'a> {
         Self { past, query, start, end, verdicts: verdicts.collect(), places, by_key, rows }
     }
 
-    /// Adds all samples up: first by track, because there are a hundred of each.
+    /// Adds all samples up.
     fn count(&mut self) {
         let stretch = self.past.stretch(self.start..self.end);
-        let steps: Vec<(u64, u64)> = stretch.steps().collect();
-        let millis = |steps: &mut dyn Iterator<Item = &(u64, u64)>| {
-            steps.map(|(_, length)| *length).sum::<u64>() as f64 / 1e3
+        let is_present = |start: u64| start + PRESENT >= self.end;
+        let seconds = |steps: &mut dyn Iterator<Item = (u64, u64)>| {
+            steps.map(|(_, length)| length).sum::<u64>() as f64 / 1e3
         };
-        let is_present = |(start, _): &(u64, u64)| start + PRESENT >= self.end;
-        let seconds = millis(&mut steps.iter());
-        let now_seconds = millis(&mut steps.iter().filter(|step| is_present(step)));
-        let presents: Vec<bool> = steps.iter().map(is_present).collect();
-        let mut sums = vec![(Sample::default(), 0); self.past.most_tracks()];
-        for (step, number, _, sample) in stretch.samples() {
-            if let Some((sum, now)) = sums.get_mut(number as usize) {
-                sum.add(&sample);
-                *now += if presents[step] { sample.bytes } else { 0 };
-            }
-        }
+        let present = seconds(&mut stretch.steps().filter(|(start, _)| is_present(*start)));
+        let all = seconds(&mut stretch.steps());
+        let sums = stretch.sums(self.past, |start, _| is_present(start));
         self.places.resize(sums.len(), Place::Hidden);
         for (number, track) in self.past.tracks() {
             let (sum, now) = sums[number as usize];
-            if sum.packets > 0 {
+            if !sum.is_empty() {
                 self.places[number as usize] = self.find(track);
-                self.add(number, track.side, &sum, now);
+                self.add(number, track.side, &sum.sample(track.side), now);
             }
         }
         for row in &mut self.rows {
-            (row.figures.seconds, row.figures.now_seconds) = (seconds, now_seconds);
+            (row.figures.seconds, row.figures.now_seconds) = (all, present);
         }
     }
 
@@ -368,13 +360,13 @@ impl<'a> Grouping<'a> {
         for row in &mut rows {
             (row.plot_in, row.plot_out) = (vec![0; points], vec![0; points]);
         }
-        for (step, number, side, sample) in stretch.samples() {
-            if let Some(Some(place)) = of_tracks.get(number as usize) {
-                let row = &mut rows[*place];
-                let is_received = side == Side::Received;
-                let plot = if is_received { &mut row.plot_in } else { &mut row.plot_out };
-                plot[point_of[step]] += sample.bytes;
-            }
+        for (step, number, bytes) in stretch.bytes() {
+            let Some(Some(place)) = of_tracks.get(number as usize) else { continue };
+            let Some(track) = self.past.track(number) else { continue };
+            let row = &mut rows[*place];
+            let is_received = track.side == Side::Received;
+            let plot = if is_received { &mut row.plot_in } else { &mut row.plot_out };
+            plot[point_of[step]] += bytes;
         }
         for plot in rows.iter_mut().flat_map(|row| [&mut row.plot_in, &mut row.plot_out]) {
             for (bytes, millis) in plot.iter_mut().zip(&millis) {
