@@ -162,6 +162,48 @@ impl Browser {
     }
 }
 
+/// A page as a browser has it in the end.
+#[derive(Debug)]
+pub struct Dom {
+    /// All of it, as HTML.
+    pub html: String,
+    /// What the browser complained about.
+    pub complaints: Vec<String>,
+}
+
+impl Dom {
+    /// Where the link leads that has this text; the first of them.
+    pub fn link(&self, text: &str) -> Result<String> {
+        let found = self.html.match_indices(&format!(">{text}</a>")).find_map(|(end, _)| {
+            let start = self.html[..end].rfind("<a ")?;
+            let (_, href) = self.html[start..end].split_once("href=\"")?;
+            Some(href.split('"').next()?.replace("&amp;", "&"))
+        });
+        found.with_context(|| format!("no link `{text}` in\n{}", self.html))
+    }
+}
+
+/// Opens a page in a browser on this host and lets so many seconds pass for its scripts; `None`, and a word about
+/// why, where there is no browser.
+pub fn visit(host: &Netns, url: &str, seconds: u32) -> Result<Option<Dom>> {
+    if Command::new(CHROMIUM).arg("--version").output().is_err() {
+        skip("there is no chromium: run `cargo xtask setup`");
+        return Ok(None);
+    }
+    let profile = TempDir::new("chromium")?;
+    let mut command = host.command("timeout");
+    command.args(["--kill-after=5", "90", CHROMIUM]).args(FLAGS);
+    command.arg(format!("--user-data-dir={}", profile.path().display()));
+    command.arg(format!("--virtual-time-budget={}", seconds * 1000));
+    command.args(["--enable-logging=stderr", "--dump-dom", url]).env("HOME", profile.path());
+    let output = command.output().context("run chromium")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let log = String::from_utf8_lossy(&output.stderr);
+    let complaints = log.lines().filter(|line| line.contains("CONSOLE"));
+    let complaints = complaints.map(str::to_owned).collect();
+    Ok(Some(Dom { html: String::from_utf8(output.stdout)?, complaints }))
+}
+
 impl Drop for Browser {
     fn drop(&mut self) {
         // It has nothing to put in order, and may take its time for that.

@@ -1,0 +1,160 @@
+//! Views of a call through a real mediasoup in which three suffer, each for another reason: what they count, what
+//! they say, and what a browser makes of the pages.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use exporter_tests::browser::{self, Dom};
+use exporter_tests::endpoint::Habits;
+use exporter_tests::exporter::{self, Exporter};
+use exporter_tests::peer::{Script, Track};
+use exporter_tests::scene::{Role, Scene};
+use exporter_tests::{cast, wait};
+use serde_json::Value;
+
+const ROOM: &str = "Lecture 7";
+
+#[test]
+fn three_suffer_and_views_say_why() -> Result<()> {
+    let Some(build) = cast::newest() else { return Ok(()) };
+    let mut scene = cast::open(&build)?;
+    scene.room(ROOM, 1)?;
+    let exporter = cast::exporter(&scene, &[], &[])?;
+    for (seat, name) in (1..).zip(["Ada", "Bob", "Cyd", "Dan"]) {
+        scene.enter(role(seat, name))?;
+    }
+    scene.introduce()?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| -> Result<()> {
+        let playing = scope.spawn(|| scene.perform(&stop));
+        let seen = wait::until("all three to be found", wait::LONG, || found(&exporter));
+        stop.store(true, Ordering::Relaxed);
+        playing.join().expect("a peer does not panic")?;
+        seen
+    })?;
+    wait::until_equal("views to count what was sent", wait::LONG, || counts(&scene, &exporter))?;
+    look(&scene, &exporter)?;
+    exporter.stop()
+}
+
+/// Bob loses on the way here, Cyd on the way back; Dan falls silent after two seconds.
+fn role(seat: u32, name: &str) -> Role {
+    let script = Script {
+        lose_one_of: (name == "Bob").then_some(9),
+        silent_from: (name == "Dan").then_some(100),
+        ..Script::default()
+    };
+    Role {
+        room: ROOM.into(),
+        router: 0,
+        peer: name.to_lowercase(),
+        name: name.into(),
+        user_agent: "Tester/1.0".into(),
+        ipv6: seat == 1,
+        one_transport: false,
+        produces: vec![vec![Track::opus(seat).with_script(script)]],
+        habits: Habits { lose_one_of: (name == "Cyd").then_some(14), ..Habits::default() },
+    }
+}
+
+fn rows(exporter: &Exporter, path: &str) -> Result<Vec<Value>> {
+    let document: Value = serde_json::from_str(&exporter.get(path, &[])?.text()?)?;
+    Ok(document["rows"].as_array().context("no rows")?.clone())
+}
+
+/// Whether each is judged rightly; and so says the metric.
+fn found(exporter: &Exporter) -> Result<Option<()>> {
+    let rows = rows(exporter, "/api/v1/peers")?;
+    let verdict = |name: &str| {
+        let row = rows.iter().find(|row| row["title"] == name);
+        row.and_then(|row| row["verdict"].as_str()).unwrap_or_default().to_owned()
+    };
+    let verdicts = ["Ada", "Bob", "Cyd", "Dan"].map(verdict);
+    let scrape = exporter.scrape()?;
+    let metric = |peer: &str, verdict: &str| {
+        let labels = [("room_id", ROOM), ("peer_id", peer), ("verdict", verdict)];
+        scrape.sum("mediasoup_peer_verdict", &labels) == 1.0
+    };
+    let is_said = metric("bob", "uplink") && metric("cyd", "downlink") && metric("dan", "silent");
+    let expected = ["", "uplink", "downlink", "silent, not muted"];
+    Ok((verdicts == expected && is_said).then_some(()))
+}
+
+/// Packets by producer.
+type Counted = BTreeMap<String, u64>;
+
+/// What peers' sockets sent for each producer, and what views say.
+fn counts(scene: &Scene, exporter: &Exporter) -> Result<(Counted, Counted)> {
+    let mut peers = BTreeMap::new();
+    for person in scene.people.values() {
+        for made in &person.produced {
+            let sent = person.sending.endpoint.sent();
+            let packets = made.tracks.iter().filter_map(|track| sent.rtp.get(&track.ssrc));
+            peers.insert(made.id.clone(), packets.map(|count| count.packets).sum());
+        }
+    }
+    let rows = rows(exporter, "/api/v1/streams?for=1h")?;
+    let producers = rows
+        .iter()
+        .filter(|row| row["subtitle"].as_str().is_some_and(|it| it.starts_with("producer")));
+    let views = producers.map(|row| {
+        let id = row["title"].as_str().unwrap_or_default().to_owned();
+        (id, row["receive_packets"].as_u64().unwrap_or_default())
+    });
+    Ok((peers, views.collect()))
+}
+
+/// From the rooms to the peer with the bad uplink, by links alone, as somebody does who never saw the pages.
+fn look(scene: &Scene, exporter: &Exporter) -> Result<()> {
+    let visit = |path: &str| -> Result<Option<Dom>> {
+        let dom =
+            browser::visit(&scene.host, &format!("http://{}{path}", exporter::address()), 12)?;
+        if let Some(dom) = &dom {
+            ensure!(dom.complaints.is_empty(), "{path}: {:?}", dom.complaints);
+        }
+        Ok(dom)
+    };
+    let Some(rooms) = visit("/rooms?for=1h")? else { return Ok(()) };
+    let Some(room) = visit(&rooms.link(ROOM)?)? else { return Ok(()) };
+    ensure!(room.html.contains("Who sends to whom"), "{}", room.html);
+    ensure!(
+        room.html.contains("uplink") && room.html.contains("lost before this host"),
+        "{}",
+        room.html
+    );
+    let Some(bob) = visit(&room.link("Bob")?)? else { return Ok(()) };
+    ensure!(bob.html.contains("producer audio") && bob.html.contains("<polyline"), "{}", bob.html);
+    let Some(addresses) = visit(&rooms.link("Addresses")?)? else { return Ok(()) };
+    ensure!(addresses.html.contains("Bob"), "{}", addresses.html);
+    // The pages, their style and script, and what the script asked for again.
+    let asked = exporter
+        .scrape()?
+        .sum("mediasoup_exporter_http_requests_total", &[("page", "view"), ("code", "200")]);
+    ensure!(asked >= 16.0, "pages are not kept up to date: {asked} requests");
+    Ok(())
+}
+
+#[test]
+fn pages_and_documents_are_for_who_may_read_metrics_and_can_be_off() -> Result<()> {
+    let Some(build) = cast::newest() else { return Ok(()) };
+    let scene = cast::open(&build)?;
+    let token = scene.dir.path().join("token");
+    std::fs::write(&token, "secret\n")?;
+    let path = token.to_str().context("a path that is not UTF-8")?;
+    let exporter = cast::exporter(&scene, &["--auth.token-file", path], &[])?;
+    let paths = ["/rooms", "/api/v1/peers", "/api/v1/openapi.json", "/assets/views.css"];
+    for path in paths {
+        assert_eq!(exporter.get(path, &[])?.status, 401, "{path}");
+        let response = exporter.get(path, &["Authorization: Bearer secret"])?;
+        assert_eq!(response.status, 200, "{path}");
+    }
+    exporter.stop()?;
+    let exporter = cast::exporter(&scene, &["--web.views=no"], &[])?;
+    for path in paths {
+        assert_eq!(exporter.get(path, &[])?.status, 404, "{path}");
+    }
+    assert!(!exporter.get("/", &[])?.text()?.contains("/rooms"));
+    exporter.stop()
+}
