@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::bail;
 
-use crate::config::{Config, Privacy, TableSizes};
+use crate::config::{Bad, Config, Privacy, TableSizes};
 use crate::kernel::is_on_bpffs;
 use crate::observer::KNOWN_SOCKETS;
 use crate::startup::Prepared;
@@ -86,8 +86,14 @@ fn serving(config: &Config, prepared: &Prepared) -> String {
 }
 
 fn views(config: &Config) -> String {
+    let Bad { loss, jitter, silence, score } = config.bad;
     match config.history {
-        Some(bytes) => format!("six hours back, in up to {} MB", bytes / 1_000_000),
+        Some(bytes) => format!(
+            "six hours back, in up to {} MB; a call is bad from {:.1} % loss or {jitter:?} of jitter on, after \
+             {silence:?} of silence, or with a score up to {score}",
+            bytes / 1_000_000,
+            loss * 100.0
+        ),
         None => "none".into(),
     }
 }

@@ -27,7 +27,7 @@ pub use rotate::Rotate;
 pub use values::Size;
 
 use crate::config::flags::Flags;
-use crate::config::values::{Listen, Origin, boolean, duration, port, ports};
+use crate::config::values::{Listen, Origin, boolean, duration, percent, port, ports};
 
 /// Where the exporter listens when nothing else is said. The replaced exporter's port.
 pub const DEFAULT_PORT: u16 = 8889;
@@ -89,6 +89,8 @@ pub struct Config {
     pub max_series: usize,
     /// Bytes that the history of the views takes at most; `None`: there are no views.
     pub history: Option<usize>,
+    /// When a call is bad.
+    pub bad: Bad,
     /// What is logged.
     pub log: Log,
     /// Print what would be done and end before serving.
@@ -108,6 +110,19 @@ pub struct TableSizes {
     pub stranger_streams: u32,
     /// SSRCs of one flow, both directions together.
     pub ssrcs_per_flow: u32,
+}
+
+/// When a call is bad.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bad {
+    /// A share of one.
+    pub loss: f64,
+    /// Jitter.
+    pub jitter: Duration,
+    /// Without a packet of somebody who is not muted.
+    pub silence: Duration,
+    /// Of ten: this or less.
+    pub score: u8,
 }
 
 /// What becomes of addresses.
@@ -286,6 +301,12 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
             .then(|| flags.history_memory.within("--history.memory", 1, 1 << 20))
             .transpose()?
             .map(|megabytes| megabytes as usize * 1_000_000),
+        bad: Bad {
+            loss: percent(Origin("--verdict.loss"), &flags.verdict_loss)?,
+            jitter: duration(Origin("--verdict.jitter"), &flags.verdict_jitter)?,
+            silence: duration(Origin("--verdict.silence"), &flags.verdict_silence)?,
+            score: flags.verdict_score.within("--verdict.score", 0, 10)? as u8,
+        },
         max_series: flags.max_series.within("--max-series", 1, 1 << 28)? as usize,
         log,
         check: flags.check,

@@ -2,7 +2,7 @@
 //! knows of rooms and peers, to Prometheus.
 //!
 //! The modules stand in reading order. `model` lies below all others; `state`, `join`, `labels`,
-//! `ledger` and `exposition` are pure: values in, values out. `host` asks the host. `kernel`, `observer`, `sockets`, `web`,
+//! `ledger`, `exposition`, `history` and `views` are pure: values in, values out. `host` asks the host. `kernel`, `observer`, `sockets`, `web`,
 //! `resolver` and `config` do I/O and do not know each other; only `startup`, `collect` and `main`
 //! know them all.
 

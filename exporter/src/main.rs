@@ -30,7 +30,7 @@ use mediasoup_exporter::signals::{self, Signals};
 use mediasoup_exporter::startup::{self, Keys, Named, Prepared, Role};
 use mediasoup_exporter::state::{Event, Gone, SourceId};
 use mediasoup_exporter::telemetry::{self, Telemetry, VERSION};
-use mediasoup_exporter::views::{Setting, Thresholds};
+use mediasoup_exporter::views::Setting;
 use mediasoup_exporter::web;
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -193,9 +193,9 @@ impl Exporter {
             observer,
             ledger,
             history,
+            thresholds,
             host_name,
         } = prepared;
-        let thresholds = Thresholds::default();
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
         let readers = Some(serving.handle().clone());
         let observer = Observer::new(observer::Options { readers, ..observer });

@@ -22,6 +22,7 @@ use crate::config::{self, Config, Deidentify, Log, Names, Privacy};
 use crate::files::{Content, Identity, Members};
 use crate::host::workers::Workers;
 use crate::labels::{AddressPolicy, Database, Geo, NamePolicy, Policy};
+use crate::views::Thresholds;
 use crate::web::{Access, Front, Hosts, Settings};
 use crate::{files, history, kernel, ledger, observer, web};
 
@@ -59,6 +60,8 @@ pub struct Prepared {
     pub ledger: ledger::Settings,
     /// How much of the past is kept, if there are views.
     pub history: Option<history::Settings>,
+    /// When a call is bad.
+    pub thresholds: Thresholds,
     /// What this host calls itself.
     pub host_name: String,
 }
@@ -132,8 +135,15 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
             ..ledger::Settings::default()
         },
         history: config.history.map(|room| history::Settings { spans: SPANS, room }),
+        thresholds: thresholds(&config.bad),
         host_name: read_text("/proc/sys/kernel/hostname").trim().to_owned(),
     })
+}
+
+fn thresholds(bad: &config::Bad) -> Thresholds {
+    let config::Bad { loss, jitter, silence, score } = *bad;
+    let (jitter, silence) = (jitter.as_secs_f64(), silence.as_millis() as u64);
+    Thresholds { loss, jitter, silence, score, ..Thresholds::default() }
 }
 
 /// The flag.

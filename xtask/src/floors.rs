@@ -6,8 +6,18 @@ use std::path::Path;
 use crate::{cache, paths};
 
 /// Values in, values out: no I/O, no clock, nothing from the floor above.
-const PURE: &[&str] =
-    &["model", "prefetch", "texts", "state", "join", "labels", "ledger", "exposition"];
+const PURE: &[&str] = &[
+    "model",
+    "prefetch",
+    "texts",
+    "state",
+    "join",
+    "labels",
+    "ledger",
+    "exposition",
+    "history",
+    "views",
+];
 
 /// Values that several modules' tests are made of.
 const TESTS_OWN: &str = "fixture";

@@ -82,6 +82,33 @@ pub(super) struct Flags {
         help_heading = "Serving"
     )]
     pub(super) history_memory: Size,
+    /// Loss from which a call is bad, of the packets of one minute
+    #[arg(
+        long = "verdict.loss",
+        value_name = "PERCENT",
+        default_value = "2%",
+        help_heading = "Serving"
+    )]
+    pub(super) verdict_loss: String,
+    /// Jitter from which a call is bad
+    #[arg(
+        long = "verdict.jitter",
+        value_name = "TIME",
+        default_value = "50ms",
+        help_heading = "Serving"
+    )]
+    pub(super) verdict_jitter: String,
+    /// Time for which somebody who is not muted may send nothing, and a connection may take to stand
+    #[arg(
+        long = "verdict.silence",
+        value_name = "TIME",
+        default_value = "15s",
+        help_heading = "Serving"
+    )]
+    pub(super) verdict_silence: String,
+    /// mediasoup's score, of ten, up to which a call is bad
+    #[arg(long = "verdict.score", value_name = "N", default_value = "5", help_heading = "Serving")]
+    pub(super) verdict_score: Size,
     /// Most series that one scrape can hold; what is cut is counted
     #[arg(long, value_name = "N", default_value = "4000000", help_heading = "Serving")]
     pub(super) max_series: Size,

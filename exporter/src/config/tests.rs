@@ -187,3 +187,27 @@ fn texts_to_print() {
     assert_eq!(parse("--print-agent", &[]), Ok(Command::PrintAgent));
     assert_eq!(parse("--print-metrics-reference", &[]), Ok(Command::PrintMetricsReference));
 }
+
+#[test]
+fn verdicts_have_thresholds() {
+    let config = config_of(
+        "--verdict.loss 3.5% --verdict.jitter 80ms --verdict.silence 1m --verdict.score 4",
+        &[],
+    );
+    let expected = Bad {
+        loss: 0.035,
+        jitter: Duration::from_millis(80),
+        silence: Duration::from_secs(60),
+        score: 4,
+    };
+    assert_eq!(config.bad, expected);
+    for line in
+        ["--verdict.loss 0", "--verdict.loss 101%", "--verdict.loss much", "--verdict.score 11"]
+    {
+        let flag = line.split(' ').next().unwrap();
+        assert!(refused(line, &[]).contains(flag), "{line}");
+    }
+    assert_eq!(config_of("--web.views=no", &[]).history, None);
+    assert_eq!(config_of("--history.memory 10", &[]).history, Some(10_000_000));
+    assert!(refused("--history.memory 0", &[]).contains("--history.memory"));
+}

@@ -115,6 +115,15 @@ pub(super) fn duration(origin: Origin, value: &str) -> Result<Duration, Invalid>
         .ok_or_else(|| origin.refuse(value, "a time up to 24h such as 15s, 500ms or 1m"))
 }
 
+/// `2%` or `2`, as a share of one.
+pub(super) fn percent(origin: Origin, value: &str) -> Result<f64, Invalid> {
+    let text = value.trim();
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>().ok();
+    let number = number.filter(|number| *number > 0.0 && *number <= 100.0);
+    let share = number.map(|number| number / 100.0);
+    share.ok_or_else(|| origin.refuse(value, "a percentage above 0% and up to 100%, such as 2%"))
+}
+
 /// What people write for yes and no.
 pub(super) fn boolean(origin: Origin, value: &str) -> Result<bool, Invalid> {
     match value.trim().to_ascii_lowercase().as_str() {

@@ -14,10 +14,11 @@ use crate::views::words::{percent, rate, severity};
 /// Peers of a matrix at most: a larger one is no help.
 const MOST: usize = 24;
 
-/// What one peer sends to each.
+/// What one peer sends to each, and what of it was lost before this host.
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) cells: Vec<Cell>,
+    pub(super) uplink: Cell,
 }
 
 /// One leg. Empty where nothing is sent.
@@ -46,19 +47,21 @@ pub(super) fn matrix(
     let stretch = past.stretch(time);
     let millis: u64 = stretch.steps().map(|(_, length)| length).sum();
     let mut legs: HashMap<(&str, &str), Sample> = HashMap::default();
+    let mut uplinks: HashMap<&str, Sample> = HashMap::default();
     for (track, sample) in sums(past, &stretch) {
         let Whose::Stream { subject, role, .. } = &track.whose else { continue };
-        let Some(known) = facts.subjects.get(subject).filter(|known| known.is_consumer) else {
-            continue;
-        };
+        let Some(known) = facts.subjects.get(subject) else { continue };
         if !is_here(&known.subject.room) || !matches!(role, None | Some(StreamRole::Media)) {
             continue;
         }
-        if known.subject.peer.is_empty() {
+        let peer = &*known.subject.peer;
+        if peer.is_empty() {
             continue;
         }
-        if let Some(sender) = senders.get(&*known.subject.consumed) {
-            legs.entry((sender, &known.subject.peer)).or_default().add(&sample);
+        if !known.is_consumer {
+            uplinks.entry(peer).or_default().add(&sample);
+        } else if let Some(sender) = senders.get(&*known.subject.consumed) {
+            legs.entry((sender, peer)).or_default().add(&sample);
         }
     }
     let mut peers: Vec<&str> = legs.keys().flat_map(|(from, to)| [*from, *to]).collect();
@@ -73,17 +76,25 @@ pub(super) fn matrix(
         let room = rooms.get(peer).map(|room| Arc::clone(room)).unwrap_or_default();
         facts.names.get(&(room, peer.into())).map_or(peer, |name| name).to_owned()
     };
+    let class = |loss| match severity(loss, thresholds) {
+        "" => "ok",
+        class => class,
+    };
     let cell = |from: &str, to: &str| {
         let Some(sample) = legs.get(&(from, to)) else { return Cell::default() };
         let loss = sample.loss(Side::Sent);
         let bits = (sample.bytes * 8_000).checked_div(millis).unwrap_or_default();
-        let class = severity(loss, thresholds);
-        let class = if class.is_empty() { "ok" } else { class };
-        Cell { text: format!("{} · {}", rate(bits as f64), percent(loss)), class }
+        Cell { text: format!("{} · {}", rate(bits as f64), percent(loss)), class: class(loss) }
+    };
+    let uplink = |from: &str| {
+        let Some(sample) = uplinks.get(from) else { return Cell::default() };
+        let loss = sample.loss(Side::Received);
+        Cell { text: format!("{} lost", percent(loss)), class: class(loss) }
     };
     let line = |from: &&str| Line {
         name: name(from),
         cells: peers.iter().map(|to| cell(from, to)).collect(),
+        uplink: uplink(from),
     };
     (peers.iter().map(|peer| name(peer)).collect(), peers.iter().map(line).collect())
 }
