@@ -237,6 +237,23 @@ impl<A: App> Server<A> {
     }
 }
 
+/// What a client that speaks HTTP where TLS is spoken reads, as from Go's servers.
+const WANTS_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Connection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
+/// A method's first letter begins no handshake. Without a word, who scrapes by http:// would only see the
+/// connection end.
+async fn refuse_plain_text(stream: &TcpStream) -> io::Result<()> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 0 || !first[0].is_ascii_uppercase() {
+        return Ok(());
+    }
+    // What is left unread when a socket closes can cost the answer.
+    let _ = stream.try_read(&mut [0; HEADER_BYTES]);
+    let _ = stream.try_write(WANTS_TLS);
+    Err(io::Error::new(io::ErrorKind::InvalidData, "HTTP where TLS is spoken"))
+}
+
 /// A connection that is in the list of open ones.
 struct Open<A: App> {
     server: Arc<Server<A>>,
@@ -252,11 +269,14 @@ impl<A: App> Drop for Open<A> {
 impl<A: App> Open<A> {
     async fn run(self, stream: TcpStream, mut stopped: watch::Receiver<()>) {
         let _ = stream.set_nodelay(true);
-        let stream = Guarded::new(stream, self.server.limits.write);
+        let patience = self.server.limits.write;
         let Some(config) = self.server.front.settings().tls.clone() else {
-            return self.serve(stream, stopped).await;
+            return self.serve(Guarded::new(stream, patience), stopped).await;
         };
-        let handshake = TlsAcceptor::from(config).accept(stream);
+        let handshake = async {
+            refuse_plain_text(&stream).await?;
+            TlsAcceptor::from(config).accept(Guarded::new(stream, patience)).await
+        };
         let handshake = tokio::time::timeout(self.server.limits.request, handshake);
         tokio::select! {
             result = handshake => match result {

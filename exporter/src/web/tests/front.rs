@@ -68,9 +68,9 @@ async fn tls_is_spoken_in_the_versions_that_are_asked_for_and_renewed() {
     let text = get_tls(&running, &authority.cert, None, BOTH).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200") && text.len() > 4 * PIECE);
     assert!(get_tls(&running, &other.cert, None, BOTH).await.is_none());
-    // Whoever speaks no TLS gets no answer, and harms nobody.
+    // Whoever speaks no TLS is told so, and harms nobody.
     let response = running.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    assert!(!response.starts_with(b"HTTP"));
+    assert!(response.starts_with(b"HTTP/1.0 400") && response.ends_with(b"to an HTTPS server.\n"));
     front.renew(settings(&format!("{CERT}  min_version: TLS13\n"), &files));
     assert!(get_tls(&running, &authority.cert, None, &BOTH[..1]).await.is_none());
     assert!(get_tls(&running, &authority.cert, None, BOTH).await.is_some());
