@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use crate::config::{Bad, Config, Privacy, TableSizes};
-use crate::kernel::is_on_bpffs;
+use crate::kernel::may_be_on_bpffs;
 use crate::observer::KNOWN_SOCKETS;
 use crate::startup::Prepared;
 
@@ -118,9 +118,7 @@ fn sfu(config: &Config) -> String {
 /// What cannot be pinned is said, and counted without.
 fn pinned(config: &Config) -> String {
     let Some(path) = &config.pin else { return "no".into() };
-    // Only the nearest folder that is there can tell.
-    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    match is_on_bpffs(there).unwrap_or(false) {
+    match may_be_on_bpffs(path) {
         true => shown(path),
         false => format!("{} (not on a bpf file system now, so it would not be)", shown(path)),
     }

@@ -398,7 +398,10 @@ fn privacy(flags: &Flags, mode: Option<(Origin, String)>) -> Result<Privacy, Inv
         let text = text.trim();
         let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         let expected = "a network such as 198.51.100.0/24 or 2001:db8::/32";
-        network.map_err(|_| Origin("--deidentify.exempt").refuse(text, expected))
+        let network: IpNet =
+            network.map_err(|_| Origin("--deidentify.exempt").refuse(text, expected))?;
+        // As it acts, and as --config.check then shows it.
+        Ok(network.trunc())
     });
     let exempt = exempt.collect::<Result<Vec<IpNet>, _>>()?;
     Ok(Privacy {

@@ -82,8 +82,9 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 fn unpin(directory: &Path) -> anyhow::Result<()> {
     let kernel::Removed { links, tables, filters } = kernel::remove_leftovers(directory)?;
+    let there = if directory.exists() { "" } else { " (not there)" };
     print(&format!(
-        "removed from {}: {links} programs, {tables} directories of tables; from this network namespace: \
+        "removed from {}{there}: {links} programs, {tables} directories of tables; from this network namespace: \
          {filters} clsact filters\n",
         directory.display()
     ))
@@ -100,7 +101,7 @@ fn warn_of_leftovers() {
     let links = kernel::count_leftovers(Path::new(config::DEFAULT_PIN));
     if links > 0 {
         tracing::warn!(
-            "{links} programs that an earlier run pinned in {0} still count, and hide packets from this one: give \
+            "{links} programs that an earlier run pinned in {0} still count, and can hide packets from this one: give \
              --pin {0} again, or take them away with --unpin",
             config::DEFAULT_PIN
         );

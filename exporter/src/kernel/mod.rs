@@ -21,7 +21,7 @@ mod status;
 
 pub use attach::guard::{FLAG as GUARD_FLAG, watch as guard_filters};
 pub use counting::{Counting, Method, StepDown};
-pub use ebpf::directory::is_on_bpffs;
+pub use ebpf::directory::may_be_on_bpffs;
 pub use leftovers::{Removed, count as count_leftovers, remove as remove_leftovers};
 pub use options::{Lifetimes, Limits, Mechanism, MethodChoice, Options, Sockets};
 pub use status::{Knowledge, Owned, Status};

@@ -25,11 +25,15 @@ impl Directory {
     /// becomes this user's.
     pub(super) fn named(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
+        // A folder that is made elsewhere would stay there.
+        if !may_be_on_bpffs(path) {
+            bail!("{shown} is not on a bpf file system: {} makes one", mounting(path));
+        }
         let made = DirBuilder::new().recursive(true).mode(OWN).create(path);
         made.with_context(|| format!("make the directory {shown}"))?;
         let opened = Self::open(path).with_context(|| format!("open the directory {shown}"))?;
         if !is_on_bpffs(&opened.path("")).with_context(|| format!("look at {shown}"))? {
-            bail!("{shown} is not on a bpf file system: `mount -t bpf bpf {shown}` makes one");
+            bail!("{shown} is not on a bpf file system: {} makes one", mounting(path));
         }
         opened.seize(path)?;
         Ok(opened)
@@ -107,8 +111,24 @@ impl Directory {
     }
 }
 
+/// Whether a path is on a bpffs, or would be when it is made: the nearest folder that is there tells.
+pub fn may_be_on_bpffs(path: &Path) -> bool {
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    is_on_bpffs(there).unwrap_or(false)
+}
+
+/// The command after which a path is on a bpffs. In `/sys` nobody makes folders, and one is there for it.
+fn mounting(path: &Path) -> String {
+    let usual = Path::new("/sys/fs/bpf");
+    if path.starts_with(usual) {
+        return format!("`mount -t bpf bpf {}`", usual.display());
+    }
+    let (make, shown) = (if path.exists() { "" } else { "mkdir -p DIR && " }, path.display());
+    format!("`{}mount -t bpf bpf {shown}`", make.replace("DIR", &shown.to_string()))
+}
+
 /// Whether a path is on a bpffs.
-pub fn is_on_bpffs(path: &Path) -> io::Result<bool> {
+fn is_on_bpffs(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::statfs(path)?.f_type as u64 == BPF_FS_MAGIC)
 }
 
@@ -126,4 +146,23 @@ fn is_own(found: &fs::Metadata) -> bool {
 
 fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_made_outside_of_a_bpffs_and_the_remedy_is_named() {
+        let within = std::env::temp_dir().join(format!("no-bpffs-{}", std::process::id()));
+        let path = within.join("b");
+        let said = format!("{:#}", Directory::named(&path).unwrap_err());
+        let shown = path.display();
+        assert!(
+            said.contains(&format!("`mkdir -p {shown} && mount -t bpf bpf {shown}`")),
+            "{said}"
+        );
+        assert!(!within.exists());
+        assert_eq!(mounting(Path::new("/sys/fs/bpf/x")), "`mount -t bpf bpf /sys/fs/bpf`");
+    }
 }

@@ -179,7 +179,9 @@ fn locked_links(named: &Directory, shown: &str) -> anyhow::Result<Directory> {
     let links = named.child(LINKS)?;
     match links.lock().with_context(|| format!("lock {shown}"))? {
         true => Ok(links),
-        false => bail!("another exporter uses the tables in {shown}"),
+        false => bail!(
+            "another exporter uses the tables in {shown}: end it first, or give --pin another directory"
+        ),
     }
 }
 
