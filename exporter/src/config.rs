@@ -26,7 +26,7 @@ pub use names::Names;
 pub use rotate::Rotate;
 pub use values::Size;
 
-use crate::config::flags::Flags;
+use crate::config::flags::{Flags, Subcommand, TopFlags};
 use crate::config::values::{Listen, Origin, boolean, duration, percent, port, ports};
 
 /// Where the exporter listens when nothing else is said. The replaced exporter's port.
@@ -95,6 +95,29 @@ pub struct Config {
     pub log: Log,
     /// Print what would be done and end before serving.
     pub check: bool,
+}
+
+/// What a terminal shows, and from where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Top {
+    /// The exporter: `http://host:port`.
+    pub url: String,
+    /// File with its token.
+    pub token_file: Option<PathBuf>,
+    /// What rows are.
+    pub by: String,
+    /// Which of them.
+    pub filter: String,
+    /// Their order: a column.
+    pub sort: String,
+    /// How long a time.
+    pub span: String,
+    /// Where it ends; empty: now.
+    pub at: String,
+    /// Print once, and end.
+    pub once: bool,
+    /// As JSON.
+    pub json: bool,
 }
 
 /// Bounds of the tables.
@@ -183,6 +206,8 @@ pub enum Command {
     PrintMetricsReference,
     /// Take away what is pinned in this directory and end.
     Unpin(PathBuf),
+    /// Show who suffers in a terminal.
+    Top(Top),
     /// Take the filters of an exporter of this name away when it is gone.
     GuardFilters(String),
 }
@@ -209,6 +234,11 @@ impl Command {
             Err(flags::Stop::Print(text)) => return Ok(Self::Print(text)),
             Err(flags::Stop::Invalid(line)) => return Err(Invalid(line)),
         };
+        if let Some(Subcommand::Top(flags)) = flags.command {
+            let TopFlags { url, token_file, by, sort, span, at, once, json, filter } = flags;
+            let filter = filter.join(" ");
+            return Ok(Self::Top(Top { url, token_file, by, filter, sort, span, at, once, json }));
+        }
         if let Some(shell) = flags.completions {
             return Ok(Self::Print(flags::completions(shell)));
         }

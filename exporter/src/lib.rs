@@ -39,6 +39,7 @@ pub mod web;
 pub mod check;
 pub mod collect;
 pub mod startup;
+pub mod top;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

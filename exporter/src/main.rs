@@ -30,6 +30,7 @@ use mediasoup_exporter::signals::{self, Signals};
 use mediasoup_exporter::startup::{self, Keys, Named, Prepared, Role};
 use mediasoup_exporter::state::{Event, Gone, SourceId};
 use mediasoup_exporter::telemetry::{self, Telemetry, VERSION};
+use mediasoup_exporter::top;
 use mediasoup_exporter::views::Setting;
 use mediasoup_exporter::web;
 use tokio::runtime::{Handle, Runtime};
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         Command::Print(text) => print(&text),
         Command::PrintAgent => print(AGENT_SCRIPT),
         Command::Unpin(directory) => unpin(&directory),
+        Command::Top(options) => top::run(&options),
         Command::GuardFilters(exporter) => guard(&exporter),
         Command::PrintMetricsReference => {
             print(&format!("{}\n## `self`\n\n{}", reference::markdown(), telemetry::reference()))

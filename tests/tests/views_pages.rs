@@ -36,6 +36,7 @@ fn three_suffer_and_views_say_why() -> Result<()> {
     })?;
     wait::until_equal("views to count what was sent", wait::LONG, || counts(&scene, &exporter))?;
     look(&scene, &exporter)?;
+    in_a_terminal(&scene)?;
     exporter.stop()
 }
 
@@ -133,6 +134,24 @@ fn look(scene: &Scene, exporter: &Exporter) -> Result<()> {
         .scrape()?
         .sum("mediasoup_exporter_http_requests_total", &[("page", "view"), ("code", "200")]);
     ensure!(asked >= 16.0, "pages are not kept up to date: {asked} requests");
+    Ok(())
+}
+
+/// The same, as a script has it.
+fn in_a_terminal(scene: &Scene) -> Result<()> {
+    let top = |arguments: &[&str]| -> Result<(bool, String)> {
+        let mut command = scene.host.command(exporter::binary()?.to_str().context("a path")?);
+        command.arg("top").args(["--url", &format!("http://{}", exporter::address())]);
+        let output = command.args(["--for", "1h"]).args(arguments).output()?;
+        Ok((output.status.success(), String::from_utf8(output.stdout)?))
+    };
+    let (is_well, table) = top(&["--once", "--sort", "name"])?;
+    ensure!(is_well && table.lines().count() == 5, "{table}");
+    ensure!(table.lines().nth(2).is_some_and(|line| line.starts_with("Bob")), "{table}");
+    let (is_well, document) = top(&["--json", "--by", "room"])?;
+    let document: Value = serde_json::from_str(&document)?;
+    ensure!(is_well && document["rows"][0]["key"] == ROOM, "{document}");
+    ensure!(!top(&["--once", "rome:lecture"])?.0, "a filter that means nothing is refused");
     Ok(())
 }
 

@@ -19,7 +19,10 @@ use crate::config::values::Size;
 /// A flag beats the environment variable named beside it; a variable beats the default.
 #[derive(Debug, Parser)]
 #[command(name = "mediasoup-exporter", styles = Styles::plain(), disable_help_subcommand = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Flags {
+    #[command(subcommand)]
+    pub(super) command: Option<Subcommand>,
     #[arg(
         long = "web.listen-address",
         alias = "listen",
@@ -302,6 +305,50 @@ pub(super) struct Flags {
     pub(super) completions: Option<clap_complete::Shell>,
 }
 
+/// What is done instead of serving.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Subcommand {
+    /// Show who suffers, now and before, in this terminal
+    Top(TopFlags),
+}
+
+/// Of `top`.
+#[derive(Debug, clap::Args)]
+pub(super) struct TopFlags {
+    /// The exporter
+    #[arg(long, value_name = "URL", default_value = "http://localhost:8889")]
+    pub(super) url: String,
+    /// File with the token that it asks for
+    #[arg(long = "auth.token-file", value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// What rows are
+    #[arg(
+        long,
+        value_name = "KIND",
+        default_value = "peer",
+        value_parser = ["peer", "room", "ip", "net", "asn", "country", "stream", "transport"]
+    )]
+    pub(super) by: String,
+    /// Column to sort by; with a minus before it, the other way round
+    #[arg(long, value_name = "COLUMN", default_value = "verdict", allow_hyphen_values = true)]
+    pub(super) sort: String,
+    /// How long a time
+    #[arg(long = "for", value_name = "TIME", default_value = "10m")]
+    pub(super) span: String,
+    /// Where it ends: Unix time, or UTC such as 2026-01-31T14:31Z [default: now]
+    #[arg(long, value_name = "TIME", default_value = "", hide_default_value = true)]
+    pub(super) at: String,
+    /// Print a table, and end
+    #[arg(long)]
+    pub(super) once: bool,
+    /// Print JSON, and end
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Which rows: room:lecture loss:>2% net:203.0.113.0/24 -country:DE (docs/views.md)
+    #[arg(value_name = "FILTER", allow_hyphen_values = true, trailing_var_arg = true)]
+    pub(super) filter: Vec<String>,
+}
+
 /// Why there are no flags to go on with.
 pub(super) enum Stop {
     /// `--help`, `--version`.
@@ -353,6 +400,9 @@ fn one_line(error: &clap::Error) -> String {
             Some(near) => format!("{flag}: no such flag; expected perhaps {near} (see --help)"),
             None => format!("{flag}: no such flag; expected one of those in --help"),
         },
+        ErrorKind::ArgumentConflict if flag.is_empty() => {
+            "flags before a command; expected mediasoup-exporter COMMAND FLAGS".into()
+        }
         ErrorKind::ArgumentConflict => format!("{flag}: given more than once; expected it once"),
         _ => error.to_string().lines().next().unwrap_or_default().replace("error: ", ""),
     };

@@ -211,3 +211,16 @@ fn verdicts_have_thresholds() {
     assert_eq!(config_of("--history.memory 10", &[]).history, Some(10_000_000));
     assert!(refused("--history.memory 0", &[]).contains("--history.memory"));
 }
+
+#[test]
+fn top_has_flags_of_its_own() {
+    let Ok(Command::Top(top)) = parse("top --by ip --once -country:DE net:192.0.2.0/24", &[])
+    else {
+        panic!("it is a command");
+    };
+    let shown = (&*top.by, &*top.filter, &*top.url, top.once, top.json);
+    let url = "http://localhost:8889";
+    assert_eq!(shown, ("ip", "-country:DE net:192.0.2.0/24", url, true, false));
+    assert!(refused("top --by moon", &[]).contains("--by"));
+    assert!(refused("--port 1 top", &[]).contains("COMMAND"));
+}

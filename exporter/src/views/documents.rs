@@ -1,6 +1,6 @@
 //! Tables as JSON and as CSV, for programs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::views::query::Query;
 use crate::views::scene::Scene;
@@ -10,50 +10,91 @@ use crate::views::table::{Named, Row, Table};
 pub(super) const OPENAPI: &str = include_str!("../../assets/openapi.json");
 
 /// A whole table.
-#[derive(Serialize)]
-struct Document<'a> {
-    host: &'a str,
-    by: &'a str,
-    from: String,
-    to: String,
-    total: usize,
-    offset: usize,
-    rows: Vec<Line>,
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Document {
+    /// This host's name.
+    pub host: String,
+    /// What rows are.
+    pub by: String,
+    /// The time that is shown: RFC 3339, UTC.
+    pub from: String,
+    /// Its end.
+    pub to: String,
+    /// Rows in all, of which these are a page.
+    pub total: usize,
+    /// The first of these.
+    pub offset: usize,
+    /// A page of them.
+    pub rows: Vec<Line>,
 }
 
 /// A row. Rates are bits a second, times seconds, losses shares of one.
-#[derive(Serialize)]
-struct Line {
-    key: String,
-    title: String,
-    subtitle: String,
-    peers: Vec<String>,
-    rooms: Vec<String>,
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// Names the row.
+    pub key: String,
+    /// What people read in its place.
+    pub title: String,
+    /// What stands below it.
+    pub subtitle: String,
+    /// A few of its peers.
+    pub peers: Vec<String>,
+    /// A few of its rooms.
+    pub rooms: Vec<String>,
     /// There are further peers or rooms.
-    more: bool,
-    protocols: Vec<String>,
-    streams: usize,
-    live: bool,
-    first_seen: String,
-    last_seen: String,
-    receive_bits_per_second: f64,
-    send_bits_per_second: f64,
-    receive_mean_bits_per_second: f64,
-    send_mean_bits_per_second: f64,
-    receive_bytes: u64,
-    send_bytes: u64,
-    receive_packets: u64,
-    send_packets: u64,
-    receive_lost_packets: i64,
-    send_lost_packets: i64,
-    receive_loss_ratio: Option<f64>,
-    send_loss_ratio: Option<f64>,
-    jitter_seconds: Option<f64>,
-    round_trip_time_seconds: Option<f64>,
-    score: Option<u8>,
-    verdict: Option<&'static str>,
-    evidence: Option<String>,
-    since: Option<String>,
+    pub more: bool,
+    /// `udp`, `tcp`.
+    pub protocols: Vec<String>,
+    /// Streams that were seen.
+    pub streams: usize,
+    /// Somebody in it is there.
+    pub live: bool,
+    /// RFC 3339, UTC.
+    pub first_seen: String,
+    /// The same.
+    pub last_seen: String,
+    /// At the end of the time.
+    pub receive_bits_per_second: f64,
+    /// The same.
+    pub send_bits_per_second: f64,
+    /// Over the whole time.
+    pub receive_mean_bits_per_second: f64,
+    /// The same.
+    pub send_mean_bits_per_second: f64,
+    /// Over the whole time.
+    pub receive_bytes: u64,
+    /// The same.
+    pub send_bytes: u64,
+    /// The same.
+    pub receive_packets: u64,
+    /// The same.
+    pub send_packets: u64,
+    /// Lost before this host, of media.
+    pub receive_lost_packets: i64,
+    /// As the far side reports, of media.
+    pub send_lost_packets: i64,
+    /// `None`: nothing was to come.
+    pub receive_loss_ratio: Option<f64>,
+    /// `None`: nothing was sent, or reported.
+    pub send_loss_ratio: Option<f64>,
+    /// The highest.
+    pub jitter_seconds: Option<f64>,
+    /// The longest.
+    pub round_trip_time_seconds: Option<f64>,
+    /// The lowest.
+    pub score: Option<u8>,
+    /// Of who suffers most.
+    pub verdict: Option<String>,
+    /// How that is known.
+    pub evidence: Option<String>,
+    /// Since when: RFC 3339, UTC.
+    pub since: Option<String>,
+    /// Bits a second, step by step, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receive_plot: Option<Vec<u64>>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_plot: Option<Vec<u64>>,
 }
 
 /// A moment as text: RFC 3339, UTC.
@@ -63,7 +104,7 @@ pub(super) fn moment(scene: &Scene<'_>, millis: u64) -> String {
     time.map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string())
 }
 
-fn line(row: &Row, scene: &Scene<'_>) -> Line {
+fn line(row: &Row, scene: &Scene<'_>, plots: bool) -> Line {
     let Row { key, title, subtitle, peers, rooms, protos, streams, figures, .. } = row;
     let names = |named: &Named| named.names.iter().cloned().collect();
     let verdict = figures.verdict.as_ref();
@@ -96,21 +137,23 @@ fn line(row: &Row, scene: &Scene<'_>) -> Line {
         jitter_seconds: figures.jitter().map(round),
         round_trip_time_seconds: figures.round_trip().map(round),
         score: figures.score(),
-        verdict: verdict.map(|verdict| verdict.cause.as_str()),
+        verdict: verdict.map(|verdict| verdict.cause.as_str().to_owned()),
         evidence: verdict.map(|verdict| verdict.evidence.clone()),
         since: verdict.map(|verdict| moment(scene, verdict.since)),
+        receive_plot: plots.then(|| row.plot_in.clone()),
+        send_plot: plots.then(|| row.plot_out.clone()),
     }
 }
 
 pub(super) fn json(table: &Table, scene: &Scene<'_>, query: &Query) -> Vec<u8> {
     let document = Document {
-        host: scene.host,
-        by: query.by.name(),
+        host: scene.host.to_owned(),
+        by: query.by.name().to_owned(),
         from: moment(scene, table.start),
         to: moment(scene, table.end),
         total: table.total,
         offset: query.offset,
-        rows: table.rows.iter().map(|row| line(row, scene)).collect(),
+        rows: table.rows.iter().map(|row| line(row, scene, query.plots)).collect(),
     };
     // Text and numbers: nothing can fail.
     let mut body = serde_json::to_vec(&document).unwrap_or_default();
@@ -124,7 +167,7 @@ pub(super) fn csv(table: &Table, scene: &Scene<'_>) -> Vec<u8> {
     let mut write = |fields: &[String]| text.write_record(fields).is_ok();
     write(&NAMES.map(str::to_owned));
     for row in &table.rows {
-        write(&fields(line(row, scene)).map(harmless));
+        write(&fields(line(row, scene, false)).map(harmless));
     }
     text.into_inner().unwrap_or_default()
 }
@@ -173,7 +216,7 @@ fn fields(line: Line) -> [String; 20] {
         number(line.jitter_seconds),
         number(line.round_trip_time_seconds),
         line.score.map(|score| score.to_string()).unwrap_or_default(),
-        line.verdict.unwrap_or_default().to_owned(),
+        line.verdict.unwrap_or_default(),
         line.evidence.unwrap_or_default(),
     ]
 }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use crate::history::{Past, PeerKey};
 use crate::labels::block::Block;
+pub use documents::{Document, Line};
 use query::{Form, Query, VIEWS};
 use scene::Scene;
 pub use scene::Setting;

@@ -118,6 +118,8 @@ pub(super) struct Query {
     pub at: Option<u64>,
     /// How it is written.
     pub form: Form,
+    /// JSON has plots.
+    pub plots: bool,
 }
 
 /// Times that pages offer, milliseconds.
@@ -139,6 +141,7 @@ impl Query {
             span: 600_000,
             at: None,
             form,
+            plots: false,
         }
     }
 
@@ -160,6 +163,7 @@ impl Query {
                 "for" => self.span = span(&value)?,
                 "at" if value.is_empty() => self.at = None,
                 "at" => self.at = Some(moment(&value)?),
+                "plots" => self.plots = yes(&value)?,
                 "format" => self.form = form(&value)?,
                 // Others may have some of their own.
                 _ => {}
@@ -189,7 +193,8 @@ impl Query {
 
     /// As a query again, with one thing other than it was.
     pub(super) fn with(&self, name: &str, value: &str) -> String {
-        let Self { by, line, sort, reverse, offset, limit, span, at, form: _, filter: _ } = self;
+        let Self { by, line, sort, reverse, offset, limit, span, at, form: _, filter: _, plots: _ } =
+            self;
         let defaults = Self::new(*by, Form::Html);
         let mut pairs: Vec<(&str, String)> = Vec::new();
         let mut put = |pair: &'static str, value: String, is_default: bool| {
@@ -267,6 +272,14 @@ fn form(value: &str) -> Result<Form, String> {
         "json" => Ok(Form::Json),
         "csv" => Ok(Form::Csv),
         _ => Err("format: expected html, json or csv".into()),
+    }
+}
+
+fn yes(value: &str) -> Result<bool, String> {
+    match value {
+        "yes" | "1" | "true" => Ok(true),
+        "no" | "0" | "false" | "" => Ok(false),
+        _ => Err("plots: expected yes or no".into()),
     }
 }
 
@@ -358,6 +371,7 @@ mod tests {
         check("at=yesterday", "UTC");
         check("at=1969-12-31T23:59Z", "UTC");
         check("format=xml", "csv");
+        check("plots=maybe", "yes");
         check("q=loss%3A%3Ex", "loss");
     }
 }

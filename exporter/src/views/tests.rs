@@ -187,7 +187,7 @@ fn documents_are_what_the_description_says() {
     let meeting = meeting();
     for (path, _) in VIEWS {
         assert!(schema["paths"][format!("/api/v1/{path}")]["get"].is_object(), "{path}");
-        let shown = json(&meeting, &format!("/api/v1/{path}"));
+        let shown = json(&meeting, &format!("/api/v1/{path}?plots=yes"));
         assert_eq!(names(&shown), names(table));
         for shown in shown["rows"].as_array().unwrap() {
             assert_eq!(names(shown), names(row));
@@ -210,6 +210,8 @@ fn documents_are_what_the_description_says() {
             }
         }
     }
+    let plain = json(&meeting, "/api/v1/peers");
+    assert!(plain["rows"][0].get("send_plot").is_none());
     assert_eq!(schema["paths"].as_object().unwrap().len(), VIEWS.len());
 }
 
