@@ -69,6 +69,17 @@ impl Directory {
         Ok(child)
     }
 
+    /// What is there, whoever owns it, to be looked at or taken away: the unit's exporter runs as a user of its
+    /// own, and whose lock this is, is what has to be known.
+    pub(super) fn as_it_is(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let opened = Self::open(path).with_context(|| format!("open the directory {shown}"))?;
+        match is_on_bpffs(&opened.path("")).with_context(|| format!("look at {shown}"))? {
+            true => Ok(opened),
+            false => bail!("{shown} is not on a bpf file system: nothing is pinned there"),
+        }
+    }
+
     /// Where something within is. The path leads through the descriptor, whatever the directory is called
     /// by now.
     pub(in crate::kernel) fn path(&self, name: &str) -> PathBuf {

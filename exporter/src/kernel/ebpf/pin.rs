@@ -152,9 +152,18 @@ pub(in crate::kernel) fn remove_all(parent: &Path) -> anyhow::Result<Pinned> {
         return Ok(pinned);
     }
     let shown = parent.display().to_string();
-    let named = Directory::named(parent)?;
-    let links = locked_links(&named, &shown)?;
-    pinned.links = links.names().with_context(|| format!("read {shown}"))?.len();
+    let named = Directory::as_it_is(parent)?;
+    let within = named.path(LINKS);
+    let links = within.exists().then(|| Directory::as_it_is(&within)).transpose()?;
+    if let Some(links) = &links
+        && !links.lock().with_context(|| format!("lock {shown}"))?
+    {
+        bail!("another exporter uses what is pinned in {shown}: end it first");
+    }
+    pinned.links = links
+        .as_ref()
+        .map_or(Ok(0), |links| links.names().map(|names| names.len()))
+        .with_context(|| format!("read {shown}"))?;
     for name in named.names().with_context(|| format!("read {shown}"))? {
         if name.starts_with(DIRECTORY) {
             pinned.tables += usize::from(name != LINKS);
@@ -170,8 +179,7 @@ pub(in crate::kernel) fn left(parent: &Path) -> anyhow::Result<usize> {
     if !parent.join(LINKS).exists() {
         return Ok(0);
     }
-    let named = Directory::named(parent)?;
-    let links = named.child(LINKS)?;
+    let links = Directory::as_it_is(&parent.join(LINKS))?;
     Ok(if links.lock()? { links.names()?.len() } else { 0 })
 }
 
