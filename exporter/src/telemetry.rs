@@ -103,7 +103,7 @@ const COUNTED: [(&str, &str); 20] = [
     ("names_refused", "reverse names not asked for, for want of room"),
     ("name_lookups", "reverse look-ups made"),
     ("name_failures", "reverse look-ups that found no name in time, or at all"),
-    ("history_refused", "samples that the history had no number for"),
+    ("history_refused", "samples that the history had no room for"),
     ("scrapes_shared", "scrapes that were given another's reading"),
 ];
 
@@ -171,7 +171,7 @@ impl Telemetry {
             history_bytes: int(
                 &registry,
                 "history_bytes",
-                "Memory that the samples of the history take, of what --history.memory allows.",
+                "Memory that the history takes, of what --history.memory allows.",
             ),
             history_tracks: int(
                 &registry,

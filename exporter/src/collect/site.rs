@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::collect::orders::Orders;
 use crate::kernel::Counting;
@@ -114,20 +115,37 @@ pub struct Views {
     setting: Arc<Setting>,
     /// Views that are made at a time: each takes a processor for as long as it looks back.
     places: Arc<Semaphore>,
+    /// Kilobytes that clients have yet to take: however slowly they read, their pages take no more memory.
+    room: Arc<Semaphore>,
 }
 
-/// Views at a time.
-const VIEWS: usize = 2;
+/// Views at a time: the SFU's processors are not theirs.
+const VIEWS: usize = 1;
+/// Kilobytes of pages that clients are taking, of all together; several of the largest.
+const ROOM: usize = 16 << 10;
+
+/// A page, and its place in the room until a client has taken it.
+struct Held {
+    body: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
 
 impl Views {
     /// Of this host.
     pub fn new(setting: Setting) -> Self {
-        Self { setting: Arc::new(setting), places: Arc::new(Semaphore::new(VIEWS)) }
+        let (places, room) = (Semaphore::new(VIEWS).into(), Semaphore::new(ROOM).into());
+        Self { setting: Arc::new(setting), places, room }
     }
 
     /// Makes one, in a thread of its own.
     async fn make(self, orders: Orders, wanted: views::Wanted) -> View {
-        let Self { setting, places } = self;
+        let Self { setting, places, room } = self;
         let place = places.acquire_owned().await;
         let Some(past) = orders.past().await else { return text(503, "the exporter ends\n") };
         let make = move || {
@@ -136,7 +154,12 @@ impl Views {
         };
         match tokio::task::spawn_blocking(make).await {
             Ok(Answer { status, content_type, body }) => {
-                View { status, content_type, body: body.into() }
+                let kilobytes = (body.len() / 1024 + 1).min(ROOM) as u32;
+                let Ok(_room) = room.acquire_many_owned(kilobytes).await else {
+                    return text(503, "the exporter ends\n");
+                };
+                let body = Bytes::from_owner(Held { body, _room });
+                View { status, content_type, body }
             }
             Err(_) => text(500, "the view failed\n"),
         }

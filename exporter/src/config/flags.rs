@@ -81,7 +81,7 @@ pub(super) struct Flags {
     #[arg(
         long = "history.memory",
         value_name = "MB",
-        default_value = "93",
+        default_value = "100",
         help_heading = "Serving"
     )]
     pub(super) history_memory: Size,

@@ -95,13 +95,20 @@ impl Frames {
             self.long.push_back(Arc::new(long));
         }
         while self.long.len() > spans.long || self.bytes > room {
-            // The present is never forgotten.
-            if self.long.is_empty() && self.short.len() < 2 {
+            if !self.drop_oldest() {
                 break;
             }
-            let oldest = self.long.pop_front().or_else(|| self.short.pop_front());
-            self.bytes -= oldest.map_or(0, |frame| frame.bytes());
         }
+    }
+
+    /// The oldest step goes; false when only the present is left, which is never forgotten.
+    pub(super) fn drop_oldest(&mut self) -> bool {
+        if self.long.is_empty() && self.short.len() < 2 {
+            return false;
+        }
+        let oldest = self.long.pop_front().or_else(|| self.short.pop_front());
+        self.bytes -= oldest.map_or(0, |frame| frame.bytes());
+        true
     }
 
     /// All of them, the oldest first.

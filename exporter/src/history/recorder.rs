@@ -19,7 +19,7 @@ use crate::state::StreamRole;
 pub struct Settings {
     /// Steps.
     pub spans: Spans,
-    /// Bytes that samples take at most.
+    /// Bytes that samples, and whose they are, take at most.
     pub room: usize,
 }
 
@@ -45,6 +45,14 @@ pub struct History {
     swept: u64,
     refused: u64,
 }
+
+/// What a track takes with its place in the tables, what a producer or consumer does, and what a transport does, as
+/// measured, rounded up.
+const TRACK: usize = 256;
+const SUBJECT: usize = 512;
+const STATION: usize = 768;
+/// Steps that are given up at a time to make room for those who come.
+const GIVEN_UP: usize = 12;
 
 /// A meter's last total.
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,9 +122,21 @@ impl History {
         if !is_first {
             let frame = Frame::new(start, now.saturating_sub(start), step.samples);
             let Settings { spans, room } = self.settings;
-            self.frames.push(frame, spans, room);
+            self.frames.push(frame, spans, room.saturating_sub(self.cost_of_tracks()));
         }
-        self.sweep();
+        let is_full = self.bytes() > self.settings.room;
+        if is_full {
+            // Many came and went: whose samples these are takes more than the samples do.
+            let _left = (0..GIVEN_UP).all(|_| self.frames.drop_oldest());
+        }
+        if is_full || self.step - self.swept >= self.settings.spans.fold as u64 {
+            self.sweep();
+        }
+    }
+
+    fn cost_of_tracks(&self) -> usize {
+        let Facts { subjects, stations, .. } = &*self.facts;
+        TRACK * self.by_whose.len() + SUBJECT * subjects.len() + STATION * stations.len()
     }
 
     /// As it is now, for as long as the reader likes. `epoch` is when the exporter began, milliseconds of Unix time.
@@ -126,9 +146,9 @@ impl History {
         Past::new(frames, tracks, facts, self.now.unwrap_or_default(), epoch)
     }
 
-    /// Bytes that samples take.
+    /// Bytes that samples take, and whose they are.
     pub fn bytes(&self) -> usize {
-        self.frames.bytes()
+        self.frames.bytes() + self.cost_of_tracks()
     }
 
     /// Streams and directions of connections that are kept.
@@ -142,7 +162,7 @@ impl History {
         now - self.frames.start().unwrap_or(now)
     }
 
-    /// Samples that there was no number for.
+    /// Samples that there was no room or no number for.
     pub fn refused(&self) -> u64 {
         self.refused
     }
@@ -267,6 +287,7 @@ impl History {
     }
 
     fn open(&mut self, key: (Whose, bool), side: Side, first: u64) -> Option<u32> {
+        let most = MOST_TRACKS.min(self.settings.room / TRACK);
         let tracks = Arc::make_mut(&mut self.tracks);
         let track = Some(Arc::new(Track::new(key.0.clone(), side, first)));
         let number = match self.free.pop() {
@@ -274,7 +295,7 @@ impl History {
                 tracks[number as usize] = track;
                 number
             }
-            None if tracks.len() < MOST_TRACKS => {
+            None if tracks.len() < most => {
                 tracks.push(track);
                 tracks.len() as u32 - 1
             }
@@ -284,11 +305,8 @@ impl History {
         Some(number)
     }
 
-    /// Forgets who has no sample left. Once for each long step: it looks at everybody.
+    /// Forgets who has no sample left. It looks at everybody.
     fn sweep(&mut self) {
-        if self.step - self.swept < self.settings.spans.fold as u64 {
-            return;
-        }
         self.swept = self.step;
         let Some(start) = self.frames.start() else { return };
         let Self { tracks, by_whose, free, .. } = self;

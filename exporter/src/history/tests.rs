@@ -291,3 +291,33 @@ fn memory_stays_within_its_bound_and_the_past_becomes_shorter() {
     }
     assert!(meeting.history.reach() < 60 * STEP && meeting.history.reach() > 5 * STEP);
 }
+
+#[test]
+fn those_who_come_and_go_take_no_more_than_the_room_either() {
+    let mut meeting = Meeting::new(AddressPolicy::None);
+    let room = 200 << 10;
+    meeting.history = History::new(Settings { spans: SPANS, room });
+    meeting.step();
+    for round in 0..200_u32 {
+        for visitor in 0..20 {
+            let name = format!("v{round}-{visitor}");
+            let tuple = meeting.join(&name, &format!("203.0.{visitor}.7:{}", 5000 + round));
+            meeting.produce(&name, tuple, 1 + round * 20 + visitor);
+            meeting.send(1 + round * 20 + visitor, 1, 0);
+        }
+        meeting.step();
+        for visitor in 0..20 {
+            let name = format!("v{round}-{visitor}");
+            let key = ((*format!("t-{name}")).into(), (*format!("p-{name}")).into());
+            meeting.told.state.remove_producer(&key);
+            meeting.told.state.remove_transport(&key.0);
+            meeting.told.state.remove_peer(&fixture::peer(&name));
+        }
+        meeting.reading.flows.clear();
+        meeting.reading.streams.clear();
+        let bytes = meeting.history.bytes();
+        assert!(bytes <= 2 * room, "{round}: {bytes}");
+    }
+    assert!(meeting.history.tracks() < 800, "{}", meeting.history.tracks());
+    assert_eq!(meeting.history.refused(), 0);
+}

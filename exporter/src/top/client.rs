@@ -17,8 +17,8 @@ use crate::files;
 
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of an answer at most: 10,000 rows have five million.
-const LONGEST: usize = 64 << 20;
+/// Bytes of an answer at most: 1,000 rows have two million.
+const LONGEST: usize = 16 << 20;
 
 /// One exporter.
 pub(super) struct Client {

@@ -16,7 +16,7 @@ pub(super) const VIEWS: [(&str, By); 5] = [
 /// Rows of a page, if nothing is said.
 const ROWS: usize = 50;
 /// Rows of a page at most; of CSV and JSON, too.
-const MOST_ROWS: usize = 10_000;
+const MOST_ROWS: usize = 1_000;
 
 /// What rows are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -364,7 +364,7 @@ mod tests {
         check("by=moon", "country");
         check("by=net&width=33", "32");
         check("offset=-1", "offset");
-        check("limit=10001", "10000");
+        check("limit=1001", "1000");
         check("for=1d", "6h");
         check("for=25h", "24h");
         check("for=0s", "24h");
