@@ -15,24 +15,27 @@ use exporter_ebpf::rtp::{self, Kind, Within};
 use crate::exposition::strict::Scraped;
 use crate::exposition::written::in_both;
 use crate::exposition::{Scrape, Selection};
+use crate::history::{self, History, Spans};
 use crate::join;
 use crate::labels::{Geo, Policy};
 use crate::ledger::{Settings, Update};
 use crate::model::{Direction, Peer, Proto, Reading, SourceId, Tuple};
 use crate::observer::protocol;
 use crate::state::State;
+use crate::views::{self, Asked, Document, Setting, Thresholds};
 use crate::web;
 
 /// A target's name, and what takes its input in.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("packet", packet),
     ("protocol", protocol),
     ("exposition", exposition),
     ("web_config", web_config),
     ("join", join),
+    ("view", view),
 ];
 
 const SOURCE: SourceId = SourceId(0);
@@ -158,6 +161,40 @@ pub fn join(data: &[u8]) {
     }
 }
 
+/// A line with a page and a query, then lines of a server: what somebody asks of what a server told.
+pub fn view(data: &[u8]) {
+    let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let asked = String::from_utf8_lossy(&data[..end]).into_owned();
+    let (path, query) = asked.split_once('?').unwrap_or((&asked, ""));
+    let wanted = match views::asked(path, Some(query)) {
+        Some(Asked::View(wanted)) => wanted,
+        Some(Asked::Unclear(why)) => return assert!(!why.is_empty(), "refused without a word"),
+        Some(Asked::Asset(..)) | None => return,
+    };
+    let mut scrape = Scrape::new(Settings::default(), Policy::default(), Geo::none());
+    let (state, reading) = (told(data.get(end + 1..).unwrap_or_default()), Reading::default());
+    let spans = Spans { fold: 2, short: 2, long: 2 };
+    let mut history = History::new(history::Settings { spans, room: 1 << 20 });
+    for tick in 1..=3 {
+        let update = Update { tick, reading: Some(&reading), state: &state, sockets: None };
+        scrape.update_for(update, Selection::ALL);
+        history.record(scrape.ledger(), tick * 20_000);
+    }
+    let setting = Setting { host: "fuzzed".into(), thresholds: Thresholds::default() };
+    let answer = views::answer(&history.lend(1_700_000_000_000), &setting, &wanted);
+    let text = String::from_utf8(answer.body).expect("an answer is text");
+    match answer.content_type {
+        "application/json" => {
+            serde_json::from_str::<Document>(&text).expect("it is the document that is described");
+        }
+        html if html.starts_with("text/html") => {
+            assert_eq!(text.matches("<script").count(), 1, "a script that is not ours");
+            assert_eq!(text.matches("<table").count(), text.matches("</table>").count());
+        }
+        _ => assert!(text.lines().all(|line| !line.starts_with(['=', '@'])), "a formula"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,6 +271,11 @@ mod tests {
     #[test]
     fn web_configurations_hold() {
         hold("web_config");
+    }
+
+    #[test]
+    fn views_hold() {
+        hold("view");
     }
 
     #[test]
