@@ -424,6 +424,12 @@ fn privacy(flags: &Flags, mode: Option<(Origin, String)>) -> Result<Privacy, Inv
                 .into(),
         ));
     }
+    if !flags.exempt.is_empty() && mode == Deidentify::None {
+        return Err(Invalid(
+            "--deidentify.exempt has no meaning by itself; expected a mode of --deidentify too"
+                .into(),
+        ));
+    }
     let exempt = flags.exempt.iter().map(|text| {
         let text = text.trim();
         let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));

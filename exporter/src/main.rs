@@ -86,8 +86,8 @@ fn unpin(directory: &Path) -> anyhow::Result<()> {
     let kernel::Removed { links, tables, filters } = kernel::remove_leftovers(directory)?;
     let there = if directory.exists() { "" } else { " (not there)" };
     print(&format!(
-        "removed from {}{there}: {links} programs, {tables} directories of tables; from this network namespace: \
-         {filters} clsact filters\n",
+        "removed from {}{there}: programs {links}, directories of tables {tables}; clsact filters of this network \
+         namespace: {filters}\n",
         directory.display()
     ))
 }

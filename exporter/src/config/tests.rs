@@ -108,7 +108,7 @@ fn other_values() {
     assert_eq!((config.privacy.names, config.privacy.exempt.len()), (Names::None, 0));
     assert_eq!(config.log, Log::Directives("debug".into()));
     assert!(config.check);
-    let line = "--names pseudonym --deidentify.key-file /k --deidentify.exempt 10.0.0.0/8 \
+    let line = "--names pseudonym --deidentify truncate --deidentify.key-file /k --deidentify.exempt 10.0.0.0/8 \
                 --deidentify.exempt ::1";
     let privacy = config_of(line, &[]).privacy;
     assert_eq!(privacy.names, Names::Pseudonym);
@@ -154,7 +154,12 @@ fn bad_values_are_named_in_one_line() {
     check("--names pseudonym --deidentify.rotate 5d", &[], &["--deidentify.rotate:", "weekly"]);
     check("--deidentify --deidentify.announced", &[], &["--deidentify.announced", "--geo-db"]);
     check("--deidentify.announced --geo-db /g", &[], &["--deidentify.announced", "truncate"]);
-    check("--deidentify.exempt lan", &[], &["--deidentify.exempt:", "`lan`", "198.51.100.0/24"]);
+    check(
+        "--deidentify --deidentify.exempt lan",
+        &[],
+        &["--deidentify.exempt:", "`lan`", "198.51.100.0/24"],
+    );
+    check("--deidentify.exempt 10.0.0.0/8", &[], &["--deidentify.exempt", "--deidentify"]);
     check("--max-flows 0", &[], &["--max-flows:", "`0`", "from 1"]);
     check("--max-flows many", &[], &["--max-flows:", "`many`"]);
     check("--max-series 1e9", &[], &["--max-series:", "`1e9`"]);
