@@ -29,9 +29,19 @@ pub struct Listener {
     pub path: PathBuf,
     /// Number of the socket: another socket at the same path has another one.
     pub inode: u64,
-    /// The process has another mount namespace or another root than this one: its paths begin at
-    /// `/proc/PID/root`.
-    pub elsewhere: bool,
+    /// Where its paths begin.
+    pub view: View,
+}
+
+/// Where a process' paths begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum View {
+    /// Where this one's do.
+    Own,
+    /// At the root of the host's first process, which a service manager may have given this one another than.
+    Hosts,
+    /// At a root of its own, as in a container: `/proc/PID/root`.
+    Other,
 }
 
 /// Everyone who listens under a name for which `wanted` is true. Of processes that may not be looked
@@ -56,18 +66,22 @@ fn find_below(proc: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Listener> {
     if names.is_empty() {
         return Vec::new();
     }
-    let own_root = Root::of(&proc.join("self"));
+    let roots = [View::Own, View::Hosts].into_iter().zip(["self", "1"]);
+    let roots = roots.map(|(view, process)| (view, Root::of(&proc.join(process))));
+    let roots: Vec<(View, Root)> = roots.filter_map(|(view, root)| Some((view, root?))).collect();
     let mut found = Vec::new();
     for pid in pids {
         let directory = proc.join(pid.to_string());
         for inode in sockets(&directory) {
             let Some(paths) = names.remove(&inode) else { continue };
-            let elsewhere = Root::of(&directory) != own_root;
+            let root = Root::of(&directory);
+            let same = roots.iter().find(|(_, known)| Some(known) == root.as_ref());
+            let view = same.map_or(View::Other, |(view, _)| *view);
             found.extend(paths.into_iter().map(|path| Listener {
                 pid: Some(pid),
                 path: path.into(),
                 inode,
-                elsewhere,
+                view,
             }));
         }
         if names.is_empty() {
@@ -80,7 +94,7 @@ fn find_below(proc: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Listener> {
         pid: None,
         path: path.into(),
         inode,
-        elsewhere: false,
+        view: View::Own,
     }));
     found
 }
@@ -104,17 +118,18 @@ fn one_in_each_network(proc: &Path, pids: &[u32]) -> BTreeMap<Option<PathBuf>, u
     representatives
 }
 
-/// Where a process' paths begin.
+/// Mount namespace and root.
 #[derive(PartialEq, Eq)]
 struct Root {
-    namespace: Option<PathBuf>,
-    root: Option<PathBuf>,
+    namespace: PathBuf,
+    root: PathBuf,
 }
 
 impl Root {
-    fn of(directory: &Path) -> Self {
+    /// `None` without the right to see it: two that are not seen need not be the same.
+    fn of(directory: &Path) -> Option<Self> {
         let link = |name: &str| fs::read_link(directory.join(name)).ok();
-        Self { namespace: link("ns/mnt"), root: link("root") }
+        Some(Self { namespace: link("ns/mnt")?, root: link("root")? })
     }
 }
 
@@ -174,9 +189,45 @@ forged /tmp/x
         fs::remove_file(&path).unwrap();
         let [found] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!(
-            (found.pid, &found.path, found.elsewhere),
-            (Some(std::process::id()), &path, false)
+            (found.pid, &found.path, found.view),
+            (Some(std::process::id()), &path, View::Own)
         );
         assert!(find(|path| path.ends_with(&name)).is_empty());
+    }
+
+    #[test]
+    fn a_view_is_known_by_namespace_and_root_and_never_by_what_cannot_be_seen() {
+        let proc =
+            std::env::temp_dir().join(format!("mediasoup-exporter-views-{}", std::process::id()));
+        let link = |process: &str, name: &str, target: &str| {
+            let path = proc.join(process).join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(target, path).unwrap();
+        };
+        let table = "Num\n0: 00000002 00000000 00010000 0001 01 INODE /tmp/console.sock\n";
+        let views =
+            [("self", "own"), ("1", "host"), ("70", "host"), ("80", "container"), ("90", "own")];
+        for (at, (process, namespace)) in (10..).zip(views) {
+            link(process, "ns/mnt", namespace);
+            link(process, "root", "/");
+            link(process, "ns/net", process);
+            link(process, "fd/3", &format!("socket:[{at}]"));
+            let path = proc.join(process).join("net/unix");
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, table.replace("INODE", &at.to_string())).unwrap();
+        }
+        // Nobody may look into this one.
+        link("95", "ns/net", "95");
+        link("95", "fd/3", "socket:[20]");
+        fs::create_dir_all(proc.join("95/net")).unwrap();
+        fs::write(proc.join("95/net/unix"), table.replace("INODE", "20")).unwrap();
+        let found = find_below(&proc, |_| true);
+        fs::remove_dir_all(&proc).unwrap();
+        let views: Vec<_> = found.iter().filter_map(|it| Some((it.pid?, it.view))).collect();
+        let hosts = [(1, View::Hosts), (70, View::Hosts)];
+        assert_eq!(
+            views,
+            [&hosts[..], &[(80, View::Other), (90, View::Own), (95, View::Other)]].concat()
+        );
     }
 }

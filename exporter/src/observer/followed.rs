@@ -32,7 +32,7 @@ impl Followed {
     pub(super) fn ground(&self, party: Party) -> Option<Ground> {
         let named = self.is_named();
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        trust::ground_at(place::is_elsewhere(&self.path), party, named, self.own, &known)
+        trust::ground_at(place::is_in_container(&self.path), party, named, self.own, &known)
     }
 
     /// Connects with the rights of those who open sockets, whichever runtime asks.

@@ -49,6 +49,12 @@ pub(super) fn is_elsewhere(path: &Path) -> bool {
     other_root(path).is_some()
 }
 
+/// Whether a path begins at the root of a process that has one of its own, as in a container. The first process'
+/// is the host's, which a service manager may keep from this one.
+pub(super) fn is_in_container(path: &Path) -> bool {
+    other_root(path).is_some_and(|(root, _)| root != Path::new("/proc/1/root"))
+}
+
 /// The user who owns the socket at `path`.
 pub(super) fn owner(path: &Path) -> Option<u32> {
     let stat = fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;

@@ -257,8 +257,8 @@ impl Roster {
             _ if candidate.named => Some(Ground::Named),
             Some(party) if party.pid.is_none() => trust::plausible(party, self.own, known),
             Some(party) => {
-                let elsewhere = place::is_elsewhere(&candidate.path);
-                trust::ground_at(elsewhere, party, false, self.own, known)
+                let in_container = place::is_in_container(&candidate.path);
+                trust::ground_at(in_container, party, false, self.own, known)
             }
             None => None,
         };

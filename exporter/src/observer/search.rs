@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::trust::Party;
 use super::{options, place};
-use crate::host::listeners::{self, Listener};
+use crate::host::listeners::{self, Listener, View};
 use crate::host::procfs::{self, Identity};
 use crate::host::workers::{WorkerProcess, Workers};
 
@@ -96,9 +96,10 @@ fn is_known(name: &OsStr) -> bool {
 }
 
 fn candidate(listener: Listener) -> Candidate {
-    let Listener { pid, path, inode, elsewhere } = listener;
-    let path = match pid {
-        Some(pid) if elsewhere => below_root(pid, &path),
+    let Listener { pid, path, inode, view } = listener;
+    let path = match (pid, view) {
+        (Some(pid), View::Other) => below_root(pid, &path),
+        (_, View::Hosts) => below_root(1, &path),
         _ => path,
     };
     let party = match pid {

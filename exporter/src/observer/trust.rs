@@ -70,17 +70,17 @@ impl Ground {
     }
 }
 
-/// Whether to believe whoever listens, and why. `own` is the exporter's user; `elsewhere`, that the socket
-/// is in another file system than the exporter's.
+/// Whether to believe whoever listens, and why. `own` is the exporter's user; `in_container`, that the
+/// socket is in a file system of its own.
 pub(super) fn ground_at(
-    elsewhere: bool,
+    in_container: bool,
     party: Party,
     named: bool,
     own: u32,
     known: &Known,
 ) -> Option<Ground> {
     match ground(party, named, own, known) {
-        Some(Ground::Root | Ground::OwnUser) if elsewhere => Some(Ground::Container),
+        Some(Ground::Root | Ground::OwnUser) if in_container => Some(Ground::Container),
         ground => ground,
     }
 }
