@@ -26,7 +26,7 @@ pub use names::Names;
 pub use rotate::Rotate;
 pub use values::Size;
 
-use crate::config::flags::{Flags, Subcommand, TopFlags};
+use crate::config::flags::{ExplainFlags, ExporterFlags, Flags, Subcommand, TopFlags};
 use crate::config::values::{Listen, Origin, boolean, duration, percent, port, ports};
 
 /// Where the exporter listens when nothing else is said. The replaced exporter's port.
@@ -97,13 +97,31 @@ pub struct Config {
     pub check: bool,
 }
 
-/// What a terminal shows, and from where.
+/// A running exporter, for who asks it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Top {
-    /// The exporter: `http://host:port`.
+pub struct Exporter {
+    /// `http://host:port`.
     pub url: String,
     /// File with its token.
     pub token_file: Option<PathBuf>,
+}
+
+/// What is to be explained, and by whom.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explain {
+    /// Who knows it.
+    pub exporter: Exporter,
+    /// An id, a name or an address, or a part of one.
+    pub what: String,
+    /// How long back: `6h`.
+    pub span: String,
+}
+
+/// What a terminal shows, and from where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Top {
+    /// Who knows it.
+    pub exporter: Exporter,
     /// What rows are.
     pub by: String,
     /// Which of them.
@@ -118,6 +136,12 @@ pub struct Top {
     pub once: bool,
     /// As JSON.
     pub json: bool,
+}
+
+impl From<ExporterFlags> for Exporter {
+    fn from(ExporterFlags { url, token_file }: ExporterFlags) -> Self {
+        Self { url, token_file }
+    }
 }
 
 /// Bounds of the tables.
@@ -208,6 +232,8 @@ pub enum Command {
     Unpin(PathBuf),
     /// Show who suffers in a terminal.
     Top(Top),
+    /// Say all that is known of somebody.
+    Explain(Explain),
     /// Take the filters of an exporter of this name away when it is gone.
     GuardFilters(String),
 }
@@ -234,10 +260,17 @@ impl Command {
             Err(flags::Stop::Print(text)) => return Ok(Self::Print(text)),
             Err(flags::Stop::Invalid(line)) => return Err(Invalid(line)),
         };
-        if let Some(Subcommand::Top(flags)) = flags.command {
-            let TopFlags { url, token_file, by, sort, span, at, once, json, filter } = flags;
-            let filter = filter.join(" ");
-            return Ok(Self::Top(Top { url, token_file, by, filter, sort, span, at, once, json }));
+        match flags.command {
+            Some(Subcommand::Top(flags)) => {
+                let TopFlags { exporter, by, sort, span, at, once, json, filter } = flags;
+                let (exporter, filter) = (exporter.into(), filter.join(" "));
+                return Ok(Self::Top(Top { exporter, by, filter, sort, span, at, once, json }));
+            }
+            Some(Subcommand::Explain(ExplainFlags { exporter, span, what })) => {
+                let (exporter, what) = (exporter.into(), what.join(" "));
+                return Ok(Self::Explain(Explain { exporter, what, span }));
+            }
+            None => {}
         }
         if let Some(shell) = flags.completions {
             return Ok(Self::Print(flags::completions(shell)));

@@ -39,6 +39,9 @@ pub mod web;
 pub mod check;
 pub mod collect;
 pub mod startup;
+
+pub mod client;
+pub mod explain;
 pub mod top;
 
 #[cfg(any(test, feature = "fuzzing"))]

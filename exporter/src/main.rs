@@ -16,6 +16,7 @@ use mediasoup_exporter::collect::{
 };
 use mediasoup_exporter::config::{self, Command, Config};
 use mediasoup_exporter::entropy;
+use mediasoup_exporter::explain;
 use mediasoup_exporter::exposition::{Scrape, reference};
 use mediasoup_exporter::files::{Files, Members, Reload, Take};
 use mediasoup_exporter::history::History;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Command::PrintAgent => print(AGENT_SCRIPT),
         Command::Unpin(directory) => unpin(&directory),
         Command::Top(options) => top::run(&options),
+        Command::Explain(options) => explain::run(&options),
         Command::GuardFilters(exporter) => guard(&exporter),
         Command::PrintMetricsReference => {
             print(&format!("{}\n## `self`\n\n{}", reference::markdown(), telemetry::reference()))

@@ -152,6 +152,18 @@ fn in_a_terminal(scene: &Scene) -> Result<()> {
     let document: Value = serde_json::from_str(&document)?;
     ensure!(is_well && document["rows"][0]["key"] == ROOM, "{document}");
     ensure!(!top(&["--once", "rome:lecture"])?.0, "a filter that means nothing is refused");
+    let explain = |what: &str| -> Result<(bool, String)> {
+        let mut command = scene.host.command(exporter::binary()?.to_str().context("a path")?);
+        command.args(["explain", "--url", &format!("http://{}", exporter::address()), what]);
+        let output = command.output()?;
+        Ok((output.status.success(), String::from_utf8(output.stdout)?))
+    };
+    let (is_known, text) = explain("bob")?;
+    ensure!(
+        is_known && text.contains("Peers with `bob`") && text.contains("producer audio"),
+        "{text}"
+    );
+    ensure!(!explain("nobody at all")?.0, "who is not there is not explained");
     Ok(())
 }
 

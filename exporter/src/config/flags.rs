@@ -310,17 +310,39 @@ pub(super) struct Flags {
 pub(super) enum Subcommand {
     /// Show who suffers, now and before, in this terminal
     Top(TopFlags),
+    /// Say all that is known of a peer, room, address, transport or stream of the last hours, or why nothing is
+    Explain(ExplainFlags),
 }
 
-/// Of `top`.
+/// A running exporter.
 #[derive(Debug, clap::Args)]
-pub(super) struct TopFlags {
+pub(super) struct ExporterFlags {
     /// The exporter
     #[arg(long, value_name = "URL", default_value = "http://localhost:8889")]
     pub(super) url: String,
     /// File with the token that it asks for
     #[arg(long = "auth.token-file", value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+}
+
+/// Of `explain`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ExplainFlags {
+    #[command(flatten)]
+    pub(super) exporter: ExporterFlags,
+    /// How far back
+    #[arg(long = "for", value_name = "TIME", default_value = "6h")]
+    pub(super) span: String,
+    /// An id, a name or an address, or a part of one
+    #[arg(value_name = "WHAT", required = true)]
+    pub(super) what: Vec<String>,
+}
+
+/// Of `top`.
+#[derive(Debug, clap::Args)]
+pub(super) struct TopFlags {
+    #[command(flatten)]
+    pub(super) exporter: ExporterFlags,
     /// What rows are
     #[arg(
         long,
@@ -404,6 +426,7 @@ fn one_line(error: &clap::Error) -> String {
             "flags before a command; expected mediasoup-exporter COMMAND FLAGS".into()
         }
         ErrorKind::ArgumentConflict => format!("{flag}: given more than once; expected it once"),
+        ErrorKind::MissingRequiredArgument => format!("expected {flag} (see --help)"),
         _ => error.to_string().lines().next().unwrap_or_default().replace("error: ", ""),
     };
     line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()

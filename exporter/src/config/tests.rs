@@ -223,9 +223,14 @@ fn top_has_flags_of_its_own() {
     else {
         panic!("it is a command");
     };
-    let shown = (&*top.by, &*top.filter, &*top.url, top.once, top.json);
+    let shown = (&*top.by, &*top.filter, &*top.exporter.url, top.once, top.json);
     let url = "http://localhost:8889";
     assert_eq!(shown, ("ip", "-country:DE net:192.0.2.0/24", url, true, false));
     assert!(refused("top --by moon", &[]).contains("--by"));
     assert!(refused("--port 1 top", &[]).contains("COMMAND"));
+    let Ok(Command::Explain(explain)) = parse("explain --for 1h Ada Lovelace", &[]) else {
+        panic!("it is a command");
+    };
+    assert_eq!((&*explain.what, &*explain.span), ("Ada Lovelace", "1h"));
+    assert!(refused("explain", &[]).contains("<WHAT>"));
 }

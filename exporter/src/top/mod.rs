@@ -1,10 +1,8 @@
 //! `mediasoup-exporter top`: the views of an exporter in a terminal. A client like any other: it asks for JSON and
 //! shows it.
 //!
-//! `state` knows what is shown and what a key means, `screen` how it looks; both are values in, values out. Only
-//! `client` and the loop here speak with anybody.
+//! `state` knows what is shown and what a key means, `screen` how it looks; both are values in, values out. Only the loop here speaks with anybody.
 
-mod client;
 mod screen;
 mod state;
 mod words;
@@ -16,9 +14,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
+use crate::client::Client;
 use crate::config::Top;
 
-use client::Client;
 use state::{Reply, State};
 
 /// Between two looks at the exporter, which makes a step every five seconds.
@@ -30,7 +28,7 @@ const WIDTH: u16 = 160;
 
 /// Shows it until somebody has seen enough.
 pub fn run(options: &Top) -> anyhow::Result<()> {
-    let client = Client::new(options)?;
+    let client = Client::new(&options.exporter)?;
     let mut state = State::new(options);
     if options.once || options.json {
         return print(options, &client, &mut state);
@@ -55,7 +53,7 @@ fn print(options: &Top, client: &Client, state: &mut State) -> anyhow::Result<()
             let asked = state.path();
             state.take(Reply { asked, answer: Ok(body) });
             if let Some(why) = state.trouble() {
-                bail!("{}: {why}", options.url);
+                bail!("{}: {why}", options.exporter.url);
             }
             let width = ratatui::crossterm::terminal::size().map_or(WIDTH, |(width, _)| width);
             screen::table(state, if std::io::stdout().is_terminal() { width } else { WIDTH })

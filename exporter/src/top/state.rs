@@ -272,11 +272,11 @@ fn next(all: &[&str], now: &str, by: usize) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::config::Exporter;
 
     pub(in crate::top) fn options() -> Top {
         Top {
-            url: "http://localhost:8889".into(),
-            token_file: None,
+            exporter: Exporter { url: "http://localhost:8889".into(), token_file: None },
             by: "peer".into(),
             filter: String::new(),
             sort: "verdict".into(),

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::config::Top;
+use crate::config::Exporter;
 use crate::files;
 
 /// For an answer.
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST: usize = 16 << 20;
 
 /// One exporter.
-pub(super) struct Client {
+pub struct Client {
     url: String,
     authority: String,
     token: Option<String>,
@@ -29,8 +29,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(options: &Top) -> anyhow::Result<Self> {
-        let url = options.url.trim_end_matches('/').to_owned();
+    /// Reads the token that is asked for, and asks nobody yet.
+    pub fn new(exporter: &Exporter) -> anyhow::Result<Self> {
+        let url = exporter.url.trim_end_matches('/').to_owned();
         if url.starts_with("https://") {
             bail!(
                 "--url {url}: TLS is not spoken here; ask on the exporter's host, or through `ssh -L`"
@@ -41,13 +42,16 @@ impl Client {
             rest.parse().with_context(|| format!("--url {url}: expected http://HOST:PORT"))?;
         let port = authority.port_u16().unwrap_or(crate::config::DEFAULT_PORT);
         let authority = format!("{}:{port}", authority.host());
-        let token = options.token_file.as_deref().map(token).transpose()?;
+        let token = exporter.token_file.as_deref().map(token).transpose()?;
         let runtime = Builder::new_current_thread().enable_all().build().context("start")?;
         Ok(Self { url: format!("http://{authority}"), authority, token, runtime })
     }
 
     /// The body of a page.
-    pub(super) fn get(&self, path: &str) -> anyhow::Result<String> {
+    ///
+    /// # Errors
+    /// Why there is none, with the remedy.
+    pub fn get(&self, path: &str) -> anyhow::Result<String> {
         let answer = async { tokio::time::timeout(PATIENCE, self.ask(path)).await };
         let answer = self.runtime.block_on(answer);
         let answer = answer.map_err(|_| anyhow::anyhow!("no answer in {PATIENCE:?}"));

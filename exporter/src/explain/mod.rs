@@ -1,0 +1,47 @@
+//! `mediasoup-exporter explain`: all that an exporter knows of somebody, or why it knows nothing.
+//!
+//! A client like `top`. What is said is made in `report`: documents and metrics in, text out.
+
+mod report;
+
+use std::io::Write;
+
+use anyhow::{Context, bail};
+
+use crate::client::Client;
+use crate::config::Explain;
+use crate::views::Document;
+
+use report::{Found, PAGES};
+
+/// Says it.
+pub fn run(options: &Explain) -> anyhow::Result<()> {
+    let client = Client::new(&options.exporter)?;
+    let mut found = Vec::new();
+    for (page, by) in PAGES {
+        let body = client.get(&path(page, by, options))?;
+        let document: Document = serde_json::from_str(&body).context("this is no exporter")?;
+        found.push(Found { by, document });
+    }
+    let own = client.get("/metrics?families=self,strangers")?;
+    let text = report::text(&options.what, &found, &own);
+    // A reader that has had enough (`| head`) is no failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if found.iter().all(|found| found.document.rows.is_empty()) {
+        bail!(
+            "nothing of the last {} has `{}` in a name, an id or an address",
+            options.span,
+            options.what
+        );
+    }
+    Ok(())
+}
+
+fn path(page: &str, by: &str, options: &Explain) -> String {
+    // One word, whatever it has in it.
+    let word = format!("\"{}\"", options.what.replace('"', ""));
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("by", by).append_pair("q", &word).append_pair("for", &options.span);
+    query.append_pair("limit", "200");
+    format!("/api/v1/{page}?{}", query.finish())
+}
