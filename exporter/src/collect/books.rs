@@ -37,6 +37,9 @@ const WORKERS_AGE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(5);
 /// When nobody scrapes for so long, ticks go on without scrapes: what closed must be let go of.
 const ABANDONED: Duration = Duration::from_secs(300);
+/// As long as nobody has ever scraped, nobody misses what closed, and who looks at pages should not wait for what no
+/// server claims.
+const UNSCRAPED: Duration = Duration::from_secs(15);
 
 /// Everything that a scrape is made from.
 pub struct Parts {
@@ -80,6 +83,7 @@ pub struct Ledgers {
     started: Instant,
     tick: Tick,
     ticked: Option<Instant>,
+    is_scraped: bool,
     kernel: Trial,
     sockets: Trial,
     refreshed: Instant,
@@ -99,6 +103,7 @@ impl Ledgers {
             started: Instant::now(),
             tick: 0,
             ticked: None,
+            is_scraped: false,
             kernel: Trial::default(),
             sockets: Trial::default(),
             refreshed: Instant::now(),
@@ -106,8 +111,10 @@ impl Ledgers {
     }
 
     fn tick(&mut self, occasion: Occasion) -> Tick {
+        self.is_scraped |= occasion == Occasion::Scrape;
         let pause = match occasion {
             Occasion::Scrape => TICK,
+            Occasion::Idle if !self.is_scraped => UNSCRAPED,
             Occasion::Idle => ABANDONED,
         };
         if self.ticked.is_none_or(|last| last.elapsed() >= pause) {

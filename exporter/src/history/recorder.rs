@@ -51,6 +51,9 @@ pub struct History {
 const TRACK: usize = 256;
 const SUBJECT: usize = 512;
 const STATION: usize = 768;
+/// Labels of a connection that no transport claims.
+const NAMELESS: &str = "{transport_id=\"\"";
+
 /// Steps that are given up at a time to make room for those who come.
 const GIVEN_UP: usize = 12;
 
@@ -75,6 +78,8 @@ struct Step {
     samples: Vec<(Place, Sample)>,
     /// What the flows' streams grew by, by slot and direction.
     of_flows: HashMap<u32, [Sample; 2]>,
+    /// The flows' labels, by slot, where they are shown.
+    labels: HashMap<u32, Arc<str>>,
 }
 
 impl History {
@@ -106,7 +111,13 @@ impl History {
         let facts = Arc::make_mut(&mut self.facts);
         self.gatherer.gather(ledger, facts, start);
         let (samples, of_flows) = Default::default();
-        let mut step = Step { is_first, start, end: now, samples, of_flows };
+        // Mostly a transport's id says where a stream is.
+        let nameless = ledger.flow_meters().filter_map(|meter| {
+            let labels = meter.labels.filter(|labels| labels.starts_with(NAMELESS))?;
+            Some((meter.slot, labels.clone()))
+        });
+        let labels = nameless.collect();
+        let mut step = Step { is_first, start, end: now, samples, of_flows, labels };
         for meter in ledger.stream_meters() {
             self.take_stream(&meter, &mut step);
         }
@@ -218,7 +229,8 @@ impl History {
             }
         }
         let (subject, ssrc, role) = (subject.clone(), meter.ssrc, shown.role);
-        self.put(Whose::Stream { subject, ssrc, role }, side, sample, step);
+        let carrier = step.labels.get(&meter.flow).map(|labels| self.connection(labels));
+        self.put(Whose::Stream { subject, ssrc, role }, side, carrier, sample, step);
     }
 
     fn take_flow(
@@ -247,7 +259,8 @@ impl History {
             if let Some(sample) = followed.show(grown, connection.is_some(), self.step)
                 && let Some(connection) = &connection
             {
-                self.put(Whose::Connection(connection.clone()), side(direction), sample, step);
+                let whose = Whose::Connection(connection.clone());
+                self.put(whose, side(direction), None, sample, step);
             }
         }
     }
@@ -273,10 +286,17 @@ impl History {
         connection
     }
 
-    fn put(&mut self, whose: Whose, side: Side, sample: Sample, step: &mut Step) {
+    fn put(
+        &mut self,
+        whose: Whose,
+        side: Side,
+        carrier: Option<Arc<Connection>>,
+        sample: Sample,
+        step: &mut Step,
+    ) {
         let key = (whose, side == Side::Sent);
         let known = self.by_whose.get(&key).copied();
-        let Some(track) = known.or_else(|| self.open(key, side, step.start)) else {
+        let Some(track) = known.or_else(|| self.open(key, side, carrier, step.start)) else {
             self.refused += 1;
             return;
         };
@@ -286,10 +306,16 @@ impl History {
         step.samples.push(((track, side), sample));
     }
 
-    fn open(&mut self, key: (Whose, bool), side: Side, first: u64) -> Option<u32> {
+    fn open(
+        &mut self,
+        key: (Whose, bool),
+        side: Side,
+        carrier: Option<Arc<Connection>>,
+        first: u64,
+    ) -> Option<u32> {
         let most = MOST_TRACKS.min(self.settings.room / TRACK);
         let tracks = Arc::make_mut(&mut self.tracks);
-        let track = Some(Arc::new(Track::new(key.0.clone(), side, first)));
+        let track = Some(Arc::new(Track::new(key.0.clone(), side, carrier, first)));
         let number = match self.free.pop() {
             Some(number) => {
                 tracks[number as usize] = track;

@@ -14,14 +14,21 @@ pub struct Track {
     pub whose: Whose,
     /// Which fields its samples have.
     pub side: Side,
+    /// The connection of a stream that names no transport.
+    pub carrier: Option<Arc<Connection>>,
     /// When its first step began, milliseconds since the exporter did.
     pub first: u64,
     last: AtomicU64,
 }
 
 impl Track {
-    pub(super) fn new(whose: Whose, side: Side, first: u64) -> Self {
-        Self { whose, side, first, last: AtomicU64::new(first) }
+    pub(super) fn new(
+        whose: Whose,
+        side: Side,
+        carrier: Option<Arc<Connection>>,
+        first: u64,
+    ) -> Self {
+        Self { whose, side, carrier, first, last: AtomicU64::new(first) }
     }
 
     /// It did something in the step that ends then.

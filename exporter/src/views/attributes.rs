@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::history::{Facts, Known, Station, Track, Whose, host};
+use crate::history::{Connection, Facts, Known, Station, Track, Whose, host};
 use crate::state::StreamRole;
 
 /// Whose traffic it is. Empty is what is not known.
@@ -42,15 +42,7 @@ impl<'a> Attributes<'a> {
     pub(super) fn of(track: &'a Track, facts: &'a Facts) -> Self {
         match &track.whose {
             Whose::Connection(connection) => {
-                let station = facts.stations.get(&connection.transport);
-                let host = host(&connection.remote);
-                let mut who = Self { is_connection: true, ..Self::default() }.at(station, facts);
-                if !host.is_empty() {
-                    (who.host, who.ip) = (host, connection.ip);
-                }
-                let is_known = !connection.proto.is_empty();
-                let proto = if is_known { &*connection.proto } else { who.proto };
-                Self { transport: &connection.transport, proto, ..who }
+                Self { is_connection: true, ..Self::of_connection(connection, facts) }
             }
             Whose::Stream { subject, ssrc, role } => {
                 let role = match role {
@@ -60,11 +52,26 @@ impl<'a> Attributes<'a> {
                     Some(StreamRole::Probation) => "probation",
                 };
                 let known = facts.subjects.get(subject);
-                let who = known.map(|known| Self::of_subject(known, facts)).unwrap_or_default();
+                let who = match &track.carrier {
+                    Some(carrier) => Self::of_connection(carrier, facts),
+                    None => known.map(|known| Self::of_subject(known, facts)).unwrap_or_default(),
+                };
                 let is_media = matches!(role, "" | "media");
                 Self { ssrc: Some(*ssrc), role, is_media, ..who }
             }
         }
+    }
+
+    /// A connection, whoever has it.
+    fn of_connection(connection: &'a Connection, facts: &'a Facts) -> Self {
+        let mut who = Self::default().at(facts.stations.get(&connection.transport), facts);
+        let host = host(&connection.remote);
+        if !host.is_empty() {
+            (who.host, who.ip) = (host, connection.ip);
+        }
+        let is_known = !connection.proto.is_empty();
+        let proto = if is_known { &*connection.proto } else { who.proto };
+        Self { transport: &connection.transport, proto, ..who }
     }
 
     /// A producer or consumer.

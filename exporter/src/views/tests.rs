@@ -142,8 +142,21 @@ fn where_no_server_tells_addresses_live_as_long_as_they_send() {
     let mut meeting = Meeting::new(AddressPolicy::None);
     let tuple = crate::fixture::tuple("192.0.2.1:40000", "203.0.113.7:5000");
     meeting.reading.flows.push(crate::fixture::flow(tuple, 1));
-    (0..9).for_each(|_| meeting.step());
-    assert_eq!(json(&meeting, "/api/v1/ips")["rows"][0]["live"], true);
+    let stream = crate::fixture::stream(tuple, crate::model::Direction::Receive, 9, 0);
+    meeting.reading.streams.push(stream);
+    for _ in 0..9 {
+        meeting.send(9, 45, 5);
+        meeting.step();
+    }
+    let ips = json(&meeting, "/api/v1/ips");
+    let row = &ips["rows"][0];
+    assert_eq!(
+        (&ips["total"], &row["key"], &row["live"]),
+        (&1.into(), &"203.0.113.7".into(), &true.into())
+    );
+    assert_eq!((&row["receive_loss_ratio"], &row["streams"]), (&0.1.into(), &1.into()));
+    let streams = json(&meeting, "/api/v1/streams?q=ip:203.0.113.7");
+    assert_eq!(streams["rows"][0]["title"], "SSRC 9");
     meeting.reading.flows.clear();
     (0..9).for_each(|_| meeting.step());
     assert_eq!(json(&meeting, "/api/v1/ips")["rows"][0]["live"], false);
