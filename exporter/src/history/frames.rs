@@ -52,6 +52,11 @@ impl Frame {
         self.samples.iter().map(|it| ((it.track(), it.side()), it.sample()))
     }
 
+    /// How many samples it has.
+    pub(super) fn samples(&self) -> usize {
+        self.samples.len()
+    }
+
     /// Samples as they lie there.
     pub(super) fn packed(&self) -> &[Packed] {
         &self.samples

@@ -19,7 +19,8 @@ use crate::state::StreamRole;
 pub struct Settings {
     /// Steps.
     pub spans: Spans,
-    /// Bytes that samples, and whose they are, take at most.
+    /// Bytes that samples, and whose they are, take at most. Where those who are there now take more than half of it,
+    /// half of it is for samples all the same.
     pub room: usize,
 }
 
@@ -130,14 +131,18 @@ impl History {
             });
             self.take_flow(meter.slot, meter.born, own, labels, &mut step);
         }
+        let mut present = 0;
         if !is_first {
             let frame = Frame::new(start, now.saturating_sub(start), step.samples);
+            present = frame.samples();
             let Settings { spans, room } = self.settings;
-            self.frames.push(frame, spans, room.saturating_sub(self.cost_of_tracks()));
+            let left = room.saturating_sub(self.cost_of_tracks());
+            self.frames.push(frame, spans, left.max(room / 2));
         }
-        let is_full = self.bytes() > self.settings.room;
+        // Many came and went: whose samples these are takes more than the samples do. Those who are there now
+        // have a place, however many.
+        let is_full = self.cost_of_tracks() > self.settings.room && self.tracks() > 2 * present;
         if is_full {
-            // Many came and went: whose samples these are takes more than the samples do.
             let _left = (0..GIVEN_UP).all(|_| self.frames.drop_oldest());
         }
         if is_full || self.step - self.swept >= self.settings.spans.fold as u64 {
@@ -313,7 +318,7 @@ impl History {
         carrier: Option<Arc<Connection>>,
         first: u64,
     ) -> Option<u32> {
-        let most = MOST_TRACKS.min(self.settings.room / TRACK);
+        let most = MOST_TRACKS.min(4 * self.settings.room / TRACK);
         let tracks = Arc::make_mut(&mut self.tracks);
         let track = Some(Arc::new(Track::new(key.0.clone(), side, carrier, first)));
         let number = match self.free.pop() {
