@@ -146,12 +146,10 @@ impl Views {
     /// Makes one, in a thread of its own.
     async fn make(self, orders: Orders, wanted: views::Wanted) -> View {
         let Self { setting, places, room } = self;
-        let place = places.acquire_owned().await;
+        // Until there is room for what was made: pages that wait for room are a page at a time, too.
+        let _place = places.acquire_owned().await;
         let Some(past) = orders.past().await else { return text(503, "the exporter ends\n") };
-        let make = move || {
-            let _place = place;
-            views::answer(&past, &setting, &wanted)
-        };
+        let make = move || views::answer(&past, &setting, &wanted);
         match tokio::task::spawn_blocking(make).await {
             Ok(Answer { status, content_type, body }) => {
                 let kilobytes = (body.len() / 1024 + 1).min(ROOM) as u32;
