@@ -67,16 +67,25 @@ pub struct Known {
     pub open: bool,
     /// It is a consumer.
     pub is_consumer: bool,
-    /// Its own, or its producer's, side has stopped it.
-    pub paused: bool,
-    /// mediasoup's score at the last step.
-    pub score: Option<u8>,
     /// When it was first seen, milliseconds since the exporter began.
     pub since: u64,
     pub(super) gauges: Gauges,
     /// Packets that the far side reported lost since the last step; taken by the first stream that asks.
     pub(super) lost: i64,
     source: [Arc<str>; 3],
+}
+
+impl Known {
+    /// Of whom nothing is known yet but what gauges say.
+    fn new(is_consumer: bool, gauges: Gauges, since: u64) -> Self {
+        let (subject, source) = Default::default();
+        Self { subject, open: false, is_consumer, since, gauges, lost: 0, source }
+    }
+
+    /// Its own, or its producer's, side has stopped it.
+    pub fn paused(&self) -> bool {
+        self.gauges.paused
+    }
 }
 
 /// A transport, and whether it is there.
@@ -164,17 +173,9 @@ impl Gatherer {
     fn take_object(&mut self, object: &Object, is_consumer: bool, facts: &mut Facts, now: u64) {
         let Object { ids, who, media, consumed, gauges, .. } = object;
         let source = [who, media, consumed];
-        let known = facts.subjects.entry(ids.clone()).or_insert_with(|| Known {
-            subject: Arc::default(),
-            open: false,
-            is_consumer,
-            paused: false,
-            score: None,
-            since: now,
-            gauges: Gauges { packets_lost: Some(0), ..*gauges },
-            lost: 0,
-            source: Default::default(),
-        });
+        let first = Gauges { packets_lost: Some(0), ..*gauges };
+        let known = facts.subjects.entry(ids.clone());
+        let known = known.or_insert_with(|| Known::new(is_consumer, first, now));
         if !known.source.iter().zip(source).all(|(old, new)| old == new) {
             known.source = source.map(Arc::clone);
             known.subject = Arc::new(self.texts.subject(&[ids, who, media], consumed));
@@ -186,22 +187,12 @@ impl Gatherer {
         known.lost = if is_consumer { grown(known.gauges.packets_lost) } else { 0 };
         let packets_lost = gauges.packets_lost.or(known.gauges.packets_lost);
         (known.open, known.gauges) = (true, Gauges { packets_lost, ..*gauges });
-        (known.paused, known.score) = (gauges.paused, gauges.score);
     }
 
     /// A subject that only a stream's labels speak of.
     pub(super) fn stray(&mut self, ids: &Arc<str>, is_consumer: bool, now: u64) -> Known {
-        Known {
-            subject: Arc::new(self.texts.subject(&[ids], &Arc::default())),
-            open: false,
-            is_consumer,
-            paused: false,
-            score: None,
-            since: now,
-            gauges: Gauges::default(),
-            lost: 0,
-            source: Default::default(),
-        }
+        let subject = Arc::new(self.texts.subject(&[ids], &Arc::default()));
+        Known { subject, ..Known::new(is_consumer, Gauges::default(), now) }
     }
 
     /// One text for all who have it.

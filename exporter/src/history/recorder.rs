@@ -10,7 +10,7 @@ use crate::history::past::Past;
 use crate::history::sample::{MOST_TRACKS, Sample, Side};
 use crate::history::track::{Connection, Track, Whose};
 use crate::labels::block;
-use crate::ledger::{Ledger, ShownStream, StreamMeterReading};
+use crate::ledger::{FlowMeterReading, Ledger, ShownStream, StreamMeterReading};
 use crate::model::Direction;
 use crate::state::StreamRole;
 
@@ -39,7 +39,7 @@ pub struct History {
     facts: Arc<Facts>,
     gatherer: Gatherer,
     streams: Vec<Option<Followed>>,
-    flows: Vec<Option<[Followed; 2]>>,
+    flows: Vec<[Option<Followed>; 2]>,
     /// When the last step ended.
     now: Option<u64>,
     step: u64,
@@ -79,8 +79,6 @@ struct Step {
     samples: Vec<(Place, Sample)>,
     /// What the flows' streams grew by, by slot and direction.
     of_flows: HashMap<u32, [Sample; 2]>,
-    /// The flows' labels, by slot, where they are shown.
-    labels: HashMap<u32, Arc<str>>,
 }
 
 impl History {
@@ -112,24 +110,12 @@ impl History {
         let facts = Arc::make_mut(&mut self.facts);
         self.gatherer.gather(ledger, facts, start);
         let (samples, of_flows) = Default::default();
-        // Mostly a transport's id says where a stream is.
-        let nameless = ledger.flow_meters().filter_map(|meter| {
-            let labels = meter.labels.filter(|labels| labels.starts_with(NAMELESS))?;
-            Some((meter.slot, labels.clone()))
-        });
-        let labels = nameless.collect();
-        let mut step = Step { is_first, start, end: now, samples, of_flows, labels };
+        let mut step = Step { is_first, start, end: now, samples, of_flows };
         for meter in ledger.stream_meters() {
-            self.take_stream(&meter, &mut step);
+            self.take_stream(&meter, ledger, &mut step);
         }
         for meter in ledger.flow_meters() {
-            let labels = meter.labels;
-            let own = [0, 1].map(|direction| {
-                let counters = &meter.own[direction];
-                let sum = |of: fn(&crate::model::Counter) -> u64| counters.iter().map(of).sum();
-                (sum(|it| it.packets), sum(|it| it.bytes))
-            });
-            self.take_flow(meter.slot, meter.born, own, labels, &mut step);
+            self.take_flow(&meter, &mut step);
         }
         let mut present = 0;
         if !is_first {
@@ -183,7 +169,7 @@ impl History {
         self.refused
     }
 
-    fn take_stream(&mut self, meter: &StreamMeterReading<'_>, step: &mut Step) {
+    fn take_stream(&mut self, meter: &StreamMeterReading<'_>, ledger: &Ledger, step: &mut Step) {
         let followed = slot(&mut self.streams, meter.slot);
         let followed = Followed::of(followed, meter.born, self.step);
         let grown = followed.grow(meter.totals.total.packets, meter.totals.total.bytes);
@@ -202,7 +188,10 @@ impl History {
             return;
         };
         if let Some(shown) = &meter.shown {
-            self.put_stream(meter, shown, sample, step);
+            // Mostly a transport's id says where a stream is.
+            let carrier = ledger.flow_labels(meter.flow).filter(|it| it.starts_with(NAMELESS));
+            let carrier = carrier.map(|labels| self.connection(labels));
+            self.put_stream(meter, shown, carrier, sample, step);
         }
     }
 
@@ -210,6 +199,7 @@ impl History {
         &mut self,
         meter: &StreamMeterReading<'_>,
         shown: &ShownStream<'_>,
+        carrier: Option<Arc<Connection>>,
         mut sample: Sample,
         step: &mut Step,
     ) {
@@ -221,7 +211,7 @@ impl History {
             facts.subjects.insert(subject.clone(), stray);
         }
         if let Some(known) = facts.subjects.get_mut(subject)
-            && matches!(shown.role, None | Some(StreamRole::Media))
+            && StreamRole::is_media(shown.role)
         {
             sample.score = known.gauges.score;
             match side {
@@ -234,38 +224,30 @@ impl History {
             }
         }
         let (subject, ssrc, role) = (subject.clone(), meter.ssrc, shown.role);
-        let carrier = step.labels.get(&meter.flow).map(|labels| self.connection(labels));
         self.put(Whose::Stream { subject, ssrc, role }, side, carrier, sample, step);
     }
 
-    fn take_flow(
-        &mut self,
-        number: u32,
-        born: u64,
-        own: [(u64, u64); 2],
-        labels: Option<&Arc<str>>,
-        step: &mut Step,
-    ) {
-        let of_streams = step.of_flows.remove(&number).unwrap_or_default();
-        let connection = labels.map(|labels| self.connection(labels));
-        for direction in [Direction::Receive, Direction::Send] {
-            let followed = slot(&mut self.flows, number);
-            let both = followed.get_or_insert_default();
-            let followed = &mut both[direction as usize];
-            if followed.born != born {
-                *followed = Followed { born, since: self.step, ..Followed::default() };
-            }
-            let (packets, bytes) = own[direction as usize];
+    fn take_flow(&mut self, meter: &FlowMeterReading<'_>, step: &mut Step) {
+        let of_streams = step.of_flows.remove(&meter.slot).unwrap_or_default();
+        let connection = meter.labels.map(|labels| self.connection(labels));
+        let both = slot(&mut self.flows, meter.slot);
+        let mut samples = [None; 2];
+        for direction in [Direction::Receive, Direction::Send].map(|it| it as usize) {
+            let followed = Followed::of(&mut both[direction], meter.born, self.step);
+            let own = meter.own[direction].iter();
+            let (packets, bytes) =
+                own.fold((0, 0), |(packets, bytes), it| (packets + it.packets, bytes + it.bytes));
             let mut grown = followed.grow(packets, bytes);
             if step.is_first {
                 continue;
             }
-            grown.add(&of_streams[direction as usize]);
-            if let Some(sample) = followed.show(grown, connection.is_some(), self.step)
-                && let Some(connection) = &connection
-            {
-                let whose = Whose::Connection(connection.clone());
-                self.put(whose, side(direction), None, sample, step);
+            grown.add(&of_streams[direction]);
+            samples[direction] = followed.show(grown, connection.is_some(), self.step);
+        }
+        let Some(connection) = connection else { return };
+        for (side, sample) in [Side::Received, Side::Sent].into_iter().zip(samples) {
+            if let Some(sample) = sample {
+                self.put(Whose::Connection(connection.clone()), side, None, sample, step);
             }
         }
     }
@@ -424,10 +406,10 @@ impl Followed {
     }
 }
 
-fn slot<T>(slots: &mut Vec<Option<T>>, number: u32) -> &mut Option<T> {
+fn slot<T: Default>(slots: &mut Vec<T>, number: u32) -> &mut T {
     let number = number as usize;
     if slots.len() <= number {
-        slots.resize_with(number + 1, || None);
+        slots.resize_with(number + 1, T::default);
     }
     &mut slots[number]
 }

@@ -110,19 +110,9 @@ impl Packed {
     }
 
     pub(super) fn sample(&self) -> Sample {
-        let time = u16::from_le_bytes(self.time);
-        let time = (time != NO_TIME).then_some(u32::from(time));
-        let (jitter, round_trip) = times(self.side(), time);
-        let (lost, score) = (number(self.lost), (number(self.lost) & 15) as u8);
-        Sample {
-            bytes: self.bytes(),
-            packets: PACKETS.unpack(number(self.packets)),
-            // The sign is the 24th bit.
-            lost: i64::from((lost << 8) as i32 >> 12),
-            jitter,
-            round_trip,
-            score: (score != NO_SCORE).then_some(score),
-        }
+        let mut sum = Sum::default();
+        sum.add(self);
+        sum.sample(self.side())
     }
 }
 
@@ -149,6 +139,7 @@ impl Sum {
         self.bytes += packed.bytes();
         self.packets += PACKETS.unpack(number(packed.packets));
         let lost = number(packed.lost);
+        // The sign is the 24th bit.
         self.lost += i64::from((lost << 8) as i32 >> 12);
         self.time = self.time.max(u16::from_le_bytes(packed.time).wrapping_add(1));
         self.score = self.score.min((lost & 15) as u8);

@@ -66,11 +66,16 @@ impl Packets {
 
     /// All flows' meters.
     pub(crate) fn flow_meters(&self) -> impl Iterator<Item = FlowMeterReading<'_>> {
-        self.meters.flows.iter().enumerate().filter_map(move |(slot, meter)| {
+        (0..).zip(&self.meters.flows).filter_map(move |(slot, meter)| {
             let meter = meter.as_ref()?;
-            let series = meter.series().and_then(|series| self.connections.get(series));
-            let labels = series.map(|series| &series.labels);
-            Some(FlowMeterReading { slot: slot as u32, born: meter.born, own: meter.own(), labels })
+            let (born, own, labels) = (meter.born, meter.own(), self.flow_labels(slot));
+            Some(FlowMeterReading { slot, born, own, labels })
         })
+    }
+
+    /// The labels of the series that a flow counts into; `None` while nobody sees it on its own.
+    pub(crate) fn flow_labels(&self, slot: u32) -> Option<&Arc<str>> {
+        let series = self.meters.flows.get(slot as usize)?.as_ref()?.series()?;
+        Some(&self.connections.get(series)?.labels)
     }
 }

@@ -74,6 +74,8 @@ mod turn;
 mod unclaimed;
 mod view;
 
+use std::sync::Arc;
+
 use crate::labels::{Labels, Tick};
 use crate::model::{Reading, SocketStats};
 use crate::state::State;
@@ -208,6 +210,11 @@ impl Ledger {
     /// What each flow's meter last read.
     pub(crate) fn flow_meters(&self) -> impl Iterator<Item = FlowMeterReading<'_>> {
         self.packets.flow_meters()
+    }
+
+    /// The labels of the series that a flow counts into; `None` while nobody sees it on its own.
+    pub(crate) fn flow_labels(&self, slot: u32) -> Option<&Arc<str>> {
+        self.packets.flow_labels(slot)
     }
 
     /// Claims whose packets were met for the first time since this was last asked.

@@ -10,3 +10,10 @@ pub enum StreamRole {
     /// mediasoup's bandwidth probation.
     Probation,
 }
+
+impl StreamRole {
+    /// It is media as far as is known, rather than what repairs or measures it.
+    pub fn is_media(role: Option<Self>) -> bool {
+        matches!(role, None | Some(Self::Media))
+    }
+}

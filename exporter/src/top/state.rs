@@ -3,19 +3,7 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::config::Top;
-use crate::views::{Document, Line};
-
-/// What rows can be, with the key that asks for it, and the page.
-pub(super) const KINDS: [(&str, &str); 8] = [
-    ("peer", "peers"),
-    ("room", "rooms"),
-    ("ip", "ips"),
-    ("net", "ips"),
-    ("asn", "ips"),
-    ("country", "ips"),
-    ("stream", "streams"),
-    ("transport", "transports"),
-];
+use crate::views::{Document, KINDS, Line, within};
 
 /// Columns that rows can be sorted by.
 const ORDERS: [&str; 9] =
@@ -234,22 +222,11 @@ impl State {
     /// To what is within the row.
     fn go_down(&mut self) {
         let Some(row) = self.row() else { return };
-        let quoted = |field: &str, value: &str| {
-            let value = value.replace('"', "");
-            let is_plain = !value.contains(char::is_whitespace);
-            if is_plain { format!("{field}:{value}") } else { format!("{field}:\"{value}\"") }
-        };
-        let (by, filter) = match &*self.by {
-            "room" => ("peer", quoted("room", &row.key)),
-            "peer" => {
-                let (room, peer) = row.key.rsplit_once('/').unwrap_or(("", &row.key));
-                ("stream", format!("{} {}", quoted("room", room), quoted("peer", peer)))
-            }
-            "ip" => ("stream", quoted("ip", &row.key)),
-            "transport" => ("stream", quoted("transport", &row.key)),
-            field @ ("net" | "asn" | "country") => ("ip", quoted(field, &row.key)),
-            _ => return,
-        };
+        if self.by == "stream" {
+            return;
+        }
+        let room = row.rooms.first().map(String::as_str);
+        let Some((by, filter)) = within(&self.by, &row.key, room) else { return };
         let above = (self.by.clone(), self.filter.clone(), self.selected);
         self.above.push(above);
         (self.by, self.filter, self.selected) = (by.to_owned(), filter, 0);

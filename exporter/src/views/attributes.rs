@@ -45,6 +45,7 @@ impl<'a> Attributes<'a> {
                 Self { is_connection: true, ..Self::of_connection(connection, facts) }
             }
             Whose::Stream { subject, ssrc, role } => {
+                let is_media = StreamRole::is_media(*role);
                 let role = match role {
                     None => "",
                     Some(StreamRole::Media) => "media",
@@ -56,7 +57,6 @@ impl<'a> Attributes<'a> {
                     Some(carrier) => Self::of_connection(carrier, facts),
                     None => known.map(|known| Self::of_subject(known, facts)).unwrap_or_default(),
                 };
-                let is_media = matches!(role, "" | "media");
                 Self { ssrc: Some(*ssrc), role, is_media, ..who }
             }
         }

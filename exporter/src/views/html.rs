@@ -10,6 +10,7 @@ use crate::views::matrix::{self, Line};
 use crate::views::query::{By, Column, NET, Query, SPANS, VIEWS};
 use crate::views::scene::Scene;
 use crate::views::table::{Named, Row, Table};
+use crate::views::within::{KINDS, within};
 use crate::views::words::{ago, clock, human, millis, percent, rate, severity};
 
 /// Verdicts that stand above a table; the others stand in it.
@@ -298,21 +299,15 @@ fn columns(query: &Query, path: &str) -> Vec<Head> {
         head("Verdict", Some(("verdict", Column::Verdict)), false),
         head(if query.by == By::Peer { "Room" } else { "Who" }, None, false),
         head("In", None, false),
-        head("", Some(("in", Column::In)), true).named("now"),
+        head("now", Some(("in", Column::In)), true),
         head("Out", None, false),
-        head("", Some(("out", Column::Out)), true).named("now"),
+        head("now", Some(("out", Column::Out)), true),
         head("Lost in", Some(("loss_in", Column::LossIn)), true),
         head("Lost out", Some(("loss_out", Column::LossOut)), true),
         head("Jitter", Some(("jitter", Column::Jitter)), true),
         head("Round trip", Some(("rtt", Column::RoundTrip)), true),
         head("Score", Some(("score", Column::Score)), true),
     ]
-}
-
-impl Head {
-    fn named(self, text: &'static str) -> Self {
-        Self { text, ..self }
-    }
 }
 
 fn cells(row: &Row, table: &Table, query: &Query, scene: &Scene<'_>) -> Cells {
@@ -352,9 +347,9 @@ fn cells(row: &Row, table: &Table, query: &Query, scene: &Scene<'_>) -> Cells {
         plot_out: plot(&row.plot_out),
         rate_out: rate(figures.now_out()),
         loss_in: percent(figures.loss_in()),
-        loss_in_class: severity(figures.loss_in(), thresholds),
+        loss_in_class: severity(figures.loss_in(), thresholds.loss),
         loss_out: percent(figures.loss_out()),
-        loss_out_class: severity(figures.loss_out(), thresholds),
+        loss_out_class: severity(figures.loss_out(), thresholds.loss),
         jitter: millis(figures.jitter()),
         round_trip: millis(figures.round_trip()),
         score: figures.score().map_or_else(|| "–".into(), |score| score.to_string()),
@@ -367,37 +362,12 @@ fn cells(row: &Row, table: &Table, query: &Query, scene: &Scene<'_>) -> Cells {
 
 /// Where a row leads: one step further down.
 fn target(row: &Row, query: &Query) -> String {
-    let quoted = |field: &str, value: &str| {
-        let value = value.replace('"', "");
-        if value.contains(' ') {
-            format!("{field}:\"{value}\"")
-        } else {
-            format!("{field}:{value}")
-        }
-    };
-    let room = row.rooms.names.first();
-    let (path, by, line) = match query.by {
-        By::Ip => ("streams", By::Stream, quoted("ip", &row.key)),
-        By::Net(..) => ("ips", By::Ip, quoted("net", &row.key)),
-        By::Asn => ("ips", By::Ip, quoted("asn", &row.key)),
-        By::Country => ("ips", By::Ip, quoted("country", &row.key)),
-        By::Room => ("peers", By::Peer, quoted("room", &row.key)),
-        By::Transport => ("streams", By::Stream, quoted("transport", &row.key)),
-        By::Peer => {
-            let (fallback, peer) = row.key.rsplit_once('/').unwrap_or(("", &row.key));
-            let room = room.map_or(fallback, |room| room);
-            ("streams", By::Stream, format!("{} {}", quoted("room", room), quoted("peer", peer)))
-        }
-        By::Stream => {
-            let id = row.key.rsplit_once('/').map_or(&*row.key, |(_, id)| id);
-            match id.strip_prefix("SSRC ") {
-                Some(ssrc) => ("streams", By::Stream, format!("ssrc:{ssrc}")),
-                None => ("streams", By::Stream, quoted("id", id)),
-            }
-        }
-    };
-    let time = Query { span: query.span, at: query.at, ..Query::new(by, query.form) };
-    link(path, &time.with("q", &line))
+    let room = row.rooms.names.first().map(String::as_str);
+    let within = within(query.by.name(), &row.key, room);
+    let (by, line) = within.unwrap_or((query.by.name(), String::new()));
+    let page = KINDS.iter().find(|(kind, _)| *kind == by).map_or("streams", |(_, page)| page);
+    let time = Query { span: query.span, at: query.at, ..Query::new(By::of(by), query.form) };
+    link(page, &time.with("q", &line))
 }
 
 fn list(named: &Named) -> String {

@@ -51,7 +51,7 @@ pub(super) fn matrix(
     for (track, sample) in sums(past, &stretch) {
         let Whose::Stream { subject, role, .. } = &track.whose else { continue };
         let Some(known) = facts.subjects.get(subject) else { continue };
-        if !is_here(&known.subject.room) || !matches!(role, None | Some(StreamRole::Media)) {
+        if !is_here(&known.subject.room) || !StreamRole::is_media(*role) {
             continue;
         }
         let peer = &*known.subject.peer;
@@ -76,7 +76,7 @@ pub(super) fn matrix(
         let room = rooms.get(peer).map(|room| Arc::clone(room)).unwrap_or_default();
         facts.names.get(&(room, peer.into())).map_or(peer, |name| name).to_owned()
     };
-    let class = |loss| match severity(loss, thresholds) {
+    let class = |loss| match severity(loss, thresholds.loss) {
         "" => "ok",
         class => class,
     };

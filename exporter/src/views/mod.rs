@@ -16,6 +16,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod within;
 mod words;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use query::{Form, Query, VIEWS};
 use scene::Scene;
 pub use scene::Setting;
 pub use verdict::{Cause, Thresholds, Verdict};
+pub use within::{KINDS, within};
 
 /// What a browser needs beside the pages.
 const ASSETS: [(&str, &str, &str); 2] = [

@@ -227,7 +227,23 @@ impl Query {
 /// The widths of networks, if nothing is said.
 pub(super) const NET: (u8, u8) = (24, 48);
 
+const ALL: [By; 8] = [
+    By::Ip,
+    By::Net(NET.0, NET.1),
+    By::Asn,
+    By::Country,
+    By::Room,
+    By::Peer,
+    By::Stream,
+    By::Transport,
+];
+
 impl By {
+    /// The one of this name, or streams.
+    pub(super) fn of(name: &str) -> Self {
+        ALL.iter().find(|by| by.name() == name).copied().unwrap_or(Self::Stream)
+    }
+
     /// Its name in a query.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -249,21 +265,11 @@ impl By {
 }
 
 fn by(value: &str, before: By) -> Result<By, String> {
-    Ok(match value {
-        "" => before,
-        "ip" => By::Ip,
-        "net" => By::Net(NET.0, NET.1),
-        "asn" => By::Asn,
-        "country" => By::Country,
-        "room" => By::Room,
-        "peer" => By::Peer,
-        "stream" => By::Stream,
-        "transport" => By::Transport,
-        _ => {
-            let names = "ip, net, asn, country, room, peer, stream, transport";
-            return Err(format!("by: expected one of {names}"));
-        }
-    })
+    if value.is_empty() {
+        return Ok(before);
+    }
+    let known = ALL.iter().find(|by| by.name() == value).copied();
+    known.ok_or_else(|| format!("by: expected one of {}", ALL.map(By::name).join(", ")))
 }
 
 fn form(value: &str) -> Result<Form, String> {

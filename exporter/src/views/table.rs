@@ -138,7 +138,7 @@ fn order(query: &Query, one: &Row, other: &Row) -> Ordering {
     let traffic = |it: &Figures| it.now_in() + it.now_out();
     let order = match query.sort {
         Column::Verdict => {
-            let rank = |it: &Figures| it.verdict.as_ref().map(|it| (!it.cause.is_bad(), it.since));
+            let rank = |it: &Figures| it.verdict.as_ref().map(Verdict::rank);
             match (rank(a), rank(b)) {
                 (Some(a), Some(b)) => a.cmp(&b),
                 (a, b) => b.is_some().cmp(&a.is_some()),
@@ -294,8 +294,9 @@ impl<'a> Grouping<'a> {
             }
         };
         for who in quiet {
-            if self.query.filter.admits(&who) && !key(self.query.by, &who).is_empty() {
-                let row = self.row(&who);
+            let key = key(self.query.by, &who);
+            if !key.is_empty() && self.query.filter.admits(&who) {
+                let row = self.row(key, &who);
                 let verdict = self.verdicts.get(&(who.room, who.peer)).copied();
                 let end = self.end;
                 self.rows[row as usize].meet(&who, verdict, end..end, true);
@@ -303,8 +304,7 @@ impl<'a> Grouping<'a> {
         }
     }
 
-    fn row(&mut self, who: &Attributes<'_>) -> u32 {
-        let key = key(self.query.by, who);
+    fn row(&mut self, key: Key, who: &Attributes<'_>) -> u32 {
         if let Some(row) = self.by_key.get(&key) {
             return *row;
         }
@@ -321,7 +321,7 @@ impl<'a> Grouping<'a> {
         if !has_row || !self.query.filter.admits(&who) {
             return Place::Hidden;
         }
-        let row = self.row(&who);
+        let row = self.row(key(self.query.by, &who), &who);
         let verdict = self.verdicts.get(&(who.room, who.peer)).copied();
         let known = &mut self.rows[row as usize];
         let is_live = match who.told && self.end == self.past.now {
@@ -387,18 +387,15 @@ impl Row {
                 (format!("{transport}/{id}"), id)
             }
         };
-        let place = [&*network(who), who.country].map(str::to_owned);
-        let place: Vec<String> = place.into_iter().filter(|part| !part.is_empty()).collect();
         let subtitle = match by {
-            By::Ip => place.join(" · "),
+            By::Ip => words([&network(who), who.country], " · "),
             By::Net(..) | By::Asn => network(who),
             By::Country | By::Room => String::new(),
             By::Peer => who.peer.to_owned(),
             By::Transport => who.host.to_owned(),
             By::Stream => {
                 let what = if who.consumed.is_empty() { "producer" } else { "consumer" };
-                let words = [if who.id.is_empty() { "" } else { what }, who.kind, who.codec];
-                words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+                words([if who.id.is_empty() { "" } else { what }, who.kind, who.codec], " ")
             }
         };
         let first = u64::MAX;
@@ -428,13 +425,17 @@ impl Row {
         figures.first = figures.first.min(seen.start);
         figures.last = figures.last.max(seen.end);
         figures.live |= is_live;
-        let rank = |verdict: &Verdict| (!verdict.cause.is_bad(), verdict.since);
         if let Some(verdict) = verdict
-            && figures.verdict.as_ref().is_none_or(|known| rank(verdict) < rank(known))
+            && figures.verdict.as_ref().is_none_or(|known| verdict.rank() < known.rank())
         {
             figures.verdict = Some(verdict.clone());
         }
     }
+}
+
+/// Those that are not empty.
+fn words<const N: usize>(words: [&str; N], between: &str) -> String {
+    words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(between)
 }
 
 fn network(who: &Attributes<'_>) -> String {

@@ -11,6 +11,7 @@ use foldhash::HashMap;
 use crate::history::{Known, Past, PeerKey, Sample, Side, Whose};
 use crate::state::StreamRole;
 use crate::views::sums::sums;
+use crate::views::words::percent;
 
 /// When something is bad. Documented, with reasons, in docs/views.md.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -112,6 +113,13 @@ pub struct Verdict {
     pub since: u64,
 }
 
+impl Verdict {
+    /// Who is to be looked at first: the bad ones, and of these those that last longest.
+    pub(super) fn rank(&self) -> (bool, u64) {
+        (!self.cause.is_bad(), self.since)
+    }
+}
+
 /// One peer's things, as of the window.
 #[derive(Default)]
 struct Case<'a> {
@@ -139,7 +147,7 @@ pub(super) fn verdicts(
     let mut samples: HashMap<&Arc<str>, Sample> = HashMap::default();
     for (track, sample) in sums(past, &past.stretch(end.saturating_sub(WINDOW)..end)) {
         if let Whose::Stream { subject, role, .. } = &track.whose
-            && matches!(role, None | Some(StreamRole::Media))
+            && StreamRole::is_media(*role)
         {
             samples.entry(subject).or_default().add(&sample);
         }
@@ -153,7 +161,7 @@ pub(super) fn verdicts(
         }
         // Of a time before, its traffic tells whether it was there.
         let is_there = match end == past.now {
-            true => known.open && !known.paused,
+            true => known.open && !known.paused(),
             false => samples.contains_key(subject),
         };
         if !is_there || known.subject.peer.is_empty() {
@@ -209,7 +217,7 @@ fn last_ends(past: &Past, end: u64) -> Vec<u64> {
     let stretch = past.stretch(end.saturating_sub(REACH)..end);
     let ends: Vec<u64> = stretch.steps().map(|(start, length)| start + length).collect();
     let mut last = vec![0; past.most_tracks()];
-    for (step, number, _, _) in stretch.samples() {
+    for (step, number, _) in stretch.bytes() {
         if let Some(last) = last.get_mut(number as usize) {
             *last = ends[step];
         }
@@ -418,8 +426,4 @@ fn sum(legs: &[Leg<'_>]) -> Sample {
     let mut sum = Sample::default();
     legs.iter().for_each(|leg| sum.add(&leg.sample));
     sum
-}
-
-fn percent(share: Option<f64>) -> String {
-    format!("{:.1} %", share.unwrap_or_default() * 100.0)
 }

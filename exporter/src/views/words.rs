@@ -1,7 +1,5 @@
 //! Numbers and moments as people read them.
 
-use crate::views::verdict::Thresholds;
-
 /// Bits a second in the unit in which they are small.
 pub(super) fn rate(bits: f64) -> String {
     match bits {
@@ -26,10 +24,11 @@ pub(super) fn millis(seconds: Option<f64>) -> String {
     )
 }
 
-pub(super) fn severity(loss: Option<f64>, thresholds: &Thresholds) -> &'static str {
+/// How a loss is shown. `bad`: what is bad.
+pub(super) fn severity(loss: Option<f64>, bad: f64) -> &'static str {
     match loss {
-        Some(loss) if loss >= 3.0 * thresholds.loss => "bad",
-        Some(loss) if loss >= thresholds.loss => "warn",
+        Some(loss) if loss >= 3.0 * bad => "bad",
+        Some(loss) if loss >= bad => "warn",
         _ => "",
     }
 }
