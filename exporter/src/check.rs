@@ -39,6 +39,7 @@ pub fn describe(config: &Config, prepared: &Prepared) -> anyhow::Result<String> 
         ("geo databases", list(config.geo_databases.iter().map(shown), "none")),
         ("series at most", config.max_series.to_string()),
         ("views", views(config)),
+        ("journal", journal(config)),
     ];
     Ok(lines.map(|(name, value)| format!("{name}: {value}\n")).concat())
 }
@@ -87,7 +88,7 @@ fn serving(config: &Config, prepared: &Prepared) -> String {
 
 fn views(config: &Config) -> String {
     let Bad { loss, jitter, silence, score } = config.bad;
-    match config.history {
+    match config.history.filter(|_| config.views) {
         Some(bytes) => format!(
             "six hours back, in up to {} MB; a call is bad from {:.1} % loss or {jitter:?} of jitter on, after \
              {silence:?} of silence, or with a score up to {score}",
@@ -96,6 +97,17 @@ fn views(config: &Config) -> String {
         ),
         None => "none".into(),
     }
+}
+
+fn journal(config: &Config) -> String {
+    config.journal.as_ref().map_or_else(
+        || "none".into(),
+        |journal| {
+            let (days, megabytes) =
+                (humantime::format_duration(journal.retention), journal.most_bytes / 1_000_000);
+            format!("{}, kept for {days} and up to {megabytes} MB", shown(&journal.folder))
+        },
+    )
 }
 
 fn ports(config: &Config) -> String {

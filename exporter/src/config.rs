@@ -26,8 +26,12 @@ pub use names::Names;
 pub use rotate::Rotate;
 pub use values::Size;
 
-use crate::config::flags::{ExplainFlags, ExporterFlags, Flags, Subcommand, TopFlags};
-use crate::config::values::{Listen, Origin, boolean, duration, percent, port, ports};
+use crate::config::flags::{
+    ExplainFlags, ExporterFlags, Flags, JournalFlags, Subcommand, TopFlags,
+};
+use crate::config::values::{
+    Listen, Origin, boolean, duration, long_duration, percent, port, ports,
+};
 
 /// Where the exporter listens when nothing else is said. The replaced exporter's port.
 pub const DEFAULT_PORT: u16 = 8889;
@@ -87,14 +91,44 @@ pub struct Config {
     pub geo_databases: Vec<PathBuf>,
     /// Most series that one scrape can hold.
     pub max_series: usize,
-    /// Bytes that the history of the views takes at most; `None`: there are no views.
+    /// Whether there are pages of rooms, peers and the like.
+    pub views: bool,
+    /// Bytes that the history behind them takes at most; `None`: nobody needs one.
     pub history: Option<usize>,
+    /// Where what ended is written, if anywhere.
+    pub journal: Option<Journal>,
     /// When a call is bad.
     pub bad: Bad,
     /// What is logged.
     pub log: Log,
     /// Print what would be done and end before serving.
     pub check: bool,
+}
+
+/// A record of what ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Journal {
+    /// The folder.
+    pub folder: PathBuf,
+    /// For how long a file is kept after its last line.
+    pub retention: Duration,
+    /// Bytes of all files at most.
+    pub most_bytes: u64,
+}
+
+/// What is to be read of such a record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadJournal {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Which lines: a line of filters.
+    pub filter: String,
+    /// Only what ended after this; empty: all.
+    pub since: String,
+    /// Only what began before this; empty: all.
+    pub until: String,
+    /// As it is, rather than as a table.
+    pub json: bool,
 }
 
 /// A running exporter, for who asks it.
@@ -234,6 +268,8 @@ pub enum Command {
     Top(Top),
     /// Say all that is known of somebody.
     Explain(Explain),
+    /// Print what ended.
+    Journal(ReadJournal),
     /// Take the filters of an exporter of this name away when it is gone.
     GuardFilters(String),
 }
@@ -270,6 +306,11 @@ impl Command {
                 let (exporter, what) = (exporter.into(), what.join(" "));
                 return Ok(Self::Explain(Explain { exporter, what, span }));
             }
+            Some(Subcommand::Journal(flags)) => {
+                let JournalFlags { folder, since, until, json, filter } = flags;
+                let filter = filter.join(" ");
+                return Ok(Self::Journal(ReadJournal { folder, filter, since, until, json }));
+            }
             None => {}
         }
         if let Some(shell) = flags.completions {
@@ -293,6 +334,13 @@ impl Command {
     }
 }
 
+fn journal(flags: &Flags) -> Result<Option<Journal>, Invalid> {
+    let (retention, most) = (&flags.journal_retention, &flags.journal_max_size);
+    let retention = long_duration(Origin("--journal.retention"), retention)?;
+    let most_bytes = u64::from(most.within("--journal.max-size", 1, 1 << 30)?) * 1_000_000;
+    Ok(flags.journal.clone().map(|folder| Journal { folder, retention, most_bytes }))
+}
+
 fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Config, Invalid> {
     let pick = |flag: &'static str, given: &Option<String>, name: &'static str| {
         given
@@ -306,6 +354,7 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
     };
     let listen = listen(&flags, pick("--port", &flags.port, "PROM_PORT"))?;
     let privacy = privacy(&flags, pick("--deidentify", &flags.deidentify, "PROM_DEIDENTIFY"))?;
+    let views = boolean(Origin("--web.views"), &flags.views)?;
     let log = match &flags.log {
         Some(directives) => log_directives(directives)?,
         None => match pick("--debug", &flags.debug, "DEBUG") {
@@ -360,10 +409,12 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         numeric: switch("--numeric", &flags.numeric, "PROM_NUMERIC")?,
         quiet: switch("--quiet", &flags.quiet, "PROM_QUIET")?,
         geo_databases: flags.geo_databases.clone(),
-        history: boolean(Origin("--web.views"), &flags.views)?
+        views,
+        history: (views || flags.journal.is_some())
             .then(|| flags.history_memory.within("--history.memory", 1, 1 << 20))
             .transpose()?
             .map(|megabytes| megabytes as usize * 1_000_000),
+        journal: journal(&flags)?,
         bad: Bad {
             loss: percent(Origin("--verdict.loss"), &flags.verdict_loss)?,
             jitter: duration(Origin("--verdict.jitter"), &flags.verdict_jitter)?,

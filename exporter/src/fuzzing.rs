@@ -174,7 +174,7 @@ pub fn view(data: &[u8]) {
     let mut scrape = Scrape::new(Settings::default(), Policy::default(), Geo::none());
     let (state, reading) = (told(data.get(end + 1..).unwrap_or_default()), Reading::default());
     let spans = Spans { fold: 2, short: 2, long: 2 };
-    let mut history = History::new(history::Settings { spans, room: 1 << 20 });
+    let mut history = History::new(history::Settings { spans, room: 1 << 20, keeps_lives: false });
     for tick in 1..=3 {
         let update = Update { tick, reading: Some(&reading), state: &state, sockets: None };
         scrape.update_for(update, Selection::ALL);

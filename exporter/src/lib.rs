@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod state;
 
 pub mod history;
+pub mod journal;
 pub mod views;
 
 pub mod files;

@@ -21,6 +21,7 @@ use mediasoup_exporter::exposition::{Scrape, reference};
 use mediasoup_exporter::files::{Files, Members, Reload, Take};
 use mediasoup_exporter::history::History;
 use mediasoup_exporter::host::capabilities::{self, Needs};
+use mediasoup_exporter::journal::{self, Journal};
 use mediasoup_exporter::kernel::{self, Counting, Method};
 use mediasoup_exporter::labels::{Database, Renewal};
 use mediasoup_exporter::observer::{self, AGENT_SCRIPT, Observer};
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Command::Unpin(directory) => unpin(&directory),
         Command::Top(options) => top::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Journal(options) => journal::read::run(&options),
         Command::GuardFilters(exporter) => guard(&exporter),
         Command::PrintMetricsReference => {
             print(&format!("{}\n## `self`\n\n{}", reference::markdown(), telemetry::reference()))
@@ -176,6 +178,8 @@ struct Exporter {
     telemetry: Arc<Telemetry>,
     board: Arc<Board>,
     views: Option<Views>,
+    /// There are views, or a journal.
+    keeps_history: bool,
 }
 
 impl Exporter {
@@ -198,9 +202,15 @@ impl Exporter {
             observer,
             ledger,
             history,
+            views,
+            journal,
             thresholds,
             host_name,
         } = prepared;
+        let journal = journal.map(|options| {
+            let folder = options.folder.display();
+            Journal::start(&options, &host_name).with_context(|| format!("--journal {folder}"))
+        });
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
         let readers = Some(serving.handle().clone());
         let observer = Observer::new(observer::Options { readers, ..observer });
@@ -211,6 +221,7 @@ impl Exporter {
             observer: observer.clone(),
             max_series: ledger.max_series,
             history: history.map(History::new),
+            journal: journal.transpose()?,
             thresholds,
             scrape: Scrape::new(ledger, policy, geo),
             questions,
@@ -219,7 +230,8 @@ impl Exporter {
             telemetry: telemetry.clone(),
             board: board.clone(),
         });
-        let views = history.map(|_| Views::new(Setting { host: host_name, thresholds }));
+        let keeps_history = history.is_some();
+        let views = views.then(|| Views::new(Setting { host: host_name, thresholds }));
         let (ports, workers) = (counting.ownership().clone(), options.workers);
         let host = Arc::new(Host { ports, workers, observer: observer.clone() });
         Ok(Self {
@@ -237,6 +249,7 @@ impl Exporter {
             telemetry,
             board,
             views,
+            keeps_history,
         })
     }
 
@@ -248,7 +261,7 @@ impl Exporter {
         asking: &Handle,
     ) -> anyhow::Result<()> {
         let Self { counting, observer, host, books, names, keys, files, web_files, .. } = self;
-        let Self { listeners, access, front, telemetry, board, views, .. } = self;
+        let Self { listeners, access, front, telemetry, board, views, keeps_history, .. } = self;
         let mut signals = Signals::listen()?;
         let listeners = {
             // Whose threads accept.
@@ -256,7 +269,7 @@ impl Exporter {
             let listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std);
             listeners.collect::<Result<Vec<_>, _>>().context("listen")?
         };
-        let step = views.is_some().then_some(STEP);
+        let step = keeps_history.then_some(STEP);
         let pace = Pace { step, ..Pace::default() };
         let (orders, thread) = collect::start(books, pace).context("start the scrape thread")?;
         let (stop, stopped) = watch::channel(false);

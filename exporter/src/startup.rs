@@ -24,7 +24,7 @@ use crate::host::workers::Workers;
 use crate::labels::{AddressPolicy, Database, Geo, NamePolicy, Policy};
 use crate::views::Thresholds;
 use crate::web::{Access, Front, Hosts, Settings};
-use crate::{files, history, kernel, ledger, observer, web};
+use crate::{files, history, journal, kernel, ledger, observer, web};
 
 pub use keys::Keys;
 
@@ -58,8 +58,12 @@ pub struct Prepared {
     pub observer: observer::Options,
     /// How series are kept.
     pub ledger: ledger::Settings,
-    /// How much of the past is kept, if there are views.
+    /// How much of the past is kept, if somebody needs it.
     pub history: Option<history::Settings>,
+    /// Whether there are views of it.
+    pub views: bool,
+    /// Where what ended is written, if anywhere.
+    pub journal: Option<journal::Options>,
     /// When a call is bad.
     pub thresholds: Thresholds,
     /// What this host calls itself.
@@ -134,7 +138,15 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
             quiet: config.quiet,
             ..ledger::Settings::default()
         },
-        history: config.history.map(|room| history::Settings { spans: SPANS, room }),
+        history: config.history.map(|room| history::Settings {
+            spans: SPANS,
+            room,
+            keeps_lives: config.journal.is_some(),
+        }),
+        views: config.views,
+        journal: config.journal.clone().map(|config::Journal { folder, retention, most_bytes }| {
+            journal::Options { folder, retention, most_bytes }
+        }),
         thresholds: thresholds(&config.bad),
         host_name: read_text("/proc/sys/kernel/hostname").trim().to_owned(),
     })

@@ -87,6 +87,8 @@ pub struct UnseenOf {
 
 /// Seconds in which packets of a connection should have been seen.
 const SEEN_WITHIN: u64 = 10;
+/// Lost transports that wait for somebody to ask; further ones look as if they had closed.
+const MOST_LOST: usize = 1 << 16;
 
 /// All servers' objects. The public maps are for reading; change them through [`State::apply`], or
 /// `put_*` and `remove_*`, which keep the indexes. Their objects lie side by side, in no order that
@@ -122,6 +124,8 @@ pub struct State {
     all_unsettled: bool,
     /// Objects that were looked at again, in all.
     settled: u64,
+    /// Transports of which nothing more is heard though they did not close, until somebody asks.
+    lost: Vec<Arc<str>>,
 }
 
 impl Default for State {
@@ -151,6 +155,7 @@ impl State {
             unsettled: IndexSet::default(),
             all_unsettled: false,
             settled: 0,
+            lost: Vec::new(),
         }
     }
 
@@ -467,10 +472,19 @@ impl State {
         self.take_consumer(id, true);
     }
 
+    /// Transports of which nothing more is heard though they did not close, since this was last asked.
+    pub fn take_lost(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.lost)
+    }
+
     /// Forgets a transport. If it has closed, rather than that nothing more is heard of it, what still
     /// comes is its own.
     fn take_transport(&mut self, id: &TransportId, has_closed: bool) {
         let Some(old) = self.transports.swap_remove(id) else { return };
+        if !has_closed && self.lost.len() < MOST_LOST {
+            // A copy: the text itself is to go with the transport.
+            self.lost.push((*id.0).into());
+        }
         for key in keys(&old) {
             let effect = match has_closed {
                 true => self.tuples.close(key, id, self.closed_space(old.source), self.now),

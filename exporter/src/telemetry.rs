@@ -81,7 +81,7 @@ pub const COUNTING_SOURCES: [&str; 3] = ["ebpf", "capture", "none"];
 const OWNERSHIP: [&str; 3] = ["cgroup", "scan", "flag"];
 
 /// Things that are counted elsewhere in the exporter, by name; each has its meaning.
-const COUNTED: [(&str, &str); 20] = [
+const COUNTED: [(&str, &str); 22] = [
     ("host_looks", "looks at this host's interfaces, addresses and workers"),
     (
         "sockets_refused",
@@ -104,6 +104,11 @@ const COUNTED: [(&str, &str); 20] = [
     ("name_lookups", "reverse look-ups made"),
     ("name_failures", "reverse look-ups that found no name in time, or at all"),
     ("history_refused", "samples that the history had no room for"),
+    ("journal_written", "connections and streams that ended and are in the journal, on the disk"),
+    (
+        "journal_lost",
+        "connections and streams that ended and are not, because the disk is full or too slow",
+    ),
     ("scrapes_shared", "scrapes that were given another's reading"),
 ];
 

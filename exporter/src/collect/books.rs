@@ -18,6 +18,7 @@ use crate::history::{History, Past};
 use crate::host::addresses::MAX_LOCAL;
 use crate::host::interfaces::MOST_INTERFACES;
 use crate::host::workers::Workers;
+use crate::journal::{self, Journal};
 use crate::kernel::{Counting, Method};
 use crate::labels::{Renewal, Tick};
 use crate::ledger::Update;
@@ -41,6 +42,9 @@ const ABANDONED: Duration = Duration::from_secs(300);
 /// server claims.
 const UNSCRAPED: Duration = Duration::from_secs(15);
 
+/// For the journal's last lines to reach the disk.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
 /// Everything that a scrape is made from.
 pub struct Parts {
     /// Counts packets.
@@ -57,6 +61,8 @@ pub struct Parts {
     pub ports: Option<RangeInclusive<u16>>,
     /// What is kept of the past, if anything.
     pub history: Option<History>,
+    /// Where what ended is written, if anywhere.
+    pub journal: Option<Journal>,
     /// When a call is bad.
     pub thresholds: Thresholds,
     /// Most series of a scrape, for the metrics.
@@ -182,6 +188,25 @@ impl Ledgers {
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
 
+    /// When the exporter began, milliseconds of Unix time, by the clock as it goes now: if it was set, then for what
+    /// came before, too.
+    fn epoch(&self) -> u64 {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(self.started.elapsed()).as_millis() as u64
+    }
+
+    fn write_journal(&mut self, at_the_end: bool) {
+        let epoch = self.epoch();
+        let Parts { history, journal, telemetry, .. } = &mut self.parts;
+        let (Some(history), Some(journal)) = (history, journal) else { return };
+        let ended = history.take_ended(at_the_end);
+        let past = history.lend(epoch);
+        journal.write(&past, &ended, at_the_end);
+        let journal::Tally { written, lost } = journal.tally();
+        telemetry.total("journal_written", written);
+        telemetry.total("journal_lost", lost);
+    }
+
     fn read_kernel(&mut self) -> Option<Reading> {
         let counting = &self.parts.counting;
         self.kernel.run("read the counters", || counting.read())
@@ -302,6 +327,10 @@ impl Books for Ledgers {
                 questions.ask(ip);
             }
         }
+        let (lost, now) = (self.state.take_lost(), self.started.elapsed().as_millis() as u64);
+        if let Some(journal) = &mut self.parts.journal {
+            journal.lose(lost, now);
+        }
         self.warn_of_refusals();
         self.report_uncounted();
         self.report(reading.as_ref());
@@ -322,18 +351,34 @@ impl Books for Ledgers {
         let Parts { history, thresholds, scrape, telemetry, .. } = &mut self.parts;
         if let Some(history) = history {
             history.record(scrape.ledger(), now);
-            scrape.judge(views::complaints(&history.lend(0), thresholds));
+            let verdicts = views::verdicts(&history.lend(0), thresholds);
+            scrape.judge(views::complaints(&verdicts));
             telemetry.history(history.bytes(), history.tracks(), history.reach());
             telemetry.total("history_refused", history.refused());
+            if let Some(journal) = &mut self.parts.journal {
+                journal.look(&verdicts, now);
+            }
         }
+        self.write_journal(false);
     }
 
     fn past(&mut self) -> Past {
-        // By the clock as it goes now: if it was set, then for what came before, too.
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let epoch = now.saturating_sub(self.started.elapsed()).as_millis() as u64;
+        let epoch = self.epoch();
         let history = self.parts.history.as_ref();
         history.map(|history| history.lend(epoch)).unwrap_or_default()
+    }
+
+    fn end(&mut self) {
+        if self.parts.journal.is_none() {
+            return;
+        }
+        // What came since the last step.
+        self.refresh(Occasion::Idle, Selection::ALL);
+        self.record();
+        self.write_journal(true);
+        if let Some(journal) = &mut self.parts.journal {
+            journal.close(LAST_LINES);
+        }
     }
 
     fn learn(&mut self, ip: IpAddr, name: Option<Arc<str>>) {

@@ -57,6 +57,8 @@ pub trait Books: Send + 'static {
     fn record(&mut self);
     /// What is kept of the past.
     fn past(&mut self) -> Past;
+    /// Nothing comes after this.
+    fn end(&mut self);
     /// A reverse look-up's answer.
     fn learn(&mut self, ip: IpAddr, name: Option<Arc<str>>);
     /// Scrapes that were given another's reading, so far.
@@ -238,7 +240,7 @@ fn work(books: impl Books, pace: Pace, queue: &Queue) {
         let mut waiting = Vec::new();
         hear(&mut desk.books, first.into_iter().chain(queue.waiting()), &mut waiting);
         if queue.has_ended() {
-            return;
+            break;
         }
         desk.step();
         // Servers that tell without end must not keep the tables from being tended.
@@ -246,6 +248,7 @@ fn work(books: impl Books, pace: Pace, queue: &Queue) {
             desk.serve(waiting, queue);
         }
     }
+    desk.books.end();
 }
 
 /// The books, and what they last gave out.

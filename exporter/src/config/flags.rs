@@ -112,6 +112,25 @@ pub(super) struct Flags {
     /// mediasoup's score, of ten, up to which a call is bad
     #[arg(long = "verdict.score", value_name = "N", default_value = "5", help_heading = "Serving")]
     pub(super) verdict_score: Size,
+    /// Folder to which a line of JSON is written for each connection and stream that ended
+    #[arg(long, value_name = "DIR", help_heading = "Serving")]
+    pub(super) journal: Option<PathBuf>,
+    /// How long the journal's files are kept after their last line
+    #[arg(
+        long = "journal.retention",
+        value_name = "TIME",
+        default_value = "30d",
+        help_heading = "Serving"
+    )]
+    pub(super) journal_retention: String,
+    /// Size of all of the journal's files together, in MB, above which the oldest go
+    #[arg(
+        long = "journal.max-size",
+        value_name = "MB",
+        default_value = "1000",
+        help_heading = "Serving"
+    )]
+    pub(super) journal_max_size: Size,
     /// Most series that one scrape can hold; what is cut is counted
     #[arg(long, value_name = "N", default_value = "4000000", help_heading = "Serving")]
     pub(super) max_series: Size,
@@ -312,6 +331,28 @@ pub(super) enum Subcommand {
     Top(TopFlags),
     /// Say all that is known of a peer, room, address, transport or stream of the last hours, or why nothing is
     Explain(ExplainFlags),
+    /// Print the journal: connections and streams that ended
+    Journal(JournalFlags),
+}
+
+/// Of `journal`.
+#[derive(Debug, clap::Args)]
+pub(super) struct JournalFlags {
+    /// The folder that --journal names
+    #[arg(long = "dir", value_name = "DIR", default_value = "/var/lib/mediasoup-exporter/journal")]
+    pub(super) folder: PathBuf,
+    /// Only what ended after this: a moment (2026-01-31T14:30Z), or how long ago it was (2h)
+    #[arg(long, value_name = "TIME", default_value = "", hide_default_value = true)]
+    pub(super) since: String,
+    /// Only what began before this
+    #[arg(long, value_name = "TIME", default_value = "", hide_default_value = true)]
+    pub(super) until: String,
+    /// Print the lines as they are
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Which lines, in the language of the views: room:lobby loss:>2% -country:DE
+    #[arg(value_name = "FILTER")]
+    pub(super) filter: Vec<String>,
 }
 
 /// A running exporter.

@@ -115,6 +115,12 @@ pub(super) fn duration(origin: Origin, value: &str) -> Result<Duration, Invalid>
         .ok_or_else(|| origin.refuse(value, "a time up to 24h such as 15s, 500ms or 1m"))
 }
 
+/// `30d`, `12h`, `90m`.
+pub(super) fn long_duration(origin: Origin, value: &str) -> Result<Duration, Invalid> {
+    let refuse = |_| origin.refuse(value, "a time such as 30d, 12h or 90m");
+    humantime::parse_duration(value.trim()).map_err(refuse)
+}
+
 /// `2%` or `2`, as a share of one.
 pub(super) fn percent(origin: Origin, value: &str) -> Result<f64, Invalid> {
     let text = value.trim();

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 
+use crate::history::lives::Ended;
+use crate::history::track::{Connection, Whose};
 use crate::labels::block;
 use crate::ledger::{Gauges, Ledger, Object};
 use crate::texts::Texts;
@@ -82,6 +84,11 @@ impl Known {
         Self { subject, open: false, is_consumer, since, gauges, lost: 0, source }
     }
 
+    /// A server told of it, rather than only a stream's labels.
+    pub fn is_told(&self) -> bool {
+        self.source.iter().any(|text| !text.is_empty())
+    }
+
     /// Its own, or its producer's, side has stopped it.
     pub fn paused(&self) -> bool {
         self.gauges.paused
@@ -97,6 +104,8 @@ pub struct Station {
     pub open: bool,
     /// When it was first seen, milliseconds since the exporter began.
     pub since: u64,
+    /// Some packet of it was counted, or its end was told of without.
+    pub(super) is_used: bool,
     /// Its labels.
     source: Arc<str>,
 }
@@ -110,6 +119,56 @@ pub struct Facts {
     pub subjects: HashMap<Arc<str>, Known>,
     /// What peers call themselves, by room and id.
     pub names: HashMap<PeerKey, Arc<str>>,
+}
+
+impl Facts {
+    /// Whether a server told of something, and whether it is there. Of a connection: whether its transport has it.
+    pub(super) fn is_told(&self, whose: &Whose) -> (bool, bool) {
+        match whose {
+            Whose::Stream { subject, .. } => match self.subjects.get(subject) {
+                // Who came and left between two steps is known by the ids alone.
+                Some(known) => (known.is_told() || !known.subject.id.is_empty(), known.open),
+                None => (false, false),
+            },
+            Whose::Connection(connection) => match self.stations.get(&connection.transport) {
+                Some(station) if station.open => {
+                    let has_it = station.transport.remote == connection.remote;
+                    (has_it, has_it)
+                }
+                _ => (!connection.transport.is_empty(), false),
+            },
+        }
+    }
+}
+
+impl Facts {
+    /// Transports that are gone, and on which no packet was counted, each once.
+    pub(super) fn take_unused(&mut self, now: u64, all: bool) -> impl Iterator<Item = Ended> {
+        self.stations.values_mut().filter_map(move |station| {
+            let is_unused = !station.is_used && (all || !station.open);
+            station.is_used |= is_unused;
+            // Nothing of a direct one ever goes over a network.
+            let is_ended = is_unused && &*station.transport.kind != "direct";
+            is_ended.then(|| station.end_unused(now))
+        })
+    }
+}
+
+impl Station {
+    fn end_unused(&self, now: u64) -> Ended {
+        let Transport { id, proto, remote, .. } = &*self.transport;
+        let (transport, proto, remote) = (id.clone(), proto.clone(), remote.clone());
+        let connection = Connection { transport, proto, remote, ..Connection::default() };
+        Ended {
+            whose: Whose::Connection(Arc::new(connection)),
+            carrier: None,
+            received: None,
+            sent: None,
+            told: true,
+            first: self.since,
+            last: now,
+        }
+    }
 }
 
 /// Room and peer.
@@ -126,17 +185,19 @@ impl Gatherer {
     /// Takes in what the ledger knows at this step.
     pub(super) fn gather(&mut self, ledger: &Ledger, facts: &mut Facts, now: u64) {
         let objects = &ledger.objects;
+        // What closed is shown for a while, and is not there any more.
+        let tick = objects.tick;
         facts.stations.values_mut().for_each(|station| station.open = false);
-        for series in objects.transports.iter() {
+        for series in objects.transports.iter().filter(|it| it.is_seen(tick)) {
             if let Some(labels) = &series.values.labels {
                 self.take_transport(labels, facts, now);
             }
         }
         facts.subjects.values_mut().for_each(|known| known.open = false);
-        for series in objects.producers.iter() {
+        for series in objects.producers.iter().filter(|it| it.is_seen(tick)) {
             self.take_object(&series.values, false, facts, now);
         }
-        for series in objects.consumers.iter() {
+        for series in objects.consumers.iter().filter(|it| it.is_seen(tick)) {
             self.take_object(&series.values, true, facts, now);
         }
         for series in objects.peer_infos.iter() {
@@ -166,7 +227,8 @@ impl Gatherer {
             return;
         }
         let transport = Arc::new(self.texts.transport(labels));
-        let station = Station { transport, open: true, since: now, source: labels.clone() };
+        let (source, is_used) = (labels.clone(), false);
+        let station = Station { transport, open: true, since: now, is_used, source };
         facts.stations.insert(id, station);
     }
 

@@ -10,6 +10,7 @@
 
 mod facts;
 mod frames;
+mod lives;
 mod past;
 mod recorder;
 mod sample;
@@ -19,6 +20,7 @@ mod track;
 
 pub use facts::{Facts, Known, PeerKey, Station, Subject, Transport, host};
 pub use frames::{Frame, Spans};
+pub use lives::{Ended, Life, Minute};
 pub use past::{Past, Stretch};
 pub use recorder::{History, Settings};
 pub use sample::{Sample, Side, Sum};

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 
-use crate::history::facts::{Facts, Gatherer, address};
+use crate::history::facts::{Facts, Gatherer, Station, address};
 use crate::history::frames::{Frame, Frames, Place, Spans};
+use crate::history::lives::{Ended, Lives, QUIET, TRAIL};
 use crate::history::past::Past;
 use crate::history::sample::{MOST_TRACKS, Sample, Side};
 use crate::history::track::{Connection, Track, Whose};
@@ -22,6 +23,8 @@ pub struct Settings {
     /// Bytes that samples, and whose they are, take at most. Where those who are there now take more than half of it,
     /// half of it is for samples all the same.
     pub room: usize,
+    /// Whether somebody asks for what ended.
+    pub keeps_lives: bool,
 }
 
 /// Steps that a meter's growth waits for somebody to show it. What waited longer is in no step.
@@ -38,6 +41,7 @@ pub struct History {
     connections: HashMap<Arc<str>, Arc<Connection>>,
     facts: Arc<Facts>,
     gatherer: Gatherer,
+    lives: Option<Lives>,
     streams: Vec<Option<Followed>>,
     flows: Vec<[Option<Followed>; 2]>,
     /// When the last step ended.
@@ -68,6 +72,8 @@ struct Followed {
     lost: i64,
     /// Grown, while nobody shows it.
     waiting: Sample,
+    /// The number of the track that it was last shown as.
+    track: Option<u32>,
 }
 
 /// One step on its way to become a frame.
@@ -93,6 +99,7 @@ impl History {
             connections: HashMap::default(),
             facts: Arc::default(),
             gatherer: Gatherer::default(),
+            lives: settings.keeps_lives.then(Lives::default),
             streams: Vec::new(),
             flows: Vec::new(),
             now: None,
@@ -121,7 +128,7 @@ impl History {
         if !is_first {
             let frame = Frame::new(start, now.saturating_sub(start), step.samples);
             present = frame.samples();
-            let Settings { spans, room } = self.settings;
+            let Settings { spans, room, .. } = self.settings;
             let left = room.saturating_sub(self.cost_of_tracks());
             self.frames.push(frame, spans, left.max(room / 2));
         }
@@ -188,10 +195,13 @@ impl History {
             return;
         };
         if let Some(shown) = &meter.shown {
+            let before = followed.track;
             // Mostly a transport's id says where a stream is.
             let carrier = ledger.flow_labels(meter.flow).filter(|it| it.starts_with(NAMELESS));
             let carrier = carrier.map(|labels| self.connection(labels));
-            self.put_stream(meter, shown, carrier, sample, step);
+            let track = self.put_stream(meter, shown, carrier, sample, step);
+            self.move_life(before, track, meter.direction == Direction::Send);
+            slot(&mut self.streams, meter.slot).get_or_insert_default().track = track;
         }
     }
 
@@ -202,7 +212,7 @@ impl History {
         carrier: Option<Arc<Connection>>,
         mut sample: Sample,
         step: &mut Step,
-    ) {
+    ) -> Option<u32> {
         let side = side(meter.direction);
         let subject = shown.labels.object();
         let facts = Arc::make_mut(&mut self.facts);
@@ -224,7 +234,7 @@ impl History {
             }
         }
         let (subject, ssrc, role) = (subject.clone(), meter.ssrc, shown.role);
-        self.put(Whose::Stream { subject, ssrc, role }, side, carrier, sample, step);
+        self.put(Whose::Stream { subject, ssrc, role }, side, carrier, sample, step)
     }
 
     fn take_flow(&mut self, meter: &FlowMeterReading<'_>, step: &mut Step) {
@@ -246,9 +256,26 @@ impl History {
         }
         let Some(connection) = connection else { return };
         for (side, sample) in [Side::Received, Side::Sent].into_iter().zip(samples) {
-            if let Some(sample) = sample {
-                self.put(Whose::Connection(connection.clone()), side, None, sample, step);
-            }
+            let Some(sample) = sample else { continue };
+            let track = self.put(Whose::Connection(connection.clone()), side, None, sample, step);
+            let both = slot(&mut self.flows, meter.slot);
+            let followed = both[usize::from(side == Side::Sent)].get_or_insert_default();
+            let before = std::mem::replace(&mut followed.track, track);
+            self.move_life(before, track, side == Side::Sent);
+        }
+    }
+
+    /// A meter is shown otherwise than before: an address has a name now, or a stream its role. It is one life.
+    fn move_life(&mut self, before: Option<u32>, after: Option<u32>, is_sent: bool) {
+        let (Some(lives), Some(before), Some(after)) = (&mut self.lives, before, after) else {
+            return;
+        };
+        let track = |number: u32| self.tracks.get(number as usize)?.as_deref();
+        if before != after
+            && let (Some(old), Some(new)) = (track(before), track(after))
+            && old.whose.is_same(&new.whose)
+        {
+            lives.join(before, after, is_sent);
         }
     }
 
@@ -280,17 +307,21 @@ impl History {
         carrier: Option<Arc<Connection>>,
         sample: Sample,
         step: &mut Step,
-    ) {
+    ) -> Option<u32> {
         let key = (whose, side == Side::Sent);
         let known = self.by_whose.get(&key).copied();
         let Some(track) = known.or_else(|| self.open(key, side, carrier, step.start)) else {
             self.refused += 1;
-            return;
+            return None;
         };
         if let Some(track) = &self.tracks[track as usize] {
             track.seen(step.end);
         }
+        if let Some(lives) = &mut self.lives {
+            lives.add(track, side == Side::Sent, (step.start, step.end), &sample);
+        }
         step.samples.push(((track, side), sample));
+        Some(track)
     }
 
     fn open(
@@ -300,6 +331,12 @@ impl History {
         carrier: Option<Arc<Connection>>,
         first: u64,
     ) -> Option<u32> {
+        if let Whose::Connection(connection) = &key.0
+            && let Some(station) =
+                Arc::make_mut(&mut self.facts).stations.get_mut(&connection.transport)
+        {
+            station.is_used = true;
+        }
         let most = MOST_TRACKS.min(4 * self.settings.room / TRACK);
         let tracks = Arc::make_mut(&mut self.tracks);
         let track = Some(Arc::new(Track::new(key.0.clone(), side, carrier, first)));
@@ -318,15 +355,56 @@ impl History {
         Some(number)
     }
 
+    /// What ended since this was last asked; at the end of the exporter, everything has. A stream ends with its
+    /// producer or consumer, a connection with its transport, once nothing trails after it; what no server tells of,
+    /// and a connection that its transport has left for another one, when it is quiet for long.
+    pub fn take_ended(&mut self, all: bool) -> Vec<Ended> {
+        let (Some(lives), Some(now)) = (&self.lives, self.now) else { return Vec::new() };
+        let tracks: Vec<u32> = if all { lives.all().collect() } else { lives.quiet(now).collect() };
+        let ended = tracks.into_iter().filter_map(|track| self.end(track, now, all));
+        let mut ended: Vec<Ended> = ended.collect();
+        ended.extend(Arc::make_mut(&mut self.facts).take_unused(now, all));
+        ended
+    }
+
+    /// Ends a track's life, and that of its other direction, if it is time for that.
+    fn end(&mut self, track: u32, now: u64, all: bool) -> Option<Ended> {
+        let Self { tracks, by_whose, facts, lives, .. } = self;
+        let lives = lives.as_mut()?;
+        // The other direction may have taken it along.
+        let last = lives.last(track)?;
+        let track = tracks.get(track as usize)?.clone()?;
+        let numbers = [false, true].map(|is_sent| {
+            let number = by_whose.get(&(track.whose.clone(), is_sent)).copied();
+            number.filter(|number| lives.last(*number).is_some())
+        });
+        let lasts = numbers.iter().flatten().filter_map(|number| lives.last(*number));
+        let last = lasts.max().unwrap_or(last);
+        let quiet = now.saturating_sub(last);
+        let (told, open) = facts.is_told(&track.whose);
+        let is_over = !open && quiet >= if told { TRAIL } else { QUIET };
+        if !all && !is_over {
+            return None;
+        }
+        let [received, sent] = numbers;
+        let received = received.and_then(|number| lives.end(number, false));
+        let sent = sent.and_then(|number| lives.end(number, true));
+        let firsts = received.iter().chain(&sent).map(|life| life.first);
+        let first = firsts.min().unwrap_or(last);
+        let (whose, carrier) = (track.whose.clone(), track.carrier.clone());
+        Some(Ended { whose, carrier, received, sent, told, first, last })
+    }
+
     /// Forgets who has no sample left. It looks at everybody.
     fn sweep(&mut self) {
         self.swept = self.step;
         let Some(start) = self.frames.start() else { return };
-        let Self { tracks, by_whose, free, .. } = self;
+        let Self { tracks, by_whose, free, lives, .. } = self;
         let tracks = Arc::make_mut(tracks);
         by_whose.retain(|_, number| {
             let place = &mut tracks[*number as usize];
-            let is_kept = place.as_ref().is_some_and(|track| track.last() > start);
+            let lives_on = lives.as_ref().is_some_and(|lives| lives.last(*number).is_some());
+            let is_kept = lives_on || place.as_ref().is_some_and(|track| track.last() > start);
             if !is_kept {
                 *place = None;
                 free.push(*number);
@@ -338,7 +416,7 @@ impl History {
     }
 
     fn forget_facts(&mut self) {
-        let Self { by_whose, facts, .. } = self;
+        let Self { by_whose, facts, lives, .. } = self;
         let (mut subjects, mut transports) = (HashSet::default(), HashSet::default());
         for (whose, _) in by_whose.keys() {
             match whose {
@@ -358,7 +436,11 @@ impl History {
             }
             is_kept
         });
-        facts.stations.retain(|id, station| station.open || transports.contains(id));
+        // The end of what was never used is yet to be told.
+        let is_awaited = |station: &Station| lives.is_some() && !station.is_used;
+        facts
+            .stations
+            .retain(|id, station| station.open || transports.contains(id) || is_awaited(station));
         let of_subjects = facts.subjects.values().map(|known| {
             let subject = &known.subject;
             (subject.room.clone(), subject.peer.clone())

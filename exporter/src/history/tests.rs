@@ -31,7 +31,7 @@ impl Meeting {
             scrape: Scrape::new(ledger::Settings::default(), policy, Geo::none()),
             told: Told::default(),
             reading: Reading::default(),
-            history: History::new(Settings { spans: SPANS, room: 1 << 20 }),
+            history: History::new(Settings { spans: SPANS, room: 1 << 20, keeps_lives: true }),
             now: 0,
             tick: 0,
         };
@@ -189,7 +189,7 @@ fn what_was_counted_before_the_first_step_is_in_none() {
     meeting.told.transport("t1", "203.0.113.1:5000", 40_000);
     meeting.told.producer("p1", "t1", &[(1, None)]);
     meeting.reading = reading;
-    meeting.history = History::new(Settings { spans: SPANS, room: 1 << 20 });
+    meeting.history = History::new(Settings { spans: SPANS, room: 1 << 20, keeps_lives: false });
     meeting.record();
     meeting.send(1, 3, 0);
     meeting.step();
@@ -211,8 +211,11 @@ fn a_table_that_was_made_anew_begins_again() {
 #[test]
 fn who_has_gone_stays_until_the_last_step_of_his_time_falls_out() {
     let mut meeting = Meeting::new(AddressPolicy::None);
-    meeting.history =
-        History::new(Settings { spans: Spans { fold: 2, short: 4, long: 5 }, room: 1 << 20 });
+    meeting.history = History::new(Settings {
+        spans: Spans { fold: 2, short: 4, long: 5 },
+        room: 1 << 20,
+        keeps_lives: false,
+    });
     let alice = meeting.join("alice", "203.0.113.1:5000");
     meeting.produce("alice", alice, 1);
     meeting.step();
@@ -273,7 +276,7 @@ fn nothing_that_a_policy_hides_gets_here() {
 fn memory_stays_within_its_bound_and_the_past_becomes_shorter() {
     let mut meeting = Meeting::new(AddressPolicy::None);
     let room = 300 << 10;
-    meeting.history = History::new(Settings { spans: SPANS, room });
+    meeting.history = History::new(Settings { spans: SPANS, room, keeps_lives: false });
     for peer in 0..100 {
         let tuple = meeting.join(&format!("peer{peer}"), &format!("203.0.113.{peer}:5000"));
         for stream in 0..10 {
@@ -296,7 +299,7 @@ fn memory_stays_within_its_bound_and_the_past_becomes_shorter() {
 fn those_who_come_and_go_take_no_more_than_the_room_either() {
     let mut meeting = Meeting::new(AddressPolicy::None);
     let room = 200 << 10;
-    meeting.history = History::new(Settings { spans: SPANS, room });
+    meeting.history = History::new(Settings { spans: SPANS, room, keeps_lives: false });
     meeting.step();
     for round in 0..200_u32 {
         for visitor in 0..20 {

@@ -72,3 +72,16 @@ pub struct Connection {
     /// Its address, where that may be shown as a number.
     pub ip: Option<IpAddr>,
 }
+
+impl Whose {
+    /// It is the same stream, or a connection of the same transport, however it is shown.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Stream { subject, ssrc, .. }, Self::Stream { subject: of, ssrc: its, .. }) => {
+                subject == of && ssrc == its
+            }
+            (Self::Connection(one), Self::Connection(other)) => one.transport == other.transport,
+            _ => false,
+        }
+    }
+}

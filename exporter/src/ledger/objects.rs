@@ -10,7 +10,7 @@ use foldhash::HashMap;
 
 use crate::labels::block::{self, Block};
 use crate::labels::text::{clean, fits, limit};
-use crate::labels::{Held, Word};
+use crate::labels::{Held, Tick, Word};
 use crate::ledger::contract::{ContractLabels, ContractSeries, Totals};
 use crate::ledger::owners::{PeerText, Placed, TransportText, stamp};
 use crate::ledger::series::{GRACE, SeriesId, Table};
@@ -46,6 +46,8 @@ pub(crate) struct Objects {
     /// Rooms that are open now, rather than shown for their grace.
     pub(crate) open_rooms: u64,
     updates: u64,
+    /// Of the last update.
+    pub(crate) tick: Tick,
     stamps: u64,
     media: HashMap<(MediaKind, Arc<str>), Arc<str>>,
 }
@@ -119,6 +121,7 @@ impl Objects {
         // What is not for this ledger: workers are only their routers' process ids.
         let State { peers, transports, producers, consumers, .. } = state;
         self.updates += 1;
+        self.tick = turn.tick;
         self.open_rooms = 0;
         for room in self.room_peers.iter_mut() {
             room.values = 0;

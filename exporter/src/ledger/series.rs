@@ -40,6 +40,11 @@ impl<L, T> Series<L, T> {
     pub(crate) fn touch(&mut self, now: Tick) {
         self.seen = now;
     }
+
+    /// Something stood behind it then, or since.
+    pub(crate) fn is_seen(&self, tick: Tick) -> bool {
+        self.seen >= tick
+    }
 }
 
 #[derive(Clone, Debug)]

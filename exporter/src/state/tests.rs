@@ -294,6 +294,7 @@ fn nothing_is_left_of_a_forgotten_source() {
     ]);
     // Not among the others: as long as they live, somebody holds their texts.
     state.apply(A, Event::Forget);
+    assert_eq!(state.take_lost(), ["T".into()]);
     let text = format!("{state:?}");
     state.settle();
     assert_eq!(state.bytes(), 0);

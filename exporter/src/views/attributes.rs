@@ -7,40 +7,49 @@ use crate::state::StreamRole;
 
 /// Whose traffic it is. Empty is what is not known.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Attributes<'a> {
+pub(crate) struct Attributes<'a> {
     /// Where it may be shown as a number.
-    pub(super) ip: Option<IpAddr>,
+    pub(crate) ip: Option<IpAddr>,
     /// The far end without its port, as it may be shown.
-    pub(super) host: &'a str,
-    pub(super) room: &'a str,
-    pub(super) peer: &'a str,
+    pub(crate) host: &'a str,
+    pub(crate) room: &'a str,
+    pub(crate) peer: &'a str,
     /// What the peer calls itself.
-    pub(super) name: &'a str,
-    pub(super) transport: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) transport: &'a str,
     /// The producer's or consumer's.
-    pub(super) id: &'a str,
-    pub(super) consumed: &'a str,
-    pub(super) kind: &'a str,
-    pub(super) codec: &'a str,
-    pub(super) proto: &'a str,
-    pub(super) country: &'a str,
-    pub(super) asn: &'a str,
-    pub(super) as_org: &'a str,
-    pub(super) ssrc: Option<u32>,
-    pub(super) role: &'a str,
+    pub(crate) id: &'a str,
+    pub(crate) consumed: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) codec: &'a str,
+    pub(crate) proto: &'a str,
+    pub(crate) country: &'a str,
+    pub(crate) asn: &'a str,
+    pub(crate) as_org: &'a str,
+    pub(crate) ssrc: Option<u32>,
+    pub(crate) role: &'a str,
     /// A connection, rather than a stream.
-    pub(super) is_connection: bool,
+    pub(crate) is_connection: bool,
     /// It is media, and no retransmission or probation.
-    pub(super) is_media: bool,
+    pub(crate) is_media: bool,
     /// A server tells of whoever has it.
-    pub(super) told: bool,
+    pub(crate) told: bool,
     /// It tells that it is there now.
-    pub(super) open: bool,
+    pub(crate) open: bool,
 }
 
 impl<'a> Attributes<'a> {
-    pub(super) fn of(track: &'a Track, facts: &'a Facts) -> Self {
-        match &track.whose {
+    pub(crate) fn of(track: &'a Track, facts: &'a Facts) -> Self {
+        Self::of_whose(&track.whose, track.carrier.as_deref(), facts)
+    }
+
+    /// `carrier` is the connection of a stream that names no transport.
+    pub(crate) fn of_whose(
+        whose: &'a Whose,
+        carrier: Option<&'a Connection>,
+        facts: &'a Facts,
+    ) -> Self {
+        match whose {
             Whose::Connection(connection) => {
                 Self { is_connection: true, ..Self::of_connection(connection, facts) }
             }
@@ -53,7 +62,7 @@ impl<'a> Attributes<'a> {
                     Some(StreamRole::Probation) => "probation",
                 };
                 let known = facts.subjects.get(subject);
-                let who = match &track.carrier {
+                let who = match carrier {
                     Some(carrier) => Self::of_connection(carrier, facts),
                     None => known.map(|known| Self::of_subject(known, facts)).unwrap_or_default(),
                 };
@@ -75,7 +84,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// A producer or consumer.
-    pub(super) fn of_subject(known: &'a Known, facts: &'a Facts) -> Self {
+    pub(crate) fn of_subject(known: &'a Known, facts: &'a Facts) -> Self {
         let subject = &*known.subject;
         let who = Self::default().at(facts.stations.get(&subject.transport), facts);
         let who = Self {
@@ -97,7 +106,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// A transport.
-    pub(super) fn of_station(station: &'a Station, facts: &'a Facts) -> Self {
+    pub(crate) fn of_station(station: &'a Station, facts: &'a Facts) -> Self {
         Self { transport: &station.transport.id, ..Self::default().at(Some(station), facts) }
     }
 
@@ -123,12 +132,12 @@ impl<'a> Attributes<'a> {
     }
 
     /// What the peer is called.
-    pub(super) fn caller(&self) -> &'a str {
+    pub(crate) fn caller(&self) -> &'a str {
         if self.name.is_empty() { self.peer } else { self.name }
     }
 
     /// What words are looked for in.
-    pub(super) fn texts(&self) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &'a str> {
         let Self { host, room, peer, name, transport, id, kind, codec, as_org, .. } = *self;
         [host, room, peer, name, transport, id, kind, codec, as_org].into_iter()
     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::views::query::Query;
 use crate::views::scene::Scene;
 use crate::views::table::{Named, Row, Table};
+use crate::views::words;
 
 /// What the JSON looks like, and what can be asked for.
 pub(super) const OPENAPI: &str = include_str!("../../assets/openapi.json");
@@ -97,11 +98,9 @@ pub struct Line {
     pub send_plot: Option<Vec<u64>>,
 }
 
-/// A moment as text: RFC 3339, UTC.
+/// A moment as text, milliseconds since the exporter began: RFC 3339, UTC.
 pub(super) fn moment(scene: &Scene<'_>, millis: u64) -> String {
-    let since = std::time::Duration::from_millis(scene.epoch.saturating_add(millis));
-    let time = std::time::UNIX_EPOCH.checked_add(since);
-    time.map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string())
+    words::moment(scene.epoch.saturating_add(millis))
 }
 
 fn line(row: &Row, scene: &Scene<'_>, plots: bool) -> Line {

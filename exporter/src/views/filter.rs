@@ -18,7 +18,7 @@ const MOST_TERMS: usize = 32;
 
 /// What a line asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Filter {
+pub(crate) struct Filter {
     of_tracks: Vec<Term<Trait>>,
     of_rows: Vec<Term<Measure>>,
 }
@@ -204,12 +204,12 @@ impl Filter {
     }
 
     /// Whether somebody's traffic is to be shown at all.
-    pub(super) fn admits(&self, who: &Attributes<'_>) -> bool {
+    pub(crate) fn admits(&self, who: &Attributes<'_>) -> bool {
         self.of_tracks.iter().all(|term| term.test.holds(who) != term.negated)
     }
 
     /// Whether a row is to be shown. What it has no number for, is not compared, and fails.
-    pub(super) fn keeps(&self, figures: &Figures) -> bool {
+    pub(crate) fn keeps(&self, figures: &Figures) -> bool {
         self.of_rows.iter().all(|term| match term.test.holds(figures) {
             Some(holds) => holds != term.negated,
             None => false,

@@ -21,14 +21,21 @@ mod words;
 
 use std::sync::Arc;
 
+use foldhash::HashMap;
+
 use crate::history::{Past, PeerKey};
 use crate::labels::block::Block;
+pub(crate) use attributes::Attributes;
 pub use documents::{Document, Line};
+pub(crate) use figures::Figures;
+pub(crate) use filter::Filter;
+pub(crate) use query::moment as parse_moment;
 use query::{Form, Query, VIEWS};
 use scene::Scene;
 pub use scene::Setting;
 pub use verdict::{Cause, Thresholds, Verdict};
 pub use within::{KINDS, within};
+pub(crate) use words::{ago, millis, moment, percent};
 
 /// What a browser needs beside the pages.
 const ASSETS: [(&str, &str, &str); 2] = [
@@ -95,14 +102,18 @@ pub fn asked(path: &str, query: Option<&str>) -> Option<Asked> {
 
 const JSON: &str = "application/json";
 
-/// Who has a bad call now, and why, as labels of a metric.
-pub fn complaints(past: &Past, thresholds: &Thresholds) -> Vec<Arc<str>> {
-    let verdicts = verdict::verdicts(past, past.now, thresholds, false);
-    let labels = |((room, peer), verdict): (PeerKey, Verdict)| {
-        let block = Block::open().label("room_id", &room).label("peer_id", &peer);
+/// Who has a bad call now.
+pub fn verdicts(past: &Past, thresholds: &Thresholds) -> HashMap<PeerKey, Verdict> {
+    verdict::verdicts(past, past.now, thresholds, false)
+}
+
+/// Verdicts as labels of a metric.
+pub fn complaints(verdicts: &HashMap<PeerKey, Verdict>) -> Vec<Arc<str>> {
+    let labels = |((room, peer), verdict): (&PeerKey, &Verdict)| {
+        let block = Block::open().label("room_id", room).label("peer_id", peer);
         block.label("verdict", verdict.cause.as_label()).close()
     };
-    let mut complaints: Vec<_> = verdicts.into_iter().map(labels).collect();
+    let mut complaints: Vec<_> = verdicts.iter().map(labels).collect();
     complaints.sort_unstable();
     complaints
 }

@@ -307,7 +307,7 @@ fn span(value: &str) -> Result<u64, String> {
 
 /// Milliseconds of Unix time, from those, from seconds of it, or from `2026-01-31T14:31[:05]Z` and
 /// `2026-01-31 14:31`, which are UTC.
-fn moment(value: &str) -> Result<u64, String> {
+pub(crate) fn moment(value: &str) -> Result<u64, String> {
     let refusal = || "at: expected Unix time, or UTC like 2026-01-31T14:31Z".to_owned();
     if let Ok(number) = value.parse::<u64>() {
         // Seconds are that small until the year 5138.

@@ -84,7 +84,7 @@ fn who_suffers_stands_first_with_the_reason() {
 
 #[test]
 fn a_metric_says_the_same() {
-    let labels = complaints(&meeting().history.lend(EPOCH), &Thresholds::default());
+    let labels = complaints(&verdicts(&meeting().history.lend(EPOCH), &Thresholds::default()));
     let expected = [("bob", "uplink"), ("carol", "downlink"), ("dave", "silent")];
     let expected = expected.map(|(peer, verdict)| {
         format!("{{room_id=\"r1\",peer_id=\"{peer}\",verdict=\"{verdict}\"}} ")

@@ -76,7 +76,7 @@ impl Cause {
     }
 
     /// As a label's value.
-    pub(super) fn as_label(self) -> &'static str {
+    pub(crate) fn as_label(self) -> &'static str {
         match self {
             Self::Unconnected => "never_connected",
             Self::Gone => "nothing_arrives",
@@ -85,6 +85,19 @@ impl Cause {
             Self::Silent => "silent",
             Self::Score => "low_score",
         }
+    }
+
+    /// The one of this label.
+    pub(crate) fn of_label(label: &str) -> Option<Self> {
+        let all = [
+            Self::Unconnected,
+            Self::Gone,
+            Self::Uplink,
+            Self::Downlink,
+            Self::Silent,
+            Self::Score,
+        ];
+        all.into_iter().find(|cause| cause.as_label() == label)
     }
 
     /// On which side it loses packets, if that is it.

@@ -1,5 +1,7 @@
 //! Numbers and moments as people read them.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 /// Bits a second in the unit in which they are small.
 pub(super) fn rate(bits: f64) -> String {
     match bits {
@@ -10,11 +12,11 @@ pub(super) fn rate(bits: f64) -> String {
     }
 }
 
-pub(super) fn percent(share: Option<f64>) -> String {
+pub(crate) fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "–".into(), |share| format!("{:.1} %", share * 100.0))
 }
 
-pub(super) fn millis(seconds: Option<f64>) -> String {
+pub(crate) fn millis(seconds: Option<f64>) -> String {
     seconds.map_or_else(
         || "–".into(),
         |seconds| match seconds * 1e3 {
@@ -33,12 +35,18 @@ pub(super) fn severity(loss: Option<f64>, bad: f64) -> &'static str {
     }
 }
 
-pub(super) fn ago(millis: u64) -> String {
+pub(crate) fn ago(millis: u64) -> String {
     match millis / 1000 {
         seconds if seconds < 120 => format!("{seconds} s"),
         seconds if seconds < 7200 => format!("{} min", seconds / 60),
         seconds => format!("{} h", seconds / 3600),
     }
+}
+
+/// Milliseconds of Unix time as text: RFC 3339, UTC.
+pub(crate) fn moment(millis: u64) -> String {
+    let time = UNIX_EPOCH.checked_add(Duration::from_millis(millis));
+    time.map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string())
 }
 
 /// `2026-01-31T14:31:05Z` as people write it.

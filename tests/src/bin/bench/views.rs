@@ -38,7 +38,8 @@ pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
     scrape.update_for(update(1, &reading, &world), Selection::ALL);
     let pid = std::process::id();
     let before = resident(pid)?;
-    let mut history = History::new(Settings { spans: SPANS, room: 100_000_000 });
+    let mut history =
+        History::new(Settings { spans: SPANS, room: 100_000_000, keeps_lives: false });
     let mut costs = Vec::new();
     for step in 1..=STEPS {
         World::grow(&mut reading, step);
