@@ -200,6 +200,7 @@ impl Exporter {
             history,
             thresholds,
             host_name,
+            hidden,
         } = prepared;
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
         let readers = Some(serving.handle().clone());
@@ -219,7 +220,7 @@ impl Exporter {
             telemetry: telemetry.clone(),
             board: board.clone(),
         });
-        let views = history.map(|_| Views::new(Setting { host: host_name, thresholds }));
+        let views = history.map(|_| Views::new(Setting { host: host_name, thresholds, hidden }));
         let (ports, workers) = (counting.ownership().clone(), options.workers);
         let host = Arc::new(Host { ports, workers, observer: observer.clone() });
         Ok(Self {
