@@ -4,6 +4,7 @@
 //! or one line that names what is wrong. Nothing here reads the process environment, a file or a
 //! socket, so every rule is tested as a table. A flag beats a variable, a variable beats a default.
 
+mod capture;
 mod debug;
 mod flags;
 mod invalid;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use capture::Capture;
 pub use debug::Levels;
 pub use invalid::Invalid;
 pub use method::{Hooks, Method};
@@ -270,6 +272,8 @@ pub enum Command {
     Explain(Explain),
     /// Print what ended.
     Journal(ReadJournal),
+    /// Capture somebody's packets.
+    Capture(Box<Capture>),
     /// Take the filters of an exporter of this name away when it is gone.
     GuardFilters(String),
 }
@@ -310,6 +314,9 @@ impl Command {
                 let JournalFlags { folder, since, until, json, filter } = flags;
                 let filter = filter.join(" ");
                 return Ok(Self::Journal(ReadJournal { folder, filter, since, until, json }));
+            }
+            Some(Subcommand::Capture(flags)) => {
+                return capture::capture(flags).map(|it| Self::Capture(Box::new(it)));
             }
             None => {}
         }

@@ -22,7 +22,7 @@ use crate::ledger::{Settings, Update};
 use crate::model::{Direction, Peer, Proto, Reading, SourceId, Tuple};
 use crate::observer::protocol;
 use crate::state::State;
-use crate::views::{self, Asked, Document, Setting, Thresholds};
+use crate::views::{self, Asked, Document, Hidden, Setting, Thresholds};
 use crate::web;
 
 /// A target's name, and what takes its input in.
@@ -180,7 +180,11 @@ pub fn view(data: &[u8]) {
         scrape.update_for(update, Selection::ALL);
         history.record(scrape.ledger(), tick * 20_000);
     }
-    let setting = Setting { host: "fuzzed".into(), thresholds: Thresholds::default() };
+    let setting = Setting {
+        host: "fuzzed".into(),
+        thresholds: Thresholds::default(),
+        hidden: Hidden::default(),
+    };
     let answer = views::answer(&history.lend(1_700_000_000_000), &setting, &wanted);
     let text = String::from_utf8(answer.body).expect("an answer is text");
     match answer.content_type {

@@ -41,6 +41,7 @@ pub mod check;
 pub mod collect;
 pub mod startup;
 
+pub mod capture;
 pub mod client;
 pub mod explain;
 pub mod top;

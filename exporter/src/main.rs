@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
+use mediasoup_exporter::capture;
 use mediasoup_exporter::check;
 use mediasoup_exporter::collect::{
     self, Board, Connections, Host, Ledgers, Orders, Pace, Parts, Site, Views,
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         Command::Top(options) => top::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Journal(options) => journal::read::run(&options),
+        Command::Capture(options) => capture::run(&options),
         Command::GuardFilters(exporter) => guard(&exporter),
         Command::PrintMetricsReference => {
             print(&format!("{}\n## `self`\n\n{}", reference::markdown(), telemetry::reference()))
@@ -206,6 +208,7 @@ impl Exporter {
             journal,
             thresholds,
             host_name,
+            hidden,
         } = prepared;
         let journal = journal.map(|options| {
             let folder = options.folder.display();
@@ -231,7 +234,7 @@ impl Exporter {
             board: board.clone(),
         });
         let keeps_history = history.is_some();
-        let views = views.then(|| Views::new(Setting { host: host_name, thresholds }));
+        let views = views.then(|| Views::new(Setting { host: host_name, thresholds, hidden }));
         let (ports, workers) = (counting.ownership().clone(), options.workers);
         let host = Arc::new(Host { ports, workers, observer: observer.clone() });
         Ok(Self {

@@ -11,15 +11,29 @@ pub fn hold() {
     change(libc::SIG_BLOCK);
 }
 
+/// Takes one that is held back, if one has come. For who has no runtime.
+pub fn came() -> bool {
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the set is filled, the time lives; nothing is asked about the signal.
+    unsafe { libc::sigtimedwait(set().as_ptr(), std::ptr::null_mut(), &raw const at_once) > 0 }
+}
+
 fn change(how: libc::c_int) {
+    // SAFETY: the set is filled.
+    unsafe {
+        libc::pthread_sigmask(how, set().as_ptr(), std::ptr::null_mut());
+    }
+}
+
+fn set() -> MaybeUninit<libc::sigset_t> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigemptyset` fills the set, and the others take one that is filled.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
         libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
-        libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut());
     }
+    set
 }
 
 /// SIGTERM and SIGINT.

@@ -22,7 +22,7 @@ use crate::config::{self, Config, Deidentify, Log, Names, Privacy};
 use crate::files::{Content, Identity, Members};
 use crate::host::workers::Workers;
 use crate::labels::{AddressPolicy, Database, Geo, NamePolicy, Policy};
-use crate::views::Thresholds;
+use crate::views::{Hidden, Thresholds};
 use crate::web::{Access, Front, Hosts, Settings};
 use crate::{files, history, journal, kernel, ledger, observer, web};
 
@@ -68,6 +68,8 @@ pub struct Prepared {
     pub thresholds: Thresholds,
     /// What this host calls itself.
     pub host_name: String,
+    /// What of people is shown otherwise than it is.
+    pub hidden: Hidden,
 }
 
 /// A file that a flag names, as it was read.
@@ -149,6 +151,10 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
         }),
         thresholds: thresholds(&config.bad),
         host_name: read_text("/proc/sys/kernel/hostname").trim().to_owned(),
+        hidden: Hidden {
+            addresses: config.privacy.mode != Deidentify::None,
+            names: config.privacy.names != Names::None,
+        },
     })
 }
 

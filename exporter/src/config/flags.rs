@@ -331,6 +331,8 @@ pub(super) enum Subcommand {
     Top(TopFlags),
     /// Say all that is known of a peer, room, address, transport or stream of the last hours, or why nothing is
     Explain(ExplainFlags),
+    /// Capture the packets of rooms, peers, addresses or streams in a file for Wireshark (needs CAP_NET_RAW)
+    Capture(CaptureFlags),
     /// Print the journal: connections and streams that ended
     Journal(JournalFlags),
 }
@@ -377,6 +379,49 @@ pub(super) struct ExplainFlags {
     /// An id, a name or an address, or a part of one
     #[arg(value_name = "WHAT", required = true)]
     pub(super) what: Vec<String>,
+}
+
+/// Of `capture`.
+#[derive(Debug, clap::Args)]
+pub(super) struct CaptureFlags {
+    #[command(flatten)]
+    pub(super) exporter: ExporterFlags,
+    /// Packets of this room; repeatable
+    #[arg(long = "room", value_name = "ROOM", help_heading = "Whose packets")]
+    pub(super) rooms: Vec<String>,
+    /// Packets of this peer, by its id or by what it calls itself; repeatable
+    #[arg(long = "peer", value_name = "PEER", help_heading = "Whose packets")]
+    pub(super) peers: Vec<String>,
+    /// Packets of this far end, as views show it; repeatable
+    #[arg(long = "ip", value_name = "ADDRESS", help_heading = "Whose packets")]
+    pub(super) ips: Vec<String>,
+    /// RTP of this stream alone; repeatable
+    #[arg(long = "ssrc", value_name = "N", help_heading = "Whose packets")]
+    pub(super) ssrcs: Vec<String>,
+    /// How long, up to 10m
+    #[arg(long = "for", value_name = "TIME", default_value = "30s")]
+    pub(super) span: String,
+    /// Where to: a file that is not there yet
+    #[arg(long, value_name = "FILE")]
+    pub(super) write: Option<PathBuf>,
+    /// Instead: to standard output, as for wireshark -k -i -
+    #[arg(long)]
+    pub(super) stdout: bool,
+    /// Take the place of a file that is there
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Bytes of the file at most, such as 500k, 20M, 1G
+    #[arg(long = "max-bytes", value_name = "BYTES", default_value = "100M")]
+    pub(super) max_bytes: String,
+    /// Packets in a second at most; further ones are counted
+    #[arg(long = "max-rate", value_name = "N", default_value = "50_000")]
+    pub(super) max_rate: Size,
+    /// Whole packets, not only their headers
+    #[arg(long)]
+    pub(super) payload: bool,
+    /// Capture also where the exporter hides addresses or names of people
+    #[arg(long = "despite-deidentification")]
+    pub(super) despite_deidentification: bool,
 }
 
 /// Of `top`.

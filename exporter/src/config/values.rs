@@ -121,6 +121,23 @@ pub(super) fn long_duration(origin: Origin, value: &str) -> Result<Duration, Inv
     humantime::parse_duration(value.trim()).map_err(refuse)
 }
 
+/// `500k`, `20M`, `1G`, or bytes without a unit.
+pub(super) fn bytes(origin: Origin, value: &str) -> Result<u64, Invalid> {
+    let text = value.trim().replace('_', "");
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit.trim().to_ascii_lowercase().trim_end_matches('b') {
+        "" => Some(1),
+        "k" => Some(1_000),
+        "m" => Some(1_000_000),
+        "g" => Some(1_000_000_000),
+        _ => None,
+    };
+    let bytes = scale.and_then(|scale| number.parse::<u64>().ok()?.checked_mul(scale));
+    let bytes = bytes.filter(|bytes| (10_000..=100_000_000_000).contains(bytes));
+    bytes.ok_or_else(|| origin.refuse(value, "bytes from 10k to 100G, such as 500k, 20M or 1G"))
+}
+
 /// `2%` or `2`, as a share of one.
 pub(super) fn percent(origin: Origin, value: &str) -> Result<f64, Invalid> {
     let text = value.trim();

@@ -28,8 +28,17 @@ pub struct Needs {
 /// Reduces this thread's capabilities, those that a program started from here could gain, and the
 /// bounding set where that is permitted. Returns the names of those that are kept.
 pub fn drop_all_but(needs: Needs) -> anyhow::Result<Vec<String>> {
+    keep(&kept(needs))
+}
+
+/// The same for who only captures packets.
+pub fn keep_capturing() -> anyhow::Result<()> {
+    keep(&CapsHashSet::from([Capability::CAP_NET_RAW])).map(drop)
+}
+
+fn keep(wanted: &CapsHashSet) -> anyhow::Result<Vec<String>> {
     let permitted = caps::read(None, CapSet::Permitted)?;
-    let kept: CapsHashSet = permitted.intersection(&kept(needs)).copied().collect();
+    let kept: CapsHashSet = permitted.intersection(wanted).copied().collect();
     no_new_privileges();
     // Needs CAP_SETPCAP, so before that goes; without it nothing could be gained from the set.
     if permitted.contains(&Capability::CAP_SETPCAP) {

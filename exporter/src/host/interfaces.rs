@@ -126,6 +126,34 @@ fn rank(link: &Interface, addressed: &BTreeSet<u32>, workers: &BTreeSet<i32>) ->
     }
 }
 
+/// An interface to capture on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Top {
+    /// Which.
+    pub attach: Attach,
+    /// Packets with a VLAN tag are another interface's, on which they are captured, too.
+    pub skip_tagged: bool,
+}
+
+/// Where interfaces stand on each other, a packet passes several. Without the marks that the kernel
+/// program leaves on packets, it must be captured on one only: not on members of a bridge or bond if
+/// anything else is captured, and with its VLAN tag not below a VLAN interface that is.
+pub fn on_top(chosen: &[Attach], situation: &Situation) -> Vec<Top> {
+    let is_chosen = |index: u32| chosen.iter().any(|attach| attach.index == index);
+    let belongs = |attach: &Attach| {
+        let link = situation.interfaces.iter().find(|link| link.index == attach.index);
+        link.is_some_and(|link| link.controller.is_some())
+    };
+    let only_members = chosen.iter().all(belongs);
+    let is_member = |attach: &Attach| !only_members && belongs(attach);
+    let carries_vlans = |attach: &Attach| {
+        let mut links = situation.interfaces.iter();
+        links.any(|link| link.vlan_parent == Some(attach.index) && is_chosen(link.index))
+    };
+    let tops = chosen.iter().filter(|attach| !is_member(attach));
+    tops.map(|attach| Top { attach: attach.clone(), skip_tagged: carries_vlans(attach) }).collect()
+}
+
 /// Compiles `--interface` patterns; none at all is `None`.
 pub fn patterns(globs: &[String]) -> Result<Option<GlobSet>, globset::Error> {
     if globs.is_empty() {
@@ -241,5 +269,36 @@ mod tests {
         assert_eq!(names[..7], ["lo", "eth0", "wg0", "ib0", "veth450", "eth2", "gre6"]);
         assert_eq!(choice.left_out, 500 + 6 - MOST_INTERFACES);
         assert!(choice.attach[4].crossing && !choice.attach[5].crossing);
+    }
+
+    #[test]
+    fn of_a_stack_only_the_top_is_captured() {
+        let link = |index: u32, controller, vlan_parent| Interface {
+            index,
+            name: format!("if{index}"),
+            kind: 1,
+            up: true,
+            controller,
+            vlan_parent,
+            ..Interface::default()
+        };
+        // 2 is a member of bridge 3; VLAN interface 4 stands on 3.
+        let links = vec![link(2, Some(3), None), link(3, None, None), link(4, None, Some(3))];
+        let situation = Situation { interfaces: links, ..Situation::default() };
+        let check = |chosen: &[u32], expected: &[(u32, bool)]| {
+            let attach = |&index: &u32| {
+                let name = format!("if{index}");
+                Attach { index, name, layer: Layer::Ethernet, crossing: false }
+            };
+            let chosen: Vec<Attach> = chosen.iter().map(attach).collect();
+            let captured = on_top(&chosen, &situation);
+            let captured: Vec<(u32, bool)> =
+                captured.iter().map(|what| (what.attach.index, what.skip_tagged)).collect();
+            assert_eq!(captured, expected);
+        };
+        check(&[2], &[(2, false)]);
+        check(&[2, 3], &[(3, false)]);
+        check(&[2, 3, 4], &[(3, true), (4, false)]);
+        check(&[2, 4], &[(4, false)]);
     }
 }

@@ -291,6 +291,7 @@ pub(super) mod tests {
             to: "2026-01-31T14:39:05Z".into(),
             total: 2,
             offset: 0,
+            deidentified: Some(Vec::new()),
             rows: vec![line("Lecture 7/bob", Some("uplink")), line("Lecture 7/ada", None)],
         }
     }

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::views::query::Query;
-use crate::views::scene::Scene;
+use crate::views::scene::{Hidden, Scene};
 use crate::views::table::{Named, Row, Table};
+use crate::views::traffic::Traffic;
 use crate::views::words;
 
 /// What the JSON looks like, and what can be asked for.
@@ -25,6 +26,9 @@ pub struct Document {
     pub total: usize,
     /// The first of these.
     pub offset: usize,
+    /// `addresses`, `names`: what a privacy policy shows otherwise than it is; exporters of old do not say.
+    #[serde(default)]
+    pub deidentified: Option<Vec<String>>,
     /// A page of them.
     pub rows: Vec<Line>,
 }
@@ -96,6 +100,9 @@ pub struct Line {
     /// The same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub send_plot: Option<Vec<u64>>,
+    /// How packets of it can be told from others, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
 }
 
 /// A moment as text, milliseconds since the exporter began: RFC 3339, UTC.
@@ -103,7 +110,7 @@ pub(super) fn moment(scene: &Scene<'_>, millis: u64) -> String {
     words::moment(scene.epoch.saturating_add(millis))
 }
 
-fn line(row: &Row, scene: &Scene<'_>, plots: bool) -> Line {
+fn line(row: &Row, scene: &Scene<'_>, [plots, traffic]: [bool; 2]) -> Line {
     let Row { key, title, subtitle, peers, rooms, protos, streams, figures, .. } = row;
     let names = |named: &Named| named.names.iter().cloned().collect();
     let verdict = figures.verdict.as_ref();
@@ -141,10 +148,14 @@ fn line(row: &Row, scene: &Scene<'_>, plots: bool) -> Line {
         since: verdict.map(|verdict| moment(scene, verdict.since)),
         receive_plot: plots.then(|| row.plot_in.clone()),
         send_plot: plots.then(|| row.plot_out.clone()),
+        traffic: traffic.then(|| row.traffic.clone()),
     }
 }
 
-pub(super) fn json(table: &Table, scene: &Scene<'_>, query: &Query) -> Vec<u8> {
+pub(super) fn json(table: &Table, scene: &Scene<'_>, query: &Query, hidden: Hidden) -> Vec<u8> {
+    let further = [query.plots, query.traffic];
+    let hidden = [("addresses", hidden.addresses), ("names", hidden.names)];
+    let hidden = hidden.iter().filter(|(_, is_hidden)| *is_hidden);
     let document = Document {
         host: scene.host.to_owned(),
         by: query.by.name().to_owned(),
@@ -152,7 +163,8 @@ pub(super) fn json(table: &Table, scene: &Scene<'_>, query: &Query) -> Vec<u8> {
         to: moment(scene, table.end),
         total: table.total,
         offset: query.offset,
-        rows: table.rows.iter().map(|row| line(row, scene, query.plots)).collect(),
+        deidentified: Some(hidden.map(|(what, _)| (*what).to_owned()).collect()),
+        rows: table.rows.iter().map(|row| line(row, scene, further)).collect(),
     };
     // Text and numbers: nothing can fail.
     let mut body = serde_json::to_vec(&document).unwrap_or_default();
@@ -166,7 +178,7 @@ pub(super) fn csv(table: &Table, scene: &Scene<'_>) -> Vec<u8> {
     let mut write = |fields: &[String]| text.write_record(fields).is_ok();
     write(&NAMES.map(str::to_owned));
     for row in &table.rows {
-        write(&fields(line(row, scene, false)).map(harmless));
+        write(&fields(line(row, scene, [false; 2])).map(harmless));
     }
     text.into_inner().unwrap_or_default()
 }

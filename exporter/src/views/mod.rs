@@ -15,6 +15,7 @@ mod sums;
 mod table;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod verdict;
 mod within;
 mod words;
@@ -32,7 +33,8 @@ pub(crate) use filter::Filter;
 pub(crate) use query::moment as parse_moment;
 use query::{Form, Query, VIEWS};
 use scene::Scene;
-pub use scene::Setting;
+pub use scene::{Hidden, Setting};
+pub use traffic::{Carried, Ends, Traffic};
 pub use verdict::{Cause, Thresholds, Verdict};
 pub use within::{KINDS, within};
 pub(crate) use words::{ago, millis, moment, percent};
@@ -121,12 +123,12 @@ pub fn complaints(verdicts: &HashMap<PeerKey, Verdict>) -> Vec<Arc<str>> {
 /// Answers out of the past.
 pub fn answer(past: &Past, setting: &Setting, wanted: &Wanted) -> Answer {
     let Wanted { query, path } = wanted;
-    let Setting { host, thresholds } = setting;
+    let Setting { host, thresholds, hidden } = setting;
     let scene = &Scene { host, thresholds, epoch: past.epoch };
     let table = table::table(past, query, thresholds);
     let (content_type, body) = match query.form {
         Form::Html => ("text/html; charset=utf-8", html::page(&table, scene, past, query, path)),
-        Form::Json => (JSON, documents::json(&table, scene, query)),
+        Form::Json => (JSON, documents::json(&table, scene, query, *hidden)),
         Form::Csv => ("text/csv; charset=utf-8; header=present", documents::csv(&table, scene)),
     };
     Answer { status: 200, content_type, body }

@@ -120,6 +120,8 @@ pub(super) struct Query {
     pub form: Form,
     /// JSON has plots.
     pub plots: bool,
+    /// JSON says how packets can be told from others.
+    pub traffic: bool,
 }
 
 /// Times that pages offer, milliseconds.
@@ -142,6 +144,7 @@ impl Query {
             at: None,
             form,
             plots: false,
+            traffic: false,
         }
     }
 
@@ -163,7 +166,8 @@ impl Query {
                 "for" => self.span = span(&value)?,
                 "at" if value.is_empty() => self.at = None,
                 "at" => self.at = Some(moment(&value)?),
-                "plots" => self.plots = yes(&value)?,
+                "plots" => self.plots = yes(&name, &value)?,
+                "traffic" => self.traffic = yes(&name, &value)?,
                 "format" => self.form = form(&value)?,
                 // Others may have some of their own.
                 _ => {}
@@ -193,8 +197,7 @@ impl Query {
 
     /// As a query again, with one thing other than it was.
     pub(super) fn with(&self, name: &str, value: &str) -> String {
-        let Self { by, line, sort, reverse, offset, limit, span, at, form: _, filter: _, plots: _ } =
-            self;
+        let Self { by, line, sort, reverse, offset, limit, span, at, .. } = self;
         let defaults = Self::new(*by, Form::Html);
         let mut pairs: Vec<(&str, String)> = Vec::new();
         let mut put = |pair: &'static str, value: String, is_default: bool| {
@@ -281,11 +284,11 @@ fn form(value: &str) -> Result<Form, String> {
     }
 }
 
-fn yes(value: &str) -> Result<bool, String> {
+fn yes(name: &str, value: &str) -> Result<bool, String> {
     match value {
         "yes" | "1" | "true" => Ok(true),
         "no" | "0" | "false" | "" => Ok(false),
-        _ => Err("plots: expected yes or no".into()),
+        _ => Err(format!("{name}: expected yes or no")),
     }
 }
 

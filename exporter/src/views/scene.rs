@@ -9,6 +9,17 @@ pub struct Setting {
     pub host: String,
     /// When a call is bad.
     pub thresholds: Thresholds,
+    /// What is shown otherwise than it is.
+    pub hidden: Hidden,
+}
+
+/// Of people, what a privacy policy hides or shows as something else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// `--deidentify`.
+    pub addresses: bool,
+    /// `--names`.
+    pub names: bool,
 }
 
 /// Where, and since when.

@@ -11,6 +11,7 @@ use crate::history::{Past, PeerKey, Sample, Side, Track};
 use crate::views::attributes::Attributes;
 use crate::views::figures::Figures;
 use crate::views::query::{By, Column, Query};
+use crate::views::traffic::Traffic;
 use crate::views::verdict::{LIFE, Thresholds, Verdict, verdicts};
 
 /// Peers and rooms that a row names; further ones are counted.
@@ -63,6 +64,8 @@ pub(super) struct Row {
     /// Bits a second, step by step.
     pub(super) plot_in: Vec<u64>,
     pub(super) plot_out: Vec<u64>,
+    /// If that was asked for.
+    pub(super) traffic: Traffic,
 }
 
 /// A few names, and how many there are.
@@ -331,6 +334,9 @@ impl<'a> Grouping<'a> {
         };
         known.meet(&who, verdict, track.first..track.last(), is_live);
         known.streams += usize::from(!who.is_connection);
+        if self.query.traffic {
+            known.traffic.meet(track, &who);
+        }
         let is_counted = who.is_connection == wants_connections;
         Place::Row { row, is_counted, is_media: who.is_media }
     }

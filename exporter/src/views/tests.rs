@@ -41,7 +41,11 @@ const EPOCH: u64 = 1_700_000_000_000;
 
 fn get(meeting: &Meeting, path: &str) -> Answer {
     let (path, query) = path.split_once('?').map_or((path, None), |(a, b)| (a, Some(b)));
-    let setting = Setting { host: "media-1".into(), thresholds: Thresholds::default() };
+    let setting = Setting {
+        host: "media-1".into(),
+        thresholds: Thresholds::default(),
+        hidden: Hidden::default(),
+    };
     match asked(path, query) {
         Some(Asked::View(wanted)) => answer(&meeting.history.lend(EPOCH), &setting, &wanted),
         other => panic!("{path}: {other:?}"),
@@ -191,6 +195,27 @@ fn rows_are_grouped_filtered_sorted_and_paged() {
 }
 
 #[test]
+fn a_document_says_how_packets_are_told_apart_if_that_is_asked_for() {
+    let meeting = meeting();
+    let table = json(&meeting, "/api/v1/transports?q=peer:bob&traffic=yes");
+    let document: Document = serde_json::from_value(table).unwrap();
+    let traffic = document.rows[0].traffic.as_ref().unwrap();
+    let streams = traffic.streams.iter().map(|it| (it.ssrc, &*it.role, &*it.id, &*it.peer));
+    let expected = [(2, "producer", "p-bob", "bob"), (110, "consumer", "c-bob-alice", "bob")];
+    assert_eq!(streams.take(2).collect::<Vec<_>>(), expected);
+    // What Dave never sent has no SSRC yet.
+    assert_eq!((document.rows.len(), traffic.streams.len(), traffic.more), (1, 3, false));
+    let [ends] = &traffic.connections[..] else { panic!("{:?}", traffic.connections) };
+    assert_eq!(
+        (&*ends.remote, &*ends.transport, &*ends.peer),
+        ("203.0.114.7:5000", "t-bob", "bob")
+    );
+    assert_eq!(document.deidentified, Some(Vec::new()));
+    let table = json(&meeting, "/api/v1/transports?q=peer:bob");
+    assert_eq!(table["rows"][0]["traffic"], Value::Null);
+}
+
+#[test]
 fn documents_are_what_the_description_says() {
     let schema: Value = serde_json::from_str(documents::OPENAPI).unwrap();
     let row = &schema["components"]["schemas"]["Row"]["properties"];
@@ -200,7 +225,7 @@ fn documents_are_what_the_description_says() {
     let meeting = meeting();
     for (path, _) in VIEWS {
         assert!(schema["paths"][format!("/api/v1/{path}")]["get"].is_object(), "{path}");
-        let shown = json(&meeting, &format!("/api/v1/{path}?plots=yes"));
+        let shown = json(&meeting, &format!("/api/v1/{path}?plots=yes&traffic=yes"));
         assert_eq!(names(&shown), names(table));
         for shown in shown["rows"].as_array().unwrap() {
             assert_eq!(names(shown), names(row));
@@ -216,6 +241,7 @@ fn documents_are_what_the_description_says() {
                     "integer" => value.is_i64() || value.is_u64(),
                     "boolean" => value.is_boolean(),
                     "array" => value.is_array(),
+                    "object" => value.is_object(),
                     "null" => value.is_null(),
                     other => panic!("{other}"),
                 });

@@ -28,7 +28,7 @@ use self::table::{Local, Table};
 use super::keeper::Keeper;
 use super::options::Options;
 use super::status::{self, Failures, Knowledge, Status};
-use crate::host::interfaces::{Attach, Layer, Situation};
+use crate::host::interfaces::{Layer, Top, on_top};
 use crate::host::ownership::Ownership;
 use crate::host::survey::Surveyor;
 use crate::model::{Direction, JoinKey, Reading};
@@ -69,7 +69,7 @@ struct Counted {
 }
 
 struct Running {
-    what: Capture,
+    what: Top,
     /// What its filters let through.
     ports: RangeInclusive<u16>,
     ears: Vec<Ear>,
@@ -80,14 +80,6 @@ struct Ear {
     socket: Arc<Socket>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-}
-
-/// One interface to capture on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Capture {
-    attach: Attach,
-    /// See [`Filter`].
-    skip_tagged: bool,
 }
 
 impl CaptureEngine {
@@ -231,7 +223,7 @@ impl Owners {
 impl Running {
     fn refilter(&mut self, ports: &RangeInclusive<u16>) -> anyhow::Result<()> {
         for ear in &self.ears {
-            let filter = self.what.filter(ear.direction, ports);
+            let filter = filter(&self.what, ear.direction, ports);
             let filtered = ear.socket.refilter(&filter);
             filtered.with_context(|| format!("filter on {}", self.what.attach.name))?;
         }
@@ -240,41 +232,19 @@ impl Running {
     }
 }
 
-impl Capture {
-    fn filter(&self, direction: Direction, ports: &RangeInclusive<u16>) -> Filter {
-        let (layer, ports, skip_tagged) = (self.attach.layer, ports.clone(), self.skip_tagged);
-        Filter { layer, direction, ports, skip_tagged }
-    }
-}
-
-/// Where interfaces stand on each other, a packet passes several. Without the marks that the kernel
-/// program leaves on packets, it must be captured on one only: not on members of a bridge or bond if
-/// anything else is captured, and with its VLAN tag not below a VLAN interface that is.
-fn on_top(chosen: &[Attach], situation: &Situation) -> Vec<Capture> {
-    let is_chosen = |index: u32| chosen.iter().any(|attach| attach.index == index);
-    let belongs = |attach: &Attach| {
-        let link = situation.interfaces.iter().find(|link| link.index == attach.index);
-        link.is_some_and(|link| link.controller.is_some())
-    };
-    let only_members = chosen.iter().all(belongs);
-    let is_member = |attach: &Attach| !only_members && belongs(attach);
-    let carries_vlans = |attach: &Attach| {
-        let mut links = situation.interfaces.iter();
-        links.any(|link| link.vlan_parent == Some(attach.index) && is_chosen(link.index))
-    };
-    let tops = chosen.iter().filter(|attach| !is_member(attach));
-    tops.map(|attach| Capture { attach: attach.clone(), skip_tagged: carries_vlans(attach) })
-        .collect()
+fn filter(top: &Top, direction: Direction, ports: &RangeInclusive<u16>) -> Filter {
+    let (layer, ports, skip_tagged) = (top.attach.layer, ports.clone(), top.skip_tagged);
+    Filter { layer, direction, ports, skip_tagged }
 }
 
 fn open(
-    what: &Capture,
+    what: &Top,
     ports: &RangeInclusive<u16>,
     counted: &Arc<Counted>,
 ) -> anyhow::Result<Vec<Ear>> {
     let mut ears = Vec::new();
     for direction in [Direction::Receive, Direction::Send] {
-        let filter = what.filter(direction, ports);
+        let filter = filter(what, direction, ports);
         let (socket, receiver) = Socket::open(&what.attach, &filter)
             .with_context(|| format!("capture on {}", what.attach.name))?;
         let socket = Arc::new(socket);
@@ -329,41 +299,4 @@ impl Drop for Ear {
 /// A panic while the lock was held leaves counters that are at worst one packet behind.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::interfaces::Interface;
-
-    #[test]
-    fn of_a_stack_only_the_top_is_captured() {
-        let link = |index: u32, controller, vlan_parent| Interface {
-            index,
-            name: format!("if{index}"),
-            kind: 1,
-            up: true,
-            controller,
-            vlan_parent,
-            ..Interface::default()
-        };
-        // 2 is a member of bridge 3; VLAN interface 4 stands on 3.
-        let links = vec![link(2, Some(3), None), link(3, None, None), link(4, None, Some(3))];
-        let situation = Situation { interfaces: links, ..Situation::default() };
-        let check = |chosen: &[u32], expected: &[(u32, bool)]| {
-            let attach = |&index: &u32| {
-                let name = format!("if{index}");
-                Attach { index, name, layer: Layer::Ethernet, crossing: false }
-            };
-            let chosen: Vec<Attach> = chosen.iter().map(attach).collect();
-            let captured = on_top(&chosen, &situation);
-            let captured: Vec<(u32, bool)> =
-                captured.iter().map(|what| (what.attach.index, what.skip_tagged)).collect();
-            assert_eq!(captured, expected);
-        };
-        check(&[2], &[(2, false)]);
-        check(&[2, 3], &[(3, false)]);
-        check(&[2, 3, 4], &[(3, true), (4, false)]);
-        check(&[2, 4], &[(4, false)]);
-    }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use mediasoup_exporter::exposition::Selection;
 use mediasoup_exporter::history::{History, Settings, Spans};
-use mediasoup_exporter::views::{self, Asked, Setting, Thresholds};
+use mediasoup_exporter::views::{self, Asked, Hidden, Setting, Thresholds};
 
 use crate::Effort;
 use crate::figures::{Figure, Spread, Target};
@@ -60,7 +60,11 @@ pub fn measure(effort: Effort) -> Result<Vec<Figure>> {
             )),
         Figure::new("views", name("a step"), "ms").measured(Spread::of(&costs)),
     ];
-    let setting = Setting { host: "bench".into(), thresholds: Thresholds::default() };
+    let setting = Setting {
+        host: "bench".into(),
+        thresholds: Thresholds::default(),
+        hidden: Hidden::default(),
+    };
     for (path, query) in PAGES {
         let Some(Asked::View(wanted)) = views::asked(path, Some(query)) else { continue };
         let (mut times, mut size) = (Vec::new(), 0);
