@@ -3,8 +3,10 @@
 const seconds = Number(document.body.dataset.live);
 const refresh = async () => {
   const asked = document.activeElement;
-  // Nobody's typing or scrolling place is taken away.
-  if (document.hidden || (asked && asked.tagName === "INPUT")) return;
+  // Nobody's typing, selection or scrolling place is taken away.
+  const typed = [...document.querySelectorAll("input")].some((it) => it.value !== it.defaultValue);
+  if (document.hidden || typed || (asked && asked.tagName === "INPUT")) return;
+  if (!document.getSelection().isCollapsed) return;
   try {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
     if (!answer.ok) return;

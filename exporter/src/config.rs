@@ -32,7 +32,7 @@ use crate::config::flags::{
     ExplainFlags, ExporterFlags, Flags, JournalFlags, Subcommand, TopFlags,
 };
 use crate::config::values::{
-    Listen, Origin, boolean, duration, long_duration, percent, port, ports,
+    Listen, Origin, boolean, duration, long_duration, percent, port, ports, short_duration,
 };
 
 /// Where the exporter listens when nothing else is said. The replaced exporter's port.
@@ -424,7 +424,7 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         journal: journal(&flags)?,
         bad: Bad {
             loss: percent(Origin("--verdict.loss"), &flags.verdict_loss)?,
-            jitter: duration(Origin("--verdict.jitter"), &flags.verdict_jitter)?,
+            jitter: short_duration(Origin("--verdict.jitter"), &flags.verdict_jitter)?,
             silence: duration(Origin("--verdict.silence"), &flags.verdict_silence)?,
             score: flags.verdict_score.within("--verdict.score", 0, 10)? as u8,
         },

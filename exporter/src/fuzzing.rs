@@ -168,7 +168,9 @@ pub fn view(data: &[u8]) {
     let (path, query) = asked.split_once('?').unwrap_or((&asked, ""));
     let wanted = match views::asked(path, Some(query)) {
         Some(Asked::View(wanted)) => wanted,
-        Some(Asked::Unclear(why)) => return assert!(!why.is_empty(), "refused without a word"),
+        Some(Asked::Unclear { body, .. }) => {
+            return assert!(!body.is_empty(), "refused without a word");
+        }
         Some(Asked::Asset(..)) | None => return,
     };
     let mut scrape = Scrape::new(Settings::default(), Policy::default(), Geo::none());

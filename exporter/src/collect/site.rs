@@ -180,7 +180,9 @@ impl App for Site {
             Asked::Asset(content_type, body) => {
                 ready(View { status: 200, content_type, body: body.into() }).boxed()
             }
-            Asked::Unclear(why) => ready(text(400, &format!("{why}\n"))).boxed(),
+            Asked::Unclear { content_type, body } => {
+                ready(View { status: 400, content_type, body: body.into() }).boxed()
+            }
             Asked::View(wanted) => views.make(self.orders.clone(), *wanted).boxed(),
         })
     }

@@ -115,6 +115,13 @@ pub(super) fn duration(origin: Origin, value: &str) -> Result<Duration, Invalid>
         .ok_or_else(|| origin.refuse(value, "a time up to 24h such as 15s, 500ms or 1m"))
 }
 
+/// `50ms`, up to ten seconds: a number without a unit would be seconds, which nobody means here.
+pub(super) fn short_duration(origin: Origin, value: &str) -> Result<Duration, Invalid> {
+    let has_unit = value.trim_end().ends_with('s');
+    let time = duration(origin, value).ok().filter(|time| has_unit && time.as_secs() < 10);
+    time.ok_or_else(|| origin.refuse(value, "a time below 10s with its unit, such as 50ms"))
+}
+
 /// `30d`, `12h`, `90m`.
 pub(super) fn long_duration(origin: Origin, value: &str) -> Result<Duration, Invalid> {
     let refuse = |_| origin.refuse(value, "a time such as 30d, 12h or 90m");

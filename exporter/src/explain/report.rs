@@ -27,6 +27,9 @@ pub(super) fn text(what: &str, found: &[Found], metrics: &str) -> String {
     for Found { by, document } in found.iter().filter(|found| !found.document.rows.is_empty()) {
         let _ =
             writeln!(text, "{} with `{what}`, {} to {}:", plural(by), document.from, document.to);
+        if matches!(*by, "room" | "ip") {
+            let _ = writeln!(text, "  (what of them has that in a name, an id or an address)");
+        }
         for row in document.rows.iter().take(MOST) {
             describe(by, row, &mut text);
         }
@@ -97,7 +100,11 @@ fn describe(by: &str, row: &Line, text: &mut String) {
         && let (Some(verdict), Some(evidence)) = (&row.verdict, &row.evidence)
     {
         let since = row.since.as_deref().unwrap_or_default();
-        let _ = writeln!(text, "    {verdict}, since {since}: {evidence}");
+        let whose = match &row.whose {
+            Some(whose) if by != "peer" => format!("{whose}: "),
+            _ => String::new(),
+        };
+        let _ = writeln!(text, "    {whose}{verdict}, since {since}: {evidence}");
     }
     if let Some(why) = unjoined(by, row) {
         let _ = writeln!(text, "    {why}");

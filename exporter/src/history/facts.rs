@@ -155,6 +155,11 @@ impl Facts {
 }
 
 impl Station {
+    /// It leads to another router, on this host or another one.
+    pub fn is_pipe(&self) -> bool {
+        &*self.transport.kind == "pipe"
+    }
+
     fn end_unused(&self, now: u64) -> Ended {
         let Transport { id, proto, remote, .. } = &*self.transport;
         let (transport, proto, remote) = (id.clone(), proto.clone(), remote.clone());

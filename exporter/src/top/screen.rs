@@ -98,37 +98,44 @@ fn rows(state: &State, area: Rect, buffer: &mut Buffer) {
         };
         return Paragraph::new(why).render(area, buffer);
     }
-    let heads = [
-        "", "VERDICT", "WHO", "IN", "Mbit/s", "OUT", "Mbit/s", "LOST IN", "LOST OUT", "JITTER",
-        "RTT", "SC",
-    ];
-    let widths = [
-        Constraint::Fill(3),
-        Constraint::Length(30),
-        Constraint::Fill(2),
-        Constraint::Length(PLOT),
-        Constraint::Length(8),
-        Constraint::Length(PLOT),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(2),
-    ];
-    let head = heads.iter().enumerate().map(|(at, head)| match at {
-        0 => Cell::from(state.by.to_uppercase()),
-        4 | 6.. => Cell::from(Text::from(*head).right_aligned()),
-        _ => Cell::from(*head),
+    let columns = columns(area.width);
+    let widths = columns.iter().flatten().map(|(width, _, _)| *width);
+    let head = columns.iter().flatten().map(|(_, head, is_number)| match (*head, *is_number) {
+        ("", _) => Cell::from(state.by.to_uppercase()),
+        (head, true) => Cell::from(Text::from(head).right_aligned()),
+        (head, false) => Cell::from(head),
     });
     let head = Row::new(head).style(Style::new().add_modifier(Modifier::BOLD));
-    let table = Table::new(document.rows.iter().map(row), widths).header(head);
+    let rows = document.rows.iter().map(|line| row(line, &columns));
+    let table = Table::new(rows, widths).header(head);
     let table = table.row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let mut selection = TableState::new().with_selected(state.selected);
     StatefulWidget::render(table, area, buffer, &mut selection);
 }
 
-fn row(row: &Line) -> Row<'static> {
+/// A column's width, its head, and whether it has numbers. The row's own has no head here.
+type Column = (Constraint, &'static str, bool);
+
+/// What there is room for: who it is and what is said of him before all else, pictures last.
+fn columns(width: u16) -> [Option<Column>; 12] {
+    let all: [(u16, Column); 12] = [
+        (0, (Constraint::Fill(3), "", false)),
+        (0, (Constraint::Length(if width < 120 { 24 } else { 30 }), "VERDICT", false)),
+        (110, (Constraint::Fill(2), "WHO", false)),
+        (150, (Constraint::Length(PLOT), "IN", false)),
+        (0, (Constraint::Length(7), "Mbit/s", true)),
+        (150, (Constraint::Length(PLOT), "OUT", false)),
+        (0, (Constraint::Length(7), "Mbit/s", true)),
+        (0, (Constraint::Length(8), "LOST IN", true)),
+        (0, (Constraint::Length(8), "LOST OUT", true)),
+        (95, (Constraint::Length(7), "JITTER", true)),
+        (95, (Constraint::Length(7), "RTT", true)),
+        (95, (Constraint::Length(2), "SC", true)),
+    ];
+    all.map(|(from, column)| (from <= width).then_some(column))
+}
+
+fn row(row: &Line, columns: &[Option<Column>; 12]) -> Row<'static> {
     let mut who = row.peers.clone();
     who.extend(row.more.then(|| "…".to_owned()));
     let who = match row.rooms.is_empty() {
@@ -141,7 +148,7 @@ fn row(row: &Line) -> Row<'static> {
         Some(_) => Style::new().fg(Color::Red),
         None => Style::new(),
     };
-    Row::new([
+    let cells = [
         Cell::from(title),
         Cell::from(verdict(row)).style(style),
         Cell::from(who),
@@ -154,7 +161,9 @@ fn row(row: &Line) -> Row<'static> {
         number(millis(row.jitter_seconds)),
         number(millis(row.round_trip_time_seconds)),
         number(row.score.map_or_else(|| "–".into(), |score| score.to_string())),
-    ])
+    ];
+    let shown = cells.into_iter().zip(columns).filter(|(_, column)| column.is_some());
+    Row::new(shown.map(|(cell, _)| cell))
 }
 
 #[cfg(test)]

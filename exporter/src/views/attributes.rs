@@ -32,6 +32,8 @@ pub(crate) struct Attributes<'a> {
     pub(crate) is_connection: bool,
     /// It is media, and no retransmission or probation.
     pub(crate) is_media: bool,
+    /// It goes from one worker of this host to another, or to another host's: what a peer sent is in it once more.
+    pub(crate) is_pipe: bool,
     /// A server tells of whoever has it.
     pub(crate) told: bool,
     /// It tells that it is there now.
@@ -100,6 +102,9 @@ impl<'a> Attributes<'a> {
         if subject.peer.is_empty() && subject.room.is_empty() {
             return who;
         }
+        if who.is_pipe {
+            return Self { room: &subject.room, ..who };
+        }
         let name = facts.names.get(&(subject.room.clone(), subject.peer.clone()));
         let name = name.map_or("", |name| name);
         Self { room: &subject.room, peer: &subject.peer, name, ..who }
@@ -114,17 +119,20 @@ impl<'a> Attributes<'a> {
     fn at(self, station: Option<&'a Station>, facts: &'a Facts) -> Self {
         let Some(Station { transport, open, .. }) = station else { return self };
         let host = host(&transport.remote);
-        let name = facts.names.get(&(transport.room.clone(), transport.peer.clone()));
+        let is_pipe = station.is_some_and(Station::is_pipe);
+        let peer = if is_pipe { "" } else { &*transport.peer };
+        let name = facts.names.get(&(transport.room.clone(), peer.into()));
         Self {
             ip: host.parse().ok(),
             host,
             room: &transport.room,
-            peer: &transport.peer,
+            peer,
             name: name.map_or("", |name| name),
             proto: &transport.proto,
             country: &transport.country,
             asn: &transport.asn,
             as_org: &transport.as_org,
+            is_pipe,
             told: true,
             open: *open,
             ..self
@@ -138,7 +146,12 @@ impl<'a> Attributes<'a> {
 
     /// What words are looked for in.
     pub(crate) fn texts(&self) -> impl Iterator<Item = &'a str> {
-        let Self { host, room, peer, name, transport, id, kind, codec, as_org, .. } = *self;
-        [host, room, peer, name, transport, id, kind, codec, as_org].into_iter()
+        let Self { host, room, name, kind, codec, as_org, .. } = *self;
+        [host, room, name, kind, codec, as_org].into_iter()
+    }
+
+    /// Ids that words are looked for in.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &'a str> {
+        [self.peer, self.transport, self.id].into_iter()
     }
 }

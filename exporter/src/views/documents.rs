@@ -90,6 +90,10 @@ pub struct Line {
     pub score: Option<u8>,
     /// Of who suffers most.
     pub verdict: Option<String>,
+    /// Who that is.
+    pub whose: Option<String>,
+    /// Peers in it of whom something is said.
+    pub suffering: usize,
     /// How that is known.
     pub evidence: Option<String>,
     /// Since when: RFC 3339, UTC.
@@ -144,6 +148,8 @@ fn line(row: &Row, scene: &Scene<'_>, [plots, traffic]: [bool; 2]) -> Line {
         round_trip_time_seconds: figures.round_trip().map(round),
         score: figures.score(),
         verdict: verdict.map(|verdict| verdict.cause.as_str().to_owned()),
+        whose: verdict.map(|_| row.whose.clone()),
+        suffering: row.suffering.len(),
         evidence: verdict.map(|verdict| verdict.evidence.clone()),
         since: verdict.map(|verdict| moment(scene, verdict.since)),
         receive_plot: plots.then(|| row.plot_in.clone()),
@@ -183,7 +189,7 @@ pub(super) fn csv(table: &Table, scene: &Scene<'_>) -> Vec<u8> {
     text.into_inner().unwrap_or_default()
 }
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 24] = [
     "key",
     "title",
     "peers",
@@ -204,9 +210,13 @@ const NAMES: [&str; 20] = [
     "score",
     "verdict",
     "evidence",
+    "whose",
+    "since",
+    "subtitle",
+    "live",
 ];
 
-fn fields(line: Line) -> [String; 20] {
+fn fields(line: Line) -> [String; 24] {
     let number = |number: Option<f64>| number.map(|it| it.to_string()).unwrap_or_default();
     [
         line.key,
@@ -229,6 +239,10 @@ fn fields(line: Line) -> [String; 20] {
         line.score.map(|score| score.to_string()).unwrap_or_default(),
         line.verdict.unwrap_or_default(),
         line.evidence.unwrap_or_default(),
+        line.whose.unwrap_or_default(),
+        line.since.unwrap_or_default(),
+        line.subtitle,
+        line.live.to_string(),
     ]
 }
 

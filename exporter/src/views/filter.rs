@@ -10,9 +10,12 @@ use ipnet::IpNet;
 
 use crate::views::attributes::Attributes;
 use crate::views::figures::Figures;
+use crate::views::verdict::Cause;
 
 /// Characters of a line at most.
 const LONGEST: usize = 1024;
+/// Letters of a word that is looked for at the beginning of ids only.
+const SHORT: usize = 6;
 /// Terms of a line at most: each is tried on everybody.
 const MOST_TERMS: usize = 32;
 
@@ -160,21 +163,55 @@ fn words(line: &str) -> Result<Vec<Words>, String> {
     while !rest.is_empty() {
         let negated = rest.starts_with('-');
         rest = rest.strip_prefix('-').unwrap_or(rest);
+        if let Some((address, after)) = address(rest) {
+            words.push(Words { negated, field: Some("net".into()), value: address.to_owned() });
+            rest = after.trim_start();
+            continue;
+        }
         let plain = rest.find([':', ' ', '"']).unwrap_or(rest.len());
         let field = rest[plain..].starts_with(':').then(|| rest[..plain].to_ascii_lowercase());
         if field.is_some() {
             rest = &rest[plain + 1..];
         }
+        let is_quoted = rest.starts_with('"');
         let (value, after) = match rest.strip_prefix('"') {
             Some(quoted) => {
                 quoted.split_once('"').ok_or_else(|| format!("no quote ends `\"{quoted}`"))?
             }
             None => rest.split_once(' ').unwrap_or((rest, "")),
         };
+        if field.is_none() && !is_quoted {
+            refuse_stray(value, negated)?;
+        }
         words.push(Words { negated, field, value: value.to_owned() });
         rest = after.trim_start();
     }
     Ok(words)
+}
+
+/// Refuses what other languages of filters have and this one has not: it would be looked for as a word.
+fn refuse_stray(word: &str, negated: bool) -> Result<(), String> {
+    let number = word.trim_start_matches(['<', '>', '=']);
+    let is_number = number.is_empty() || number.starts_with(|c: char| c.is_ascii_digit());
+    if (number.len() < word.len() && is_number) || (negated && word.is_empty()) {
+        return Err(format!(
+            "`{word}` stands alone; expected a term such as loss:>2%, without spaces"
+        ));
+    }
+    match word {
+        "OR" | "AND" | "NOT" => Err(format!(
+            "`{word}`: all terms have to hold, and a minus turns one round; there is no OR"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// An IPv6 address or a network without a field, and what comes after it.
+fn address(rest: &str) -> Option<(&str, &str)> {
+    let (word, after) = rest.split_once(' ').unwrap_or((rest, ""));
+    let is_address = word.contains(':') && word.parse::<IpAddr>().is_ok();
+    let is_network = word.contains('/') && word.parse::<IpNet>().is_ok();
+    (is_address || is_network).then_some((word, after))
 }
 
 impl Filter {
@@ -226,7 +263,18 @@ fn unknown(field: &str) -> String {
 
 fn trait_of(field: &str, value: &str) -> Result<Option<Trait>, String> {
     if let Some((_, text)) = FIELDS.iter().find(|(name, _)| *name == field) {
-        return Ok(Some(Trait::Text(*text, value.to_lowercase())));
+        let value = value.to_lowercase();
+        let known: &[&str] = match text {
+            Field::Kind => &["audio", "video"],
+            Field::Role => &["media", "rtx", "probation"],
+            Field::Proto => &["udp", "tcp"],
+            _ => &[],
+        };
+        if !known.is_empty() && !known.contains(&&*value) {
+            let known = known.join(", ");
+            return Err(format!("{field}: `{value}` is not known; expected one of {known}"));
+        }
+        return Ok(Some(Trait::Text(*text, value)));
     }
     Ok(Some(match field {
         "ssrc" => {
@@ -246,7 +294,17 @@ fn trait_of(field: &str, value: &str) -> Result<Option<Trait>, String> {
 
 fn measure_of(field: &str, value: &str) -> Result<Option<Measure>, String> {
     match (field, value) {
-        ("verdict", _) => return Ok(Some(Measure::Verdict(value.to_lowercase()))),
+        ("verdict", _) => {
+            let value = value.to_lowercase().replace('_', " ");
+            let causes = Cause::ALL.map(Cause::as_str);
+            return match causes.iter().any(|cause| cause.starts_with(&value)) {
+                true => Ok(Some(Measure::Verdict(value))),
+                false => Err(format!(
+                    "verdict: `{value}` is not known; expected one of {}",
+                    causes.join("; ")
+                )),
+            };
+        }
         ("is", "live") => return Ok(Some(Measure::Live)),
         ("is", _) => return Err(format!("is: `{value}` is not known; expected live")),
         _ => {}
@@ -258,6 +316,12 @@ fn measure_of(field: &str, value: &str) -> Result<Option<Measure>, String> {
         .iter()
         .find_map(|(sign, order)| Some((*order, value.strip_prefix(sign)?)))
         .unwrap_or((Order::Equal, value));
+    if order == Order::Equal && !value.starts_with('=') && !quantity.is_whole() {
+        return Err(format!(
+            "{field}: what `{value}` is compared with is missing; expected one like {}",
+            quantity.example()
+        ));
+    }
     let number = quantity.number(number.trim()).ok_or_else(|| {
         format!("{field}: `{value}` cannot be compared; expected one like {}", quantity.example())
     })?;
@@ -288,6 +352,11 @@ impl Quantity {
         };
         let number: f64 = digits.trim().parse().ok()?;
         number.is_finite().then_some(number * factor)
+    }
+
+    /// It is counted rather than measured.
+    fn is_whole(self) -> bool {
+        matches!(self, Self::Score | Self::Packets)
     }
 
     fn example(self) -> &'static str {
@@ -347,7 +416,15 @@ impl Order {
 impl Trait {
     fn holds(&self, who: &Attributes<'_>) -> bool {
         match self {
-            Self::Word(word) => who.texts().any(|text| text.to_lowercase().contains(word)),
+            Self::Word(word) => {
+                // Ids are random: short words are in many of them.
+                let is_short = word.len() < SHORT;
+                let is_id = |id: &str| {
+                    let id = id.to_lowercase();
+                    if is_short { id.starts_with(word) } else { id.contains(word) }
+                };
+                who.texts().any(|text| text.to_lowercase().contains(word)) || who.ids().any(is_id)
+            }
             Self::Text(field, wanted) => field.of(who).to_lowercase() == *wanted,
             Self::Ssrc(ssrc) => who.ssrc == Some(*ssrc),
             Self::Net(net) => who.ip.is_some_and(|ip| net.contains(&ip)),
@@ -474,6 +551,43 @@ mod tests {
             ["-", ":", "::", "-:", "\"\"", "loss:", "é:é", "-\"é", "in:é", "jitter:1és", "in:k"]
         {
             let _ = odd.parse::<Filter>();
+        }
+    }
+
+    #[test]
+    fn addresses_need_no_field() {
+        let six = Attributes { ip: Some("fd77::1:6".parse().unwrap()), ..Attributes::default() };
+        assert!(filter("fd77::1:6").admits(&six) && filter("fd77::/64").admits(&six));
+        assert!(!filter("fd77::1:7").admits(&six) && !filter("-fd77::1:6").admits(&six));
+        assert!(filter("203.0.113.0/24").admits(&bob()));
+    }
+
+    #[test]
+    fn short_words_are_not_found_in_the_midst_of_ids() {
+        let who = Attributes { id: "3f1cada7-9f00", peer: "da55-0ada", ..Attributes::default() };
+        assert!(!filter("ada").admits(&who));
+        assert!(filter("3f1c").admits(&who) && filter("cada7-9").admits(&who));
+        assert!(filter("ada").admits(&Attributes { name: "Dr. Ada", ..who }));
+    }
+
+    #[test]
+    fn what_other_languages_have_is_refused_rather_than_looked_for() {
+        for (line, part) in [
+            ("loss:2", "compared"),
+            ("loss:2%", ">2%"),
+            ("loss > 2%", "without spaces"),
+            ("a OR b", "no OR"),
+            ("-", "stands alone"),
+            ("role:consumer", "probation"),
+            ("kind:foo", "video"),
+            ("proto:sctp", "udp"),
+            ("verdict:xyz", "uplink"),
+        ] {
+            let why = refusal(line);
+            assert!(why.contains(part), "{line}: {why}");
+        }
+        for line in ["score:5", "packets:0", "\"OR\"", "verdict:never_connected", "<script>"] {
+            filter(line);
         }
     }
 }

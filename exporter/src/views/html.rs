@@ -9,7 +9,7 @@ use crate::views::documents::moment;
 use crate::views::matrix::{self, Line};
 use crate::views::query::{By, Column, NET, Query, SPANS, VIEWS};
 use crate::views::scene::Scene;
-use crate::views::table::{Named, Row, Table};
+use crate::views::table::{Named, Row, Sufferer, Table};
 use crate::views::within::{KINDS, within};
 use crate::views::words::{ago, clock, human, millis, percent, rate, severity};
 
@@ -31,13 +31,16 @@ struct Page<'a> {
     groupings: Vec<Link>,
     facts: Vec<Fact>,
     complaints: Vec<Complaint>,
+    /// Further ones, and where all are.
+    more_complaints: usize,
+    complaints_href: String,
     kept_for_at: Vec<(String, String)>,
     kept_for_q: Vec<(String, String)>,
     csv_href: String,
     json_href: String,
     columns: Vec<Head>,
     rows: Vec<Cells>,
-    nothing: &'static str,
+    nothing: String,
     receivers: Vec<String>,
     matrix: Vec<Line>,
     extent: String,
@@ -46,6 +49,28 @@ struct Page<'a> {
     period: String,
     meaning: &'static str,
     promql: String,
+}
+
+/// What is shown in its place when nobody knows what is meant.
+#[derive(Template)]
+#[template(path = "unclear.html")]
+struct Unclear<'a> {
+    heading: &'static str,
+    action: String,
+    why: &'a str,
+    line: String,
+    kept: Vec<(String, String)>,
+}
+
+/// The page of a query that cannot be understood: why, and the filter to be mended.
+pub(super) fn unclear(path: &str, by: By, query: &str, why: &str) -> String {
+    let (line, mut kept): (Vec<_>, Vec<_>) =
+        pairs(query).into_iter().partition(|(name, _)| name == "q");
+    // What is named in the answer is what is wrong.
+    kept.retain(|(name, _)| !why.starts_with(&format!("{name}:")));
+    let line = line.into_iter().next().map(|(_, line)| line).unwrap_or_default();
+    let (heading, action) = (heading(by), format!("/{path}"));
+    Unclear { heading, action, why, line, kept }.render().unwrap_or_default()
 }
 
 struct Link {
@@ -128,18 +153,15 @@ pub(super) fn page(
         groupings: groupings(query, path),
         facts: facts(table),
         complaints: complaints(table, query, scene),
+        more_complaints: table.sufferers.len().saturating_sub(COMPLAINTS),
+        complaints_href: link("peers", &time(By::Peer, query).with("sort", "verdict")),
         kept_for_at: pairs(&query.with("at", "")),
         kept_for_q: pairs(&query.with("q", "")),
         csv_href: api(query, path, "csv"),
         json_href: api(query, path, ""),
         columns: columns(query, path),
         rows: table.rows.iter().map(|row| cells(row, table, query, scene)).collect(),
-        nothing: match query.line.is_empty() {
-            true => {
-                "Nothing was counted or told in this time. /-/ready, the page of sources at /, and mediasoup_exporter_ metrics tell why."
-            }
-            false => "Nothing in this time is like that: the filter leaves nothing over.",
-        },
+        nothing: nothing(table, scene, past, query),
         receivers,
         matrix,
         extent: extent(table, query),
@@ -158,16 +180,35 @@ pub(super) fn page(
         ),
         meaning: match query.by.counts_connections() {
             true => {
-                "rates of all packets, at the end of the time; loss, jitter and score of media alone"
+                "rates of all packets, at the end of the time; loss of all of it; jitter, round trip and score are its worst; these of media alone"
             }
             false => {
-                "rates of RTP, at the end of the time; loss, jitter and score of media alone, without retransmissions and probation"
+                "rates of RTP, at the end of the time; loss of all of it; jitter, round trip and score are its worst; these of media alone, without retransmissions and probation"
             }
         },
         promql: promql(query.by),
     };
     // Text goes into memory: nothing can fail.
     page.render().unwrap_or_default().into_bytes()
+}
+
+/// Why there is no row.
+fn nothing(table: &Table, scene: &Scene<'_>, past: &Past, query: &Query) -> String {
+    if query.at.is_some() && table.end <= past.start() {
+        let start = human(&moment(scene, past.start()));
+        return format!("The history begins later, at {start} UTC.");
+    }
+    if query.offset > 0 && table.total > 0 {
+        return format!("There are {} rows only.", table.total);
+    }
+    match query.line.is_empty() {
+        true => {
+            "Nothing was counted or told in this time. /-/ready, the page of sources at /, and \
+                 mediasoup_exporter_ metrics tell why."
+        }
+        false => "Nothing in this time is like that: the filter leaves nothing over.",
+    }
+    .to_owned()
 }
 
 pub(super) fn heading(by: By) -> &'static str {
@@ -188,11 +229,9 @@ fn link(path: &str, query: &str) -> String {
 }
 
 fn tabs(path: &str, query: &Query) -> Vec<Link> {
-    // The time is taken along; what is of this view only is not.
-    let time = |by| Query { span: query.span, at: query.at, ..Query::new(by, query.form) };
     let names = ["Rooms", "Peers", "Addresses", "Streams", "Transports"];
     let tab = |((name, by), text): (&(&str, By), &str)| Link {
-        href: link(name, &time(*by).with("offset", "")),
+        href: link(name, &time(*by, query).with("offset", "")),
         text: text.to_owned(),
         current: *name == path,
     };
@@ -236,6 +275,7 @@ fn facts(table: &Table) -> Vec<Fact> {
     ];
     all.extend(rates.map(|(class, bits, text)| fact(class, rate(bits), text)));
     all.push(match facts.suffering {
+        0 if table.total == 0 => fact("", "nobody".into(), "is here"),
         0 => fact("", "nobody".into(), "suffers"),
         1 => fact("bad", "1 peer".into(), "suffers"),
         more => fact("bad", format!("{more} peers"), "suffer"),
@@ -244,22 +284,19 @@ fn facts(table: &Table) -> Vec<Fact> {
 }
 
 fn complaints(table: &Table, query: &Query, scene: &Scene<'_>) -> Vec<Complaint> {
-    let complaint = |row: &Row| {
-        let verdict = row.figures.verdict.as_ref()?;
+    let complaint = |Sufferer { peer: (room, peer), name, verdict }: &Sufferer| {
         let since = moment(scene, verdict.since);
-        let (names, rooms) = (list(&row.peers), list(&row.rooms));
-        let who = if names.is_empty() { row.title.clone() } else { names };
-        Some(Complaint {
-            href: target(row, query),
-            who: if rooms.is_empty() { who } else { format!("{who} in {rooms}") },
+        Complaint {
+            href: lead("peer", &format!("{room}/{peer}"), Some(room), query),
+            who: if room.is_empty() { name.clone() } else { format!("{name} in {room}") },
             cause: verdict.cause.as_str(),
             evidence: verdict.evidence.clone(),
             since_text: clock(&since),
             since,
             bad: verdict.cause.is_bad(),
-        })
+        }
     };
-    table.rows.iter().filter_map(complaint).take(COMPLAINTS).collect()
+    table.sufferers.iter().take(COMPLAINTS).map(complaint).collect()
 }
 
 fn pairs(query: &str) -> Vec<(String, String)> {
@@ -299,9 +336,9 @@ fn columns(query: &Query, path: &str) -> Vec<Head> {
         head("Verdict", Some(("verdict", Column::Verdict)), false),
         head(if query.by == By::Peer { "Room" } else { "Who" }, None, false),
         head("In", None, false),
-        head("now", Some(("in", Column::In)), true),
+        head("Rate in", Some(("in", Column::In)), true),
         head("Out", None, false),
-        head("now", Some(("out", Column::Out)), true),
+        head("Rate out", Some(("out", Column::Out)), true),
         head("Lost in", Some(("loss_in", Column::LossIn)), true),
         head("Lost out", Some(("loss_out", Column::LossOut)), true),
         head("Jitter", Some(("jitter", Column::Jitter)), true),
@@ -322,21 +359,21 @@ fn cells(row: &Row, table: &Table, query: &Query, scene: &Scene<'_>) -> Cells {
         None => ("gone", ""),
     };
     let since = match verdict {
-        Some(verdict) => format!("since {}", clock(&moment(scene, verdict.since))),
-        None if figures.live => ago(table.end.saturating_sub(figures.first)),
+        Some(verdict) => {
+            let since = format!("since {}", clock(&moment(scene, verdict.since)));
+            match (query.by, row.suffering.len()) {
+                (By::Peer | By::Stream, _) => since,
+                (_, 0 | 1) => format!("{}, {since}", row.whose),
+                (_, more) => format!("{} and {} more, {since}", row.whose, more - 1),
+            }
+        }
+        None if figures.live => format!("for {}", ago(table.end.saturating_sub(figures.first))),
         None => format!("at {}", clock(&moment(scene, figures.last))),
     };
     Cells {
         href: target(row, query),
-        title: match (row.title.is_empty(), query.by) {
-            (false, _) => row.title.clone(),
-            (true, By::Peer) => "nobody's".into(),
-            (true, _) => "not told".into(),
-        },
-        subtitle: match (row.title.is_empty(), query.by) {
-            (true, By::Peer) => "pipes between routers, or not told".into(),
-            _ => row.subtitle.clone(),
-        },
+        title: if row.title.is_empty() { "not told".into() } else { row.title.clone() },
+        subtitle: row.subtitle.clone(),
         who: if query.by == By::Peer { list(&row.rooms) } else { list(&row.peers) },
         rooms: match query.by {
             By::Room | By::Peer => String::new(),
@@ -363,11 +400,20 @@ fn cells(row: &Row, table: &Table, query: &Query, scene: &Scene<'_>) -> Cells {
 /// Where a row leads: one step further down.
 fn target(row: &Row, query: &Query) -> String {
     let room = row.rooms.names.first().map(String::as_str);
-    let within = within(query.by.name(), &row.key, room);
+    lead(query.by.name(), &row.key, room, query)
+}
+
+/// To what is within a row of this kind and key.
+fn lead(kind: &str, key: &str, room: Option<&str>, query: &Query) -> String {
+    let within = within(kind, key, room);
     let (by, line) = within.unwrap_or((query.by.name(), String::new()));
     let page = KINDS.iter().find(|(kind, _)| *kind == by).map_or("streams", |(_, page)| page);
-    let time = Query { span: query.span, at: query.at, ..Query::new(By::of(by), query.form) };
-    link(page, &time.with("q", &line))
+    link(page, &time(By::of(by), query).with("q", &line))
+}
+
+/// Another view of the same time: what is of one view only is not taken along.
+fn time(by: By, query: &Query) -> Query {
+    Query { span: query.span, at: query.at, ..Query::new(by, query.form) }
 }
 
 fn list(named: &Named) -> String {

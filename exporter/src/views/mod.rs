@@ -68,8 +68,13 @@ pub enum Asked {
     Asset(&'static str, &'static str),
     /// A view, which needs the past.
     View(Box<Wanted>),
-    /// Something that cannot be understood, and why.
-    Unclear(String),
+    /// Something that cannot be understood: why, as what was asked for.
+    Unclear {
+        /// What the body is.
+        content_type: &'static str,
+        /// All of it.
+        body: String,
+    },
 }
 
 /// A view that is asked for.
@@ -95,14 +100,20 @@ pub fn asked(path: &str, query: Option<&str>) -> Option<Asked> {
         None => (Form::Html, path.strip_prefix('/')?),
     };
     let (path, by) = VIEWS.iter().find(|(known, _)| *known == name)?;
-    let query = Query::new(*by, form).take(query.unwrap_or_default());
-    Some(match query {
+    Some(match Query::new(*by, form).take(query.unwrap_or_default()) {
         Ok(query) => Asked::View(Box::new(Wanted { query, path })),
-        Err(why) => Asked::Unclear(why),
+        Err(why) if form == Form::Html => Asked::Unclear {
+            content_type: HTML,
+            body: html::unclear(path, *by, query.unwrap_or_default(), &why),
+        },
+        Err(why) => {
+            Asked::Unclear { content_type: "text/plain; charset=utf-8", body: format!("{why}\n") }
+        }
     })
 }
 
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
 
 /// Who has a bad call now.
 pub fn verdicts(past: &Past, thresholds: &Thresholds) -> HashMap<PeerKey, Verdict> {
@@ -127,7 +138,7 @@ pub fn answer(past: &Past, setting: &Setting, wanted: &Wanted) -> Answer {
     let scene = &Scene { host, thresholds, epoch: past.epoch };
     let table = table::table(past, query, thresholds);
     let (content_type, body) = match query.form {
-        Form::Html => ("text/html; charset=utf-8", html::page(&table, scene, past, query, path)),
+        Form::Html => (HTML, html::page(&table, scene, past, query, path)),
         Form::Json => (JSON, documents::json(&table, scene, query, *hidden)),
         Form::Csv => ("text/csv; charset=utf-8; header=present", documents::csv(&table, scene)),
     };

@@ -26,12 +26,23 @@ const PRESENT: u64 = 15_000;
 pub(super) struct Table {
     /// The wanted page of them.
     pub(super) rows: Vec<Row>,
+    /// Those in any row who suffer, the worst first.
+    pub(super) sufferers: Vec<Sufferer>,
     /// How many there are in all.
     pub(super) total: usize,
     pub(super) facts: Summary,
     /// The time that is shown, milliseconds since the exporter began.
     pub(super) start: u64,
     pub(super) end: u64,
+}
+
+/// A peer, and what is said of it.
+#[derive(Clone, Debug)]
+pub(super) struct Sufferer {
+    pub(super) peer: PeerKey,
+    /// What people call it.
+    pub(super) name: String,
+    pub(super) verdict: Verdict,
 }
 
 /// What holds for all that is shown.
@@ -61,6 +72,10 @@ pub(super) struct Row {
     /// Streams that were seen.
     pub(super) streams: usize,
     pub(super) figures: Figures,
+    /// Peers in it of whom something is said.
+    pub(super) suffering: BTreeSet<PeerKey>,
+    /// Who the one is of whom that is said that is shown.
+    pub(super) whose: String,
     /// Bits a second, step by step.
     pub(super) plot_in: Vec<u64>,
     pub(super) plot_out: Vec<u64>,
@@ -101,10 +116,26 @@ pub(super) fn table(past: &Past, query: &Query, thresholds: &Thresholds) -> Tabl
     let mut rows: Vec<(usize, Row)> = rows.into_iter().enumerate().collect();
     rows.retain(|(_, row)| query.filter.keeps(&row.figures));
     let total = rows.len();
+    let sufferers = sufferers(&rows, past, &verdicts);
     rows.sort_by(|(_, one), (_, other)| order(query, one, other));
     let page = rows.into_iter().skip(query.offset).take(query.limit);
     let rows = grouping.plot(page.collect());
-    Table { rows, total, facts, start, end }
+    Table { rows, sufferers, total, facts, start, end }
+}
+
+fn sufferers(
+    rows: &[(usize, Row)],
+    past: &Past,
+    verdicts: &HashMap<PeerKey, Verdict>,
+) -> Vec<Sufferer> {
+    let peers: BTreeSet<&PeerKey> = rows.iter().flat_map(|(_, row)| &row.suffering).collect();
+    let sufferer = |peer: &PeerKey| {
+        let name = past.facts.names.get(peer).unwrap_or(&peer.1).to_string();
+        Some(Sufferer { peer: peer.clone(), name, verdict: verdicts.get(peer)?.clone() })
+    };
+    let mut all: Vec<Sufferer> = peers.into_iter().filter_map(sufferer).collect();
+    all.sort_by_key(|it| it.verdict.rank());
+    all
 }
 
 fn summary(rows: &[Row], past: &Past, verdicts: &HashMap<PeerKey, Verdict>) -> Summary {
@@ -119,7 +150,8 @@ fn summary(rows: &[Row], past: &Past, verdicts: &HashMap<PeerKey, Verdict>) -> S
             peers.insert((&subject.room, &subject.peer));
         }
     }
-    let sum = |of: fn(&Figures) -> f64| rows.iter().map(|row| of(&row.figures)).sum();
+    // The sum of nothing is a negative zero.
+    let sum = |of: fn(&Figures) -> f64| rows.iter().fold(0.0, |sum, row| sum + of(&row.figures));
     Summary {
         rooms: rooms.len(),
         peers: peers.len(),
@@ -287,12 +319,12 @@ impl<'a> Grouping<'a> {
         let quiet: Vec<Attributes<'a>> = match self.query.by {
             By::Stream => {
                 let subjects = facts.subjects.values();
-                let there = subjects.filter(|known| known.open && known.since <= self.end);
+                let there = subjects.filter(|known| known.open && known.since < self.end);
                 there.map(|known| Attributes::of_subject(known, facts)).collect()
             }
             _ => {
                 let stations = facts.stations.values();
-                let there = stations.filter(|station| station.open && station.since <= self.end);
+                let there = stations.filter(|station| station.open && station.since < self.end);
                 there.map(|station| Attributes::of_station(station, facts)).collect()
             }
         };
@@ -300,9 +332,23 @@ impl<'a> Grouping<'a> {
             let key = key(self.query.by, &who);
             if !key.is_empty() && self.query.filter.admits(&who) {
                 let row = self.row(key, &who);
-                let verdict = self.verdicts.get(&(who.room, who.peer)).copied();
                 let end = self.end;
-                self.rows[row as usize].meet(&who, verdict, end..end, true);
+                self.meet(row, &who, end..end, true);
+            }
+        }
+    }
+
+    /// Somebody is in this row, and was seen for that time.
+    fn meet(&mut self, row: u32, who: &Attributes<'_>, seen: Range<u64>, is_live: bool) {
+        let verdict = self.verdicts.get(&(who.room, who.peer)).copied();
+        let is_part = matches!(self.query.by, By::Stream | By::Transport);
+        let row = &mut self.rows[row as usize];
+        row.meet(who, seen, is_live);
+        if let Some(verdict) = verdict {
+            row.suffering.insert((who.room.into(), who.peer.into()));
+            // A part of somebody has what shows in it.
+            if !is_part || verdict.cause.shows_in(who) {
+                row.accuse(who, verdict);
             }
         }
     }
@@ -320,22 +366,22 @@ impl<'a> Grouping<'a> {
     fn find(&mut self, track: &'a Track) -> Place {
         let who = Attributes::of(track, &self.past.facts);
         let wants_connections = self.query.by.counts_connections();
-        let has_row = !who.is_connection || wants_connections;
+        // What a peer sent is its own where it came in, and once more in a pipe.
+        let is_copy = who.is_pipe && matches!(self.query.by, By::Room | By::Peer);
+        let has_row = !is_copy && (!who.is_connection || wants_connections);
         if !has_row || !self.query.filter.admits(&who) {
             return Place::Hidden;
         }
         let row = self.row(key(self.query.by, &who), &who);
-        let verdict = self.verdicts.get(&(who.room, who.peer)).copied();
-        let known = &mut self.rows[row as usize];
         let is_live = match who.told && self.end == self.past.now {
             true => who.open,
             // As far as its traffic tells.
             false => track.first <= self.end && track.last() + LIFE >= self.end,
         };
-        known.meet(&who, verdict, track.first..track.last(), is_live);
-        known.streams += usize::from(!who.is_connection);
+        self.meet(row, &who, track.first..track.last(), is_live);
+        self.rows[row as usize].streams += usize::from(!who.is_connection);
         if self.query.traffic {
-            known.traffic.meet(track, &who);
+            self.rows[row as usize].traffic.meet(track, &who);
         }
         let is_counted = who.is_connection == wants_connections;
         Place::Row { row, is_counted, is_media: who.is_media }
@@ -415,13 +461,7 @@ impl Row {
     }
 
     /// Somebody is in this row, and was seen for that time.
-    fn meet(
-        &mut self,
-        who: &Attributes<'_>,
-        verdict: Option<&Verdict>,
-        seen: Range<u64>,
-        is_live: bool,
-    ) {
+    fn meet(&mut self, who: &Attributes<'_>, seen: Range<u64>, is_live: bool) {
         self.peers.add(who.caller());
         self.rooms.add(who.room);
         if !who.proto.is_empty() {
@@ -431,10 +471,14 @@ impl Row {
         figures.first = figures.first.min(seen.start);
         figures.last = figures.last.max(seen.end);
         figures.live |= is_live;
-        if let Some(verdict) = verdict
-            && figures.verdict.as_ref().is_none_or(|known| verdict.rank() < known.rank())
-        {
+    }
+
+    /// Something is said of somebody in this row: the worst is shown.
+    fn accuse(&mut self, who: &Attributes<'_>, verdict: &Verdict) {
+        let figures = &mut self.figures;
+        if figures.verdict.as_ref().is_none_or(|known| verdict.rank() < known.rank()) {
             figures.verdict = Some(verdict.clone());
+            self.whose = who.caller().to_owned();
         }
     }
 }

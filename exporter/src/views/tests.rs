@@ -263,7 +263,7 @@ fn csv_has_a_line_for_each_row_and_no_formula() {
     meeting.step();
     let text = String::from_utf8(get(&meeting, "/api/v1/peers?format=csv").body).unwrap();
     let mut reader = csv::Reader::from_reader(text.as_bytes());
-    assert_eq!(reader.headers().unwrap().len(), 20);
+    assert_eq!(reader.headers().unwrap().len(), 24);
     let rows: Vec<_> = reader.records().map(|record| record.unwrap()).collect();
     assert_eq!(rows.len(), 5);
     assert!(rows.iter().any(|row| &row[1] == "'=CMD|X,\"Y\""), "{text}");
@@ -306,13 +306,84 @@ fn what_is_not_there_is_not_asked_for() {
     assert_eq!(asked("/metrics", None), None);
     assert_eq!(asked("/ips/", None), None);
     assert_eq!(asked("/api/v1/", None), None);
-    assert!(
-        matches!(asked("/ips", Some("sort=x")), Some(Asked::Unclear(why)) if why.contains("sort"))
-    );
+    let unclear = |path, query| match asked(path, Some(query)) {
+        Some(Asked::Unclear { content_type, body }) => (content_type, body),
+        other => panic!("{other:?}"),
+    };
+    let (content_type, body) = unclear("/api/v1/ips", "sort=x");
+    assert!(content_type.starts_with("text/plain") && body.starts_with("sort"), "{body}");
+    let (content_type, body) = unclear("/ips", "q=rome%3A%22%3Cb%3E%22&for=1h");
+    assert!(content_type.starts_with("text/html") && body.contains("unknown field"), "{body}");
+    // What was asked for is there to be mended, and is no markup.
+    assert!(body.contains("rome:&#34;&#60;b&#62;&#34;") && body.contains("value=\"1h\""), "{body}");
+    assert!(!body.contains("<b>\""), "{body}");
     assert!(matches!(asked("/assets/views.css", None), Some(Asked::Asset(..))));
     assert!(matches!(asked("/api/v1/openapi.json", None), Some(Asked::Asset(..))));
     let meeting = Meeting::new(AddressPolicy::None);
     assert!(page(&meeting, "/ips").contains("Nothing was counted"));
     assert!(page(&meeting, "/ips?q=bob").contains("the filter leaves nothing"));
     assert_eq!(json(&meeting, "/api/v1/ips?at=1")["total"], 0);
+}
+
+#[test]
+fn one_who_suffers_is_named_alone_wherever_he_is() {
+    let meeting = meeting();
+    for path in ["/rooms", "/ips", "/peers", "/transports", "/ips?by=net&width=16,48", "/streams"] {
+        let page = page(&meeting, path);
+        let boxes: Vec<&str> = page.split("<div class=\"verdict").skip(1).collect();
+        assert_eq!(boxes.len(), 3, "{path}: {page}");
+        for (name, cause) in [("BOB", "uplink"), ("CAROL", "downlink"), ("DAVE", "silent")] {
+            let found = boxes.iter().filter(|it| it.contains(&format!(">{name} in r1<")));
+            let found: Vec<_> = found.collect();
+            assert!(found.len() == 1 && found[0].contains(cause), "{path}: {boxes:?}");
+        }
+        assert!(!page.contains("ALICE in r1"), "{path}");
+    }
+    let rooms = json(&meeting, "/api/v1/rooms");
+    let room = &rooms["rows"][0];
+    assert_eq!((&room["suffering"], room["whose"].is_string()), (&Value::from(3), true));
+    // A stream has what shows in it.
+    let streams = json(&meeting, "/api/v1/streams?q=peer:bob");
+    for row in streams["rows"].as_array().unwrap() {
+        let is_producer = row["subtitle"].as_str().unwrap().starts_with("producer");
+        assert_eq!(row["verdict"].is_string(), is_producer, "{row}");
+    }
+}
+
+#[test]
+fn what_a_peer_sends_is_not_its_own_once_more_in_a_pipe() {
+    let mut meeting = meeting();
+    let before = json(&meeting, "/api/v1/peers?q=peer:alice")["rows"][0].clone();
+    // Alice's producer on another router: it has the same id.
+    let tuple = meeting.join("pipe", "127.0.0.1:7000");
+    let mut transport = crate::fixture::transport("t-pipe", Some("127.0.0.1:7000"), 40_000);
+    transport.kind = crate::model::TransportKind::Pipe;
+    transport.owner = Some(crate::fixture::peer("alice"));
+    meeting.told.state.put_transport(transport);
+    meeting.told.producer("p-alice", "t-pipe", &[(900, None)]);
+    let stream = crate::fixture::stream(tuple, crate::model::Direction::Receive, 900, 0);
+    meeting.reading.streams.push(stream);
+    for _ in 0..2 {
+        meeting.send(900, 500, 0);
+        meeting.step();
+    }
+    let after = json(&meeting, "/api/v1/peers?q=peer:alice&for=1h")["rows"][0].clone();
+    assert_eq!(after["receive_packets"], before["receive_packets"]);
+    let pipe = json(&meeting, "/api/v1/ips?q=ip:127.0.0.1")["rows"][0].clone();
+    assert!(pipe["receive_packets"].as_u64().unwrap() >= 1_000, "{pipe}");
+    assert_eq!(
+        (&pipe["peers"], &pipe["verdict"]),
+        (&Value::from(Vec::<String>::new()), &Value::Null)
+    );
+}
+
+#[test]
+fn an_empty_page_says_why() {
+    let empty = Meeting::new(AddressPolicy::None);
+    let shown = page(&empty, "/peers");
+    assert!(shown.contains("nobody</b> is here") && !shown.contains("-0 bit"), "{shown}");
+    let meeting = meeting();
+    let early = page(&meeting, &format!("/peers?at={}", EPOCH - 3_600_000));
+    assert!(early.contains("The history begins later"), "{early}");
+    assert!(page(&meeting, "/peers?offset=40").contains("There are 4 rows only"));
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use crate::history::{Known, Past, PeerKey, Sample, Side, Whose};
+use crate::history::{Known, Past, PeerKey, Sample, Side, Station, Whose};
 use crate::state::StreamRole;
+use crate::views::attributes::Attributes;
 use crate::views::sums::sums;
 use crate::views::words::percent;
 
@@ -63,6 +64,10 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All of them.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Unconnected, Self::Gone, Self::Uplink, Self::Downlink, Self::Silent, Self::Score];
+
     /// As text.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -89,15 +94,7 @@ impl Cause {
 
     /// The one of this label.
     pub(crate) fn of_label(label: &str) -> Option<Self> {
-        let all = [
-            Self::Unconnected,
-            Self::Gone,
-            Self::Uplink,
-            Self::Downlink,
-            Self::Silent,
-            Self::Score,
-        ];
-        all.into_iter().find(|cause| cause.as_label() == label)
+        Self::ALL.into_iter().find(|cause| cause.as_label() == label)
     }
 
     /// On which side it loses packets, if that is it.
@@ -106,6 +103,17 @@ impl Cause {
             Self::Uplink => Some(Side::Received),
             Self::Downlink => Some(Side::Sent),
             _ => None,
+        }
+    }
+
+    /// Whether it shows in a part of somebody: in a producer or a consumer if it is on that side, in a connection if
+    /// that is what fails.
+    pub(super) fn shows_in(self, who: &Attributes<'_>) -> bool {
+        match self {
+            Self::Unconnected | Self::Gone => true,
+            _ if who.id.is_empty() => false,
+            Self::Uplink | Self::Silent | Self::Score => who.consumed.is_empty(),
+            Self::Downlink => !who.consumed.is_empty(),
         }
     }
 
@@ -168,6 +176,9 @@ pub(super) fn verdicts(
     let mut cases: HashMap<PeerKey, Case<'_>> = HashMap::default();
     let mut losses: HashMap<&str, f64> = HashMap::default();
     for (subject, known) in &facts.subjects {
+        if facts.stations.get(&known.subject.transport).is_some_and(Station::is_pipe) {
+            continue;
+        }
         let sample = samples.get(subject).copied().unwrap_or_default();
         if let Some(loss) = sample.loss(Side::Received).filter(|_| !known.is_consumer) {
             losses.insert(&known.subject.id, loss);

@@ -30,7 +30,7 @@ pub struct SourceStatus {
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:48rem;margin:2rem auto;\
 padding:0 1rem;color:#222;background:#fff}table{border-collapse:collapse;width:100%}\
 td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ddd;vertical-align:top;\
-overflow-wrap:anywhere}.up{color:#176117}.down{color:#a01818}a{color:#0b57a4}\
+overflow-wrap:anywhere}.up,.down,th{white-space:nowrap}.up{color:#176117}.down{color:#a01818}a{color:#0b57a4}\
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}td,th{border-color:#444}\
 .up{color:#7c7}.down{color:#f88}a{color:#8bf}}";
 
