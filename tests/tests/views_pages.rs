@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use exporter_tests::browser::{self, Dom};
 use exporter_tests::endpoint::Habits;
 use exporter_tests::exporter::{self, Exporter};
-use exporter_tests::peer::{Script, Track};
+use exporter_tests::peer::{Queues, Script, Track};
 use exporter_tests::scene::{Role, Scene};
 use exporter_tests::{cast, wait};
 use serde_json::Value;
@@ -165,6 +165,70 @@ fn in_a_terminal(scene: &Scene) -> Result<()> {
     );
     ensure!(!explain("nobody at all")?.0, "who is not there is not explained");
     Ok(())
+}
+
+#[test]
+fn what_the_server_does_not_read_is_this_hosts_fault() -> Result<()> {
+    let Some(build) = cast::newest() else { return Ok(()) };
+    let mut scene = cast::open(&build)?;
+    scene.room(ROOM, 1)?;
+    let exporter = cast::exporter(&scene, &[], &[])?;
+    for (seat, name) in (1..).zip(["Ada", "Eve"]) {
+        let produces = vec![vec![Track::vp8(100 * seat, 1_500)]];
+        scene.enter(Role { produces, ..role(seat, name) })?;
+    }
+    scene.introduce()?;
+    let stop = AtomicBool::new(false);
+    let stopped = Stopped(scene.sfu.workers().to_vec());
+    let pid = scene.sfu.pid();
+    thread::scope(|scope| -> Result<()> {
+        let playing = scope.spawn(|| scene.perform(&stop));
+        let seen = wait::until("the call to be seen", wait::LONG, || {
+            let rows = rows(&exporter, "/api/v1/peers")?;
+            let counted = |row: &Value| row["receive_packets"].as_u64() > Some(50);
+            Ok((rows.iter().filter(|row| counted(row)).count() == 2).then_some(()))
+        })
+        .and_then(|()| stopped.signal(libc::SIGSTOP))
+        .and_then(|()| {
+            wait::until("this host to be blamed", wait::LONG, || {
+                let rows = rows(&exporter, "/api/v1/peers")?;
+                let is_blamed = |row: &&Value| row["verdict"] == "this host";
+                let labels = [("verdict", "this_host"), ("room_id", ROOM)];
+                let said = exporter.scrape()?.sum("mediasoup_peer_verdict", &labels);
+                Ok((rows.iter().filter(is_blamed).count() == 2 && said == 2.0).then_some(()))
+            })
+        });
+        stop.store(true, Ordering::Relaxed);
+        playing.join().expect("a peer does not panic")?;
+        seen
+    })?;
+    drop(stopped);
+    // What sockets had no room for is what the kernel says, to the packet.
+    wait::until_equal("all drops to be counted", wait::LONG, || {
+        let drops = exporter.scrape()?.sum("mediasoup_socket_receive_drops_total", &[]);
+        Ok((drops as u64, Queues::of(pid).dropped()?))
+    })?;
+    exporter.stop()
+}
+
+/// Workers that may be stopped; when this goes, they run.
+struct Stopped(Vec<u32>);
+
+impl Stopped {
+    fn signal(&self, signal: i32) -> Result<()> {
+        for pid in &self.0 {
+            // SAFETY: kill takes two integers. The worker lives as long as its SFU does.
+            let result = unsafe { libc::kill(i32::try_from(*pid)?, signal) };
+            ensure!(result == 0, "signal worker {pid}: {}", std::io::Error::last_os_error());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.signal(libc::SIGCONT);
+    }
 }
 
 #[test]

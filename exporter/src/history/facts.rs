@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 
+use crate::history::drops::Drops;
 use crate::history::lives::Ended;
 use crate::history::track::{Connection, Whose};
 use crate::labels::block;
@@ -119,6 +120,8 @@ pub struct Facts {
     pub subjects: HashMap<Arc<str>, Known>,
     /// What peers call themselves, by room and id.
     pub names: HashMap<PeerKey, Arc<str>>,
+    /// What the servers' sockets dropped.
+    pub drops: Drops,
 }
 
 impl Facts {

@@ -8,6 +8,7 @@
 //! Nothing here reads a clock. Time is given in milliseconds since the exporter began, which no change of the
 //! clock changes; whoever shows it adds when that was.
 
+mod drops;
 mod facts;
 mod frames;
 mod lives;
@@ -18,6 +19,7 @@ mod sample;
 pub(crate) mod tests;
 mod track;
 
+pub use drops::{Dropped, Drops};
 pub use facts::{Facts, Known, PeerKey, Station, Subject, Transport, host};
 pub use frames::{Frame, Spans};
 pub use lives::{Ended, Life, Minute};

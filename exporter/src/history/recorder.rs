@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 
+use crate::history::drops::Totals;
 use crate::history::facts::{Facts, Gatherer, Station, address};
 use crate::history::frames::{Frame, Frames, Place, Spans};
 use crate::history::lives::{Ended, Lives, QUIET, TRAIL};
@@ -42,6 +43,7 @@ pub struct History {
     facts: Arc<Facts>,
     gatherer: Gatherer,
     lives: Option<Lives>,
+    dropped: Totals,
     streams: Vec<Option<Followed>>,
     flows: Vec<[Option<Followed>; 2]>,
     /// When the last step ended.
@@ -100,6 +102,7 @@ impl History {
             facts: Arc::default(),
             gatherer: Gatherer::default(),
             lives: settings.keeps_lives.then(Lives::default),
+            dropped: Totals::default(),
             streams: Vec::new(),
             flows: Vec::new(),
             now: None,
@@ -116,6 +119,10 @@ impl History {
         self.step += 1;
         let facts = Arc::make_mut(&mut self.facts);
         self.gatherer.gather(ledger, facts, start);
+        let sockets = ledger.sockets.series.iter();
+        let dropped = sockets
+            .filter_map(|series| self.dropped.grown(&series.labels, series.values.drops, is_first));
+        facts.drops.push(now, dropped);
         let (samples, of_flows) = Default::default();
         let mut step = Step { is_first, start, end: now, samples, of_flows };
         for meter in ledger.stream_meters() {
@@ -140,6 +147,8 @@ impl History {
         }
         if is_full || self.step - self.swept >= self.settings.spans.fold as u64 {
             self.sweep();
+            let sockets = &ledger.sockets.series;
+            self.dropped.retain(|labels| sockets.find(labels).is_some());
         }
     }
 

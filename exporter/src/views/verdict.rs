@@ -4,11 +4,12 @@
 //! explain each other: who never connected is not silent, and a downlink is only blamed for what its sender did
 //! not lose before.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use crate::history::{Known, Past, PeerKey, Sample, Side, Station, Whose};
+use crate::history::{Dropped, Known, Past, PeerKey, Sample, Side, Station, Whose};
 use crate::state::StreamRole;
 use crate::views::attributes::Attributes;
 use crate::views::sums::sums;
@@ -53,6 +54,8 @@ pub enum Cause {
     Unconnected,
     /// It had sent, and nothing at all arrives any more.
     Gone,
+    /// What it sends comes to this host, and the server does not get it.
+    Host,
     /// What it sends does not arrive whole, or not evenly.
     Uplink,
     /// What is sent to it does not arrive whole, though it came whole to this host.
@@ -65,14 +68,22 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Unconnected, Self::Gone, Self::Uplink, Self::Downlink, Self::Silent, Self::Score];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Unconnected,
+        Self::Gone,
+        Self::Host,
+        Self::Uplink,
+        Self::Downlink,
+        Self::Silent,
+        Self::Score,
+    ];
 
     /// As text.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unconnected => "never connected",
             Self::Gone => "nothing arrives",
+            Self::Host => "this host",
             Self::Uplink => "uplink",
             Self::Downlink => "downlink",
             Self::Silent => "silent, not muted",
@@ -85,6 +96,7 @@ impl Cause {
         match self {
             Self::Unconnected => "never_connected",
             Self::Gone => "nothing_arrives",
+            Self::Host => "this_host",
             Self::Uplink => "uplink",
             Self::Downlink => "downlink",
             Self::Silent => "silent",
@@ -112,7 +124,7 @@ impl Cause {
         match self {
             Self::Unconnected | Self::Gone => true,
             _ if who.id.is_empty() => false,
-            Self::Uplink | Self::Silent | Self::Score => who.consumed.is_empty(),
+            Self::Host | Self::Uplink | Self::Silent | Self::Score => who.consumed.is_empty(),
             Self::Downlink => !who.consumed.is_empty(),
         }
     }
@@ -197,7 +209,8 @@ pub(super) fn verdicts(
         legs.push(Leg { subject, known, sample });
     }
     let last = LastHeard::new(past, end);
-    let judge = Judge { past, end, thresholds, losses, last };
+    let full = full_sockets(past, end);
+    let judge = Judge { past, end, thresholds, losses, last, full };
     let judged = cases.iter().filter_map(|(key, case)| Some((key, case, judge.judge(case)?)));
     let mut judged: Vec<_> = judged.collect();
     if dated {
@@ -249,6 +262,46 @@ fn last_ends(past: &Past, end: u64) -> Vec<u64> {
     last
 }
 
+/// A socket that was full.
+#[derive(Clone, Copy, Debug)]
+struct Full {
+    /// What came to it, as counted before, of all connections on it.
+    packets: u64,
+    /// What it had no room for.
+    dropped: u64,
+    /// When it first dropped something, in the time that is looked at.
+    since: u64,
+}
+
+/// The sockets of transports that dropped something in the window.
+fn full_sockets(past: &Past, end: u64) -> HashMap<&str, Full> {
+    let window = end.saturating_sub(WINDOW)..end;
+    let dropped: Vec<&Dropped> = past.facts.drops.within(window.clone()).collect();
+    if dropped.is_empty() {
+        return HashMap::default();
+    }
+    let mut by_socket: HashMap<SocketAddr, Full> = HashMap::default();
+    let mut transports: Vec<(&str, SocketAddr)> = Vec::new();
+    for (track, sample) in sums(past, &past.stretch(window)) {
+        let Whose::Connection(connection) = &track.whose else { continue };
+        let local = connection.local.parse::<SocketAddr>().ok();
+        let Some(local) = local.filter(|_| track.side == Side::Received) else { continue };
+        let Some(socket) = dropped.iter().find(|it| it.is_at(local)).map(|it| it.local) else {
+            continue;
+        };
+        transports.push((&connection.transport, socket));
+        let nothing = Full { packets: 0, dropped: 0, since: end };
+        by_socket.entry(socket).or_insert(nothing).packets += sample.packets;
+    }
+    for it in dropped {
+        if let Some(full) = by_socket.get_mut(&it.local) {
+            full.dropped += it.packets;
+            full.since = full.since.min(it.end);
+        }
+    }
+    transports.into_iter().map(|(transport, socket)| (transport, by_socket[&socket])).collect()
+}
+
 struct Judge<'a> {
     past: &'a Past,
     end: u64,
@@ -256,6 +309,8 @@ struct Judge<'a> {
     /// Of producers, by id: what was lost before this host.
     losses: HashMap<&'a str, f64>,
     last: LastHeard<'a>,
+    /// By transport.
+    full: HashMap<&'a str, Full>,
 }
 
 impl Judge<'_> {
@@ -265,6 +320,7 @@ impl Judge<'_> {
         let unconnected = if is_now { self.unconnected(case) } else { None };
         unconnected
             .or_else(|| self.gone(case))
+            .or_else(|| self.host(case))
             .or_else(|| self.uplink(case))
             .or_else(|| self.downlink(case))
             .or_else(|| if is_now { self.silent(case) } else { None })
@@ -307,6 +363,24 @@ impl Judge<'_> {
         let seconds = (self.end - since) / 1000;
         let evidence = format!("no packet of any kind for {seconds} s");
         Some(Verdict { cause: Cause::Gone, evidence, since })
+    }
+
+    /// What came was thrown away, for the server read too slowly.
+    fn host(&self, case: &Case<'_>) -> Option<Verdict> {
+        let full = case.sends.iter().filter_map(|leg| self.full.get(&*leg.known.subject.transport));
+        let is_bad = |it: &&Full| {
+            it.packets >= self.thresholds.few
+                && it.dropped as f64 >= self.thresholds.loss * it.packets as f64
+        };
+        let worst = full.filter(is_bad).max_by_key(|it| it.dropped)?;
+        let share = (worst.dropped as f64 / worst.packets as f64).min(1.0);
+        let evidence = format!(
+            "{} of {} packets came to this host and were thrown away: the server did not read them in time, and its \
+             socket was full",
+            percent(Some(share)),
+            worst.packets
+        );
+        Some(Verdict { cause: Cause::Host, evidence, since: worst.since })
     }
 
     fn uplink(&self, case: &Case<'_>) -> Option<Verdict> {
