@@ -6,6 +6,7 @@
 
 mod capture;
 mod debug;
+mod exporter;
 mod flags;
 mod invalid;
 mod method;
@@ -22,15 +23,14 @@ use ipnet::IpNet;
 
 pub use capture::Capture;
 pub use debug::Levels;
+pub use exporter::Exporter;
 pub use invalid::Invalid;
 pub use method::{Hooks, Method};
 pub use names::Names;
 pub use rotate::Rotate;
 pub use values::Size;
 
-use crate::config::flags::{
-    ExplainFlags, ExporterFlags, Flags, JournalFlags, Subcommand, TopFlags,
-};
+use crate::config::flags::{ExplainFlags, Flags, JournalFlags, Subcommand, TopFlags};
 use crate::config::values::{
     Listen, Origin, boolean, duration, long_duration, percent, port, ports, short_duration,
 };
@@ -133,15 +133,6 @@ pub struct ReadJournal {
     pub json: bool,
 }
 
-/// A running exporter, for who asks it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Exporter {
-    /// `http://host:port`.
-    pub url: String,
-    /// File with its token.
-    pub token_file: Option<PathBuf>,
-}
-
 /// What is to be explained, and by whom.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explain {
@@ -172,12 +163,6 @@ pub struct Top {
     pub once: bool,
     /// As JSON.
     pub json: bool,
-}
-
-impl From<ExporterFlags> for Exporter {
-    fn from(ExporterFlags { url, token_file }: ExporterFlags) -> Self {
-        Self { url, token_file }
-    }
 }
 
 /// Bounds of the tables.

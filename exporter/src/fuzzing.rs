@@ -12,10 +12,12 @@ use exporter_ebpf::packet::{self, Bytes, Link, Parsed, View};
 use exporter_ebpf::ports::PortSet;
 use exporter_ebpf::rtp::{self, Kind, Within};
 
+use crate::capture;
 use crate::exposition::strict::Scraped;
 use crate::exposition::written::in_both;
 use crate::exposition::{Scrape, Selection};
 use crate::history::{self, History, Spans};
+use crate::host::interfaces::Layer;
 use crate::join;
 use crate::labels::{Geo, Policy};
 use crate::ledger::{Settings, Update};
@@ -54,6 +56,7 @@ pub fn packet(data: &[u8]) {
     let Some((&how, frame)) = data.split_first() else { return };
     let link = [Link::Ethernet, Link::Raw, Link::Wrapped][usize::from(how >> 1) % 3];
     let direction = if how & 1 == 0 { RECEIVE } else { SEND };
+    captured(usize::from(how >> 1) % 3, frame);
     let view = View { link, direction, ports: EveryPort, frame: frame.len() as u32 };
     let bytes = Bytes::new(frame);
     let (payload, length) = match packet::parse(bytes, &view) {
@@ -71,6 +74,15 @@ pub fn packet(data: &[u8]) {
         assert_eq!(header[0] >> 6, 2, "RTP of another version");
         let ssrc = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
         assert_eq!(content.rtp.ssrc, ssrc);
+    }
+}
+
+/// What is kept of a frame is there, however little of it was copied.
+fn captured(layer: usize, frame: &[u8]) {
+    let layer = [Layer::Ethernet, Layer::Raw, Layer::Wrapped][layer];
+    for copied in [frame.len(), frame.len() / 2, frame.len().min(60)] {
+        let kept = capture::kept(&frame[..copied], layer, frame.len() as u32);
+        assert!(kept.is_none_or(|kept| (20 + 8..=copied).contains(&kept)), "{kept:?} of {copied}");
     }
 }
 

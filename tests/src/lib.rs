@@ -7,6 +7,7 @@ pub mod arrivals;
 pub mod bpf;
 pub mod bpffs;
 pub mod browser;
+pub mod captured;
 pub mod cast;
 pub mod endpoint;
 pub mod expect;

@@ -55,8 +55,8 @@ impl Ears {
     pub(super) fn new(payload: bool) -> anyhow::Result<Self> {
         let probe = packet_socket();
         probe.context(
-            "open a packet socket: CAP_NET_RAW is needed; run it as root, or with `setpriv --ambient-caps \
-             +net_raw --inh-caps +net_raw`",
+            "open a packet socket: CAP_NET_RAW is needed; run it with sudo, or with that one right \
+             (docs/capture.md)",
         )?;
         let links = Links::new().context("open a netlink socket")?;
         let length = if payload { WHOLE } else { SHORT };

@@ -16,3 +16,13 @@ mod run;
 mod twins;
 
 pub use run::run;
+
+/// Bytes that are kept of a frame of `length` bytes, of which these were copied.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn kept(
+    bytes: &[u8],
+    layer: crate::host::interfaces::Layer,
+    length: u32,
+) -> Option<usize> {
+    frames::look(bytes, layer, length).map(|seen| seen.cut(true))
+}

@@ -48,8 +48,8 @@ impl Target {
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::File(path, _) => path.display().fmt(f),
-            Self::Standard => f.write_str("standard output"),
+            Self::File(path, _) => write!(f, "--write {}", path.display()),
+            Self::Standard => f.write_str("--stdout"),
         }
     }
 }
@@ -88,6 +88,8 @@ fn open(path: &Path, force: bool) -> anyhow::Result<File> {
 /// What is written, and its bound.
 pub(super) struct Output<W> {
     to: W,
+    /// Where that is, for errors.
+    name: String,
     /// Bytes so far.
     pub(super) written: u64,
     most: u64,
@@ -95,20 +97,20 @@ pub(super) struct Output<W> {
 }
 
 impl<W: Write> Output<W> {
-    pub(super) fn new(to: W, most: u64, section: &[u8]) -> io::Result<Self> {
-        let mut output = Self { to, written: 0, most, interfaces: 0 };
+    pub(super) fn new(to: W, name: String, most: u64, section: &[u8]) -> anyhow::Result<Self> {
+        let mut output = Self { to, name, written: 0, most, interfaces: 0 };
         output.put(section)?;
         Ok(output)
     }
 
-    fn put(&mut self, block: &[u8]) -> io::Result<()> {
-        self.to.write_all(block)?;
+    fn put(&mut self, block: &[u8]) -> anyhow::Result<()> {
+        self.to.write_all(block).with_context(|| self.name.clone())?;
         self.written += block.len() as u64;
         Ok(())
     }
 
     /// Gives its number; `None`: there is no room left.
-    pub(super) fn interface(&mut self, block: &[u8]) -> io::Result<Option<u32>> {
+    pub(super) fn interface(&mut self, block: &[u8]) -> anyhow::Result<Option<u32>> {
         if !self.has_room(block.len() as u64 + END) {
             return Ok(None);
         }
@@ -118,7 +120,7 @@ impl<W: Write> Output<W> {
     }
 
     /// False: there is no room left.
-    pub(super) fn packet(&mut self, packet: &pcapng::Packet) -> io::Result<bool> {
+    pub(super) fn packet(&mut self, packet: &pcapng::Packet) -> anyhow::Result<bool> {
         let block = packet.to_block();
         let has_room = self.has_room(block.len() as u64);
         if has_room {
@@ -131,13 +133,17 @@ impl<W: Write> Output<W> {
         self.written + bytes + END * u64::from(self.interfaces) <= self.most
     }
 
-    pub(super) fn statistics(&mut self, interface: u32, of: &pcapng::Statistics) -> io::Result<()> {
+    pub(super) fn statistics(
+        &mut self,
+        interface: u32,
+        of: &pcapng::Statistics,
+    ) -> anyhow::Result<()> {
         self.put(&of.to_block(interface))
     }
 
     /// So that who reads along sees it.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
+    pub(super) fn flush(&mut self) -> anyhow::Result<()> {
+        self.to.flush().with_context(|| self.name.clone())
     }
 }
 
@@ -158,7 +164,8 @@ mod tests {
             comment: "somebody".into(),
         };
         let mut bytes = Vec::new();
-        let mut output = Output::new(&mut bytes, 2_000, &pcapng::section("a", "b", "c")).unwrap();
+        let mut output =
+            Output::new(&mut bytes, "it".into(), 2_000, &pcapng::section("a", "b", "c")).unwrap();
         let block = pcapng::interface(pcapng::ETHERNET, "eth0", "");
         assert_eq!(output.interface(&block).unwrap(), Some(0));
         assert_eq!(output.interface(&block).unwrap(), Some(1));

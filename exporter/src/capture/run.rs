@@ -45,8 +45,13 @@ pub fn run(options: &config::Capture) -> anyhow::Result<()> {
     if choice.is_empty() {
         bail!(
             "{} knows nobody there now who is {wanted}, and has sent or been sent anything in the last minute; \
-             `mediasoup-exporter top` shows who is there",
-            options.exporter.url
+             `mediasoup-exporter top` shows who is there{}",
+            options.exporter.url,
+            if wanted.ips.is_empty() {
+                ""
+            } else {
+                " (--ip takes what stands there, be it a name)"
+            }
         );
     }
     let mut ears = Ears::new(options.payload)?;
@@ -57,7 +62,12 @@ pub fn run(options: &config::Capture) -> anyhow::Result<()> {
     }
     let file = target.open()?;
     capabilities::keep_capturing().context("drop privileges")?;
-    let output = Output::new(file, options.max_bytes, &section(&wanted, &host, options.payload))?;
+    let output = Output::new(
+        file,
+        target.to_string(),
+        options.max_bytes,
+        &section(&wanted, &host, options.payload),
+    )?;
     let mut capture = Capture {
         choice,
         output,
@@ -76,12 +86,12 @@ pub fn run(options: &config::Capture) -> anyhow::Result<()> {
     let total = capture.finish(ears);
     match why.and_then(|why| Ok((why, total?))) {
         Ok((why, Total { packets, bytes, refused, lost })) => eprintln!(
-            "{packets} packets, {bytes} bytes, in {:.1} s to {target}; left out by --max-rate: {refused}; lost by the \
+            "{packets} packets, {bytes} bytes, in {:.1} s; left out by --max-rate: {refused}; lost by the \
              kernel: {lost}; end: {why}",
             began.elapsed().as_secs_f64()
         ),
         Err(error) if is_gone(&error) => eprintln!("the reader has gone"),
-        Err(error) => return Err(error).with_context(|| format!("write to {target}")),
+        Err(error) => return Err(error),
     }
     Ok(())
 }
@@ -99,8 +109,8 @@ fn first(asker: &Asker) -> anyhow::Result<Answer> {
 
 /// Who read along needs no more; that is no failure.
 fn is_gone(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let mut io = error.chain().filter_map(|error| error.downcast_ref::<io::Error>());
+    io.any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Since 1970.

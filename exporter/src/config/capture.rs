@@ -1,9 +1,10 @@
 //! What `capture` is asked for, valid.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::Exporter;
+use crate::config::exporter::Exporter;
 use crate::config::flags::CaptureFlags;
 use crate::config::invalid::Invalid;
 use crate::config::values::{Origin, bytes, duration};
@@ -61,7 +62,7 @@ pub(super) fn capture(flags: CaptureFlags) -> Result<Capture, Invalid> {
         exporter: exporter.into(),
         rooms: rooms.iter().map(|it| named("--room", it)).collect::<Result<_, _>>()?,
         peers: peers.iter().map(|it| named("--peer", it)).collect::<Result<_, _>>()?,
-        ips: ips.iter().map(|it| named("--ip", it)).collect::<Result<_, _>>()?,
+        ips: ips.iter().map(|it| address(it)).collect::<Result<_, _>>()?,
         ssrcs: ssrcs.iter().map(|it| ssrc(it)).collect::<Result<_, _>>()?,
         span,
         write,
@@ -78,6 +79,12 @@ fn named(flag: &'static str, value: &str) -> Result<String, Invalid> {
         true => Err(Origin(flag).refuse(value, "a name, an id or an address")),
         false => Ok(value.to_owned()),
     }
+}
+
+/// As views write it, if it is an address at all: pseudonyms and names are none.
+fn address(value: &str) -> Result<String, Invalid> {
+    let address = value.trim_matches(['[', ']']).parse::<IpAddr>();
+    address.map_or_else(|_| named("--ip", value), |address| Ok(address.to_canonical().to_string()))
 }
 
 fn ssrc(value: &str) -> Result<u32, Invalid> {
@@ -105,8 +112,11 @@ mod tests {
         assert_eq!((capture.span.as_secs(), capture.max_bytes), (30, 100_000_000));
         assert_eq!((capture.max_rate, &capture.ssrcs[..]), (50_000, &[255, 7][..]));
         assert!(!capture.payload && !capture.force && !capture.despite_deidentification);
-        let capture = parse("--ip ::1 --stdout --max-bytes 2MB --for 10m").unwrap();
+        let capture =
+            parse("--ip 2001:DB8:0::1 --ip host.example --stdout --max-bytes 2MB --for 10m")
+                .unwrap();
         assert_eq!((capture.write, capture.max_bytes), (None, 2_000_000));
+        assert_eq!(capture.ips, ["2001:db8::1", "host.example"]);
     }
 
     #[test]

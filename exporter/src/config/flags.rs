@@ -331,10 +331,10 @@ pub(super) enum Subcommand {
     Top(TopFlags),
     /// Say all that is known of a peer, room, address, transport or stream of the last hours, or why nothing is
     Explain(ExplainFlags),
-    /// Capture the packets of rooms, peers, addresses or streams in a file for Wireshark (needs CAP_NET_RAW)
-    Capture(CaptureFlags),
     /// Print the journal: connections and streams that ended
     Journal(JournalFlags),
+    /// Capture the packets of rooms, peers, addresses or streams in a file for Wireshark (needs CAP_NET_RAW)
+    Capture(CaptureFlags),
 }
 
 /// Of `journal`.
