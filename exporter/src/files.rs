@@ -34,6 +34,8 @@ pub struct Content {
     pub bytes: Vec<u8>,
     /// Of the file that was read.
     pub identity: Identity,
+    /// Everybody on the host may read it.
+    pub is_public: bool,
 }
 
 /// Reads a file as a whole: a regular one, of a size that can be meant.
@@ -46,7 +48,7 @@ pub fn read(path: &Path) -> anyhow::Result<Content> {
     ensure!(identity.size <= MOST_BYTES, "{} bytes are too many", identity.size);
     let mut bytes = Vec::with_capacity(identity.size as usize);
     file.by_ref().take(MOST_BYTES).read_to_end(&mut bytes)?;
-    Ok(Content { bytes, identity })
+    Ok(Content { bytes, identity, is_public: told.mode() & 0o004 != 0 })
 }
 
 impl From<&Metadata> for Identity {

@@ -169,12 +169,12 @@ pub const WEB_CONFIG: &str = "--web.config.file";
 
 /// Reads the web configuration and the files that it names.
 pub fn read_web_config(path: &Path) -> anyhow::Result<(Settings, Members)> {
-    let Content { bytes, identity } = files::read(path)?;
+    let Content { bytes, identity, .. } = files::read(path)?;
     let mut members = vec![(path.to_owned(), identity)];
     let text = String::from_utf8(bytes).context("expected UTF-8")?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let settings = Settings::new(&text, folder, &mut |path| {
-        let Content { bytes, identity } = files::read(&path)?;
+        let Content { bytes, identity, .. } = files::read(&path)?;
         members.push((path, identity));
         Ok(bytes)
     })?;
@@ -212,11 +212,27 @@ fn from_file<T>(
     files: &mut Vec<Named>,
     make: impl FnOnce(Vec<u8>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let made = files::read(path).and_then(|Content { bytes, identity }| {
+    let made = files::read(path).and_then(|Content { bytes, identity, is_public }| {
+        if let Some(warning) = exposed(role, path, is_public) {
+            tracing::warn!("{warning}");
+        }
         files.push(Named { role, path: path.to_owned(), identity });
         make(bytes)
     });
     made.with_context(|| format!("{} {}", role.flag(), path.display()))
+}
+
+/// A secret that everybody on the host may read is none.
+fn exposed(role: Role, path: &Path, is_public: bool) -> Option<String> {
+    let what = match role {
+        Role::Token => "whoever reads it may read all pages",
+        Role::Key => "whoever reads it can undo pseudonyms",
+        Role::Database(_) => return None,
+    };
+    let (flag, path) = (role.flag(), path.display());
+    is_public.then(|| {
+        format!("{flag} {path}: everybody on this host may read it, and {what}; chmod o-r {path}")
+    })
 }
 
 fn keys(privacy: &Privacy, files: &mut Vec<Named>) -> anyhow::Result<Keys> {
@@ -368,6 +384,18 @@ mod tests {
     fn refused(line: &str) -> String {
         let refusal = prepare(&config(line)).map(drop).expect_err(line);
         format!("{refusal:#}")
+    }
+
+    #[test]
+    fn a_secret_for_everybody_is_said_to_be_none() {
+        let path = Path::new("/etc/sfu.key");
+        let warning = exposed(Role::Key, path, true).unwrap();
+        assert!(
+            warning.starts_with("--deidentify.key-file /etc/sfu.key: ")
+                && warning.contains("chmod")
+        );
+        assert_eq!(exposed(Role::Key, path, false), None);
+        assert_eq!(exposed(Role::Database(0), path, true), None);
     }
 
     #[test]

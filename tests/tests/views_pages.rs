@@ -129,6 +129,11 @@ fn look(scene: &Scene, exporter: &Exporter) -> Result<()> {
     ensure!(bob.html.contains("producer audio") && bob.html.contains("<polyline"), "{}", bob.html);
     let Some(addresses) = visit(&rooms.link("Addresses")?)? else { return Ok(()) };
     ensure!(addresses.html.contains("Bob"), "{}", addresses.html);
+    let of_bob = rows(exporter, "/api/v1/ips?for=1h&q=name:Bob")?;
+    let address = of_bob.first().and_then(|row| row["key"].as_str()).context("no address")?;
+    let Some(own) = visit(&addresses.link(address)?)? else { return Ok(()) };
+    let parts = ["<h2>Transports</h2>", "<h2>Streams</h2>", "producer audio", "<figure>"];
+    ensure!(parts.iter().all(|part| own.html.contains(part)), "{}", own.html);
     // The pages, their style and script, and what the script asked for again.
     let asked = exporter
         .scrape()?

@@ -240,6 +240,18 @@ impl Filter {
         })
     }
 
+    /// Whether one address alone is to be shown.
+    pub(super) fn is_of_one_address(&self) -> bool {
+        self.of_tracks.iter().any(|term| {
+            !term.negated
+                && match &term.test {
+                    Trait::Text(Field::Ip, _) => true,
+                    Trait::Net(net) => net.prefix_len() == net.max_prefix_len(),
+                    _ => false,
+                }
+        })
+    }
+
     /// Whether somebody's traffic is to be shown at all.
     pub(crate) fn admits(&self, who: &Attributes<'_>) -> bool {
         self.of_tracks.iter().all(|term| term.test.holds(who) != term.negated)

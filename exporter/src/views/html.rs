@@ -9,12 +9,14 @@ use crate::views::documents::moment;
 use crate::views::matrix::{self, Line};
 use crate::views::query::{By, Column, NET, Query, SPANS, VIEWS};
 use crate::views::scene::Scene;
-use crate::views::table::{Named, Row, Sufferer, Table};
-use crate::views::within::{KINDS, within};
+use crate::views::table::{Named, Row, Sufferer, Table, table as make};
+use crate::views::within::{KINDS, term, within};
 use crate::views::words::{ago, clock, human, millis, percent, rate, severity};
 
 /// Verdicts that stand above a table; the others stand in it.
 const COMPLAINTS: usize = 3;
+/// Rows of what an address is made of.
+const PART: usize = 25;
 
 #[derive(Template)]
 #[template(path = "view.html")]
@@ -38,9 +40,8 @@ struct Page<'a> {
     kept_for_q: Vec<(String, String)>,
     csv_href: String,
     json_href: String,
-    columns: Vec<Head>,
-    rows: Vec<Cells>,
-    nothing: String,
+    chart: String,
+    sections: Vec<Section>,
     receivers: Vec<String>,
     matrix: Vec<Line>,
     extent: String,
@@ -93,6 +94,16 @@ struct Complaint {
     since: String,
     since_text: String,
     bad: bool,
+}
+
+/// A table; the first of a page is what was asked for.
+struct Section {
+    heading: String,
+    /// To all of it, where there is more.
+    more_href: String,
+    columns: Vec<Head>,
+    rows: Vec<Cells>,
+    nothing: String,
 }
 
 struct Head {
@@ -159,9 +170,11 @@ pub(super) fn page(
         kept_for_q: pairs(&query.with("q", "")),
         csv_href: api(query, path, "csv"),
         json_href: api(query, path, ""),
-        columns: columns(query, path),
-        rows: table.rows.iter().map(|row| cells(row, table, query, scene)).collect(),
-        nothing: nothing(table, scene, past, query),
+        chart: match table.rows.first() {
+            Some(row) if is_one_address(query) => chart(row),
+            _ => String::new(),
+        },
+        sections: sections(table, scene, past, query, path),
         receivers,
         matrix,
         extent: extent(table, query),
@@ -190,6 +203,40 @@ pub(super) fn page(
     };
     // Text goes into memory: nothing can fail.
     page.render().unwrap_or_default().into_bytes()
+}
+
+/// The table that was asked for, and of one address what it is made of.
+fn sections(
+    table: &Table,
+    scene: &Scene<'_>,
+    past: &Past,
+    query: &Query,
+    path: &str,
+) -> Vec<Section> {
+    let section = |table: &Table, query: &Query, path: &str| Section {
+        heading: String::new(),
+        more_href: String::new(),
+        columns: columns(query, path),
+        rows: table.rows.iter().map(|row| cells(row, table, query, scene)).collect(),
+        nothing: nothing(table, scene, past, query),
+    };
+    let first = section(table, query, path);
+    let parts = [(By::Transport, "transports"), (By::Stream, "streams")];
+    let parts = parts.into_iter().filter(|_| is_one_address(query)).map(|(by, path)| {
+        let (line, filter) = (query.line.clone(), query.filter.clone());
+        let query = Query { line, filter, limit: PART, ..time(by, query) };
+        let table = make(past, &query, scene.thresholds);
+        let more_href = match table.total > table.rows.len() {
+            true => link(path, &query.with("limit", "")),
+            false => String::new(),
+        };
+        Section { heading: heading(by).to_owned(), more_href, ..section(&table, &query, path) }
+    });
+    std::iter::once(first).chain(parts).collect()
+}
+
+fn is_one_address(query: &Query) -> bool {
+    query.by == By::Ip && query.filter.is_of_one_address()
 }
 
 /// Why there is no row.
@@ -399,6 +446,9 @@ fn cells(row: &Row, table: &Table, query: &Query, scene: &Scene<'_>) -> Cells {
 
 /// Where a row leads: one step further down.
 fn target(row: &Row, query: &Query) -> String {
+    if query.by == By::Ip && !is_one_address(query) && !row.key.is_empty() {
+        return link("ips", &time(By::Ip, query).with("q", &term("ip", &row.key)));
+    }
     let room = row.rooms.names.first().map(String::as_str);
     lead(query.by.name(), &row.key, room, query)
 }
@@ -453,6 +503,32 @@ fn plot(points: &[u64]) -> String {
          aria-label=\"at most {}\"><polygon points=\"0,{HEIGHT} {line} {WIDTH},{HEIGHT}\"/>\
          <polyline points=\"{line}\"/></svg>",
         rate(most as f64)
+    )
+}
+
+const WIDE: f64 = 720.0;
+const TALL: f64 = 120.0;
+
+/// A picture of both rates over the time, with the highest of both as its scale: numbers only.
+fn chart(row: &Row) -> String {
+    let most = row.plot_in.iter().chain(&row.plot_out).copied().max().unwrap_or_default();
+    if row.plot_in.len() < 2 || most == 0 {
+        return String::new();
+    }
+    let line = |points: &[u64], class: &str| {
+        let step = WIDE / (points.len() - 1) as f64;
+        let y = |point: u64| TALL - (point as f64 / most as f64) * (TALL - 2.0);
+        let points = points.iter().enumerate();
+        let points: Vec<String> =
+            points.map(|(at, point)| format!("{:.0},{:.1}", at as f64 * step, y(*point))).collect();
+        format!("<g class=\"{class}\"><polyline points=\"{}\"/></g>", points.join(" "))
+    };
+    let most = rate(most as f64);
+    format!(
+        "<figure><figcaption>{most}</figcaption><svg viewBox=\"0 0 {WIDE} {TALL}\" role=\"img\" \
+         aria-label=\"rates in and out, at most {most}\">{}{}</svg></figure>",
+        line(&row.plot_in, "in"),
+        line(&row.plot_out, "out")
     )
 }
 

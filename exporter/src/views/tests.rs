@@ -296,7 +296,7 @@ fn a_page_is_whole_and_inert() {
     let room = page(&meeting, "/peers?q=room:r1");
     assert!(room.contains("Who sends to whom") && room.contains("BOB in r1</a>: uplink"), "{room}");
     let ips = page(&meeting, "/ips");
-    assert!(ips.contains("href=\"/streams?q=ip%3A203.0.114.7\""), "{ips}");
+    assert!(ips.contains("href=\"/ips?q=ip%3A203.0.114.7\""), "{ips}");
     assert!(ips.contains("<polyline"));
 }
 
@@ -386,4 +386,23 @@ fn an_empty_page_says_why() {
     let early = page(&meeting, &format!("/peers?at={}", EPOCH - 3_600_000));
     assert!(early.contains("The history begins later"), "{early}");
     assert!(page(&meeting, "/peers?offset=40").contains("There are 4 rows only"));
+}
+
+#[test]
+fn an_address_has_a_page_of_its_own() {
+    let meeting = meeting();
+    let all = page(&meeting, "/ips");
+    let link = "/ips?q=ip%3A203.0.114.7";
+    assert!(all.contains(link) && !all.contains("<h2>Transports</h2>"), "{all}");
+    for path in [link, "/ips?q=203.0.114.7%2F32"] {
+        let own = page(&meeting, path);
+        for part in
+            ["<h2>Transports</h2>", "<h2>Streams</h2>", "t-bob", "producer video", "<figure>"]
+        {
+            assert!(own.contains(part), "{path}: {part}: {own}");
+        }
+        assert!(!own.contains("t-alice") && own.matches("<table>").count() == 3, "{own}");
+        // From here on downwards: to what it is made of.
+        assert!(own.contains("/streams?q=ip%3A203.0.114.7"), "{own}");
+    }
 }

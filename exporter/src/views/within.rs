@@ -45,7 +45,7 @@ fn split<'a>(key: &'a str, room: Option<&'a str>) -> (&'a str, &'a str) {
 }
 
 /// A term of a line of filters.
-fn term(field: &str, value: &str) -> String {
+pub(super) fn term(field: &str, value: &str) -> String {
     let value = value.replace('"', "");
     match value.contains(char::is_whitespace) || value.is_empty() {
         true => format!("{field}:\"{value}\""),
