@@ -1,6 +1,7 @@
 //! Asks an exporter for a document: one request over a connection of its own.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -8,9 +9,16 @@ use bytes::Bytes;
 use headers::{Authorization, HeaderMapExt};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
+use hyper::http::uri::Authority;
 use hyper_util::rt::TokioIo;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio_rustls::TlsConnector;
 
 use crate::config::Exporter;
 use crate::files;
@@ -24,27 +32,35 @@ const LONGEST: usize = 16 << 20;
 pub struct Client {
     url: String,
     authority: String,
-    token: Option<String>,
+    /// With the name that its certificate is to have.
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    secret: Option<String>,
+    user: Option<String>,
     runtime: Runtime,
 }
 
 impl Client {
-    /// Reads the token that is asked for, and asks nobody yet.
+    /// Reads the files that are named, and asks nobody yet.
     pub fn new(exporter: &Exporter) -> anyhow::Result<Self> {
-        let url = exporter.url.trim_end_matches('/').to_owned();
-        if url.starts_with("https://") {
-            bail!(
-                "--url {url}: TLS is not spoken here; ask on the exporter's host, or through `ssh -L`"
-            );
-        }
-        let rest = url.strip_prefix("http://").unwrap_or(&url);
-        let authority: hyper::http::uri::Authority =
-            rest.parse().with_context(|| format!("--url {url}: expected http://HOST:PORT"))?;
+        let url = exporter.url.trim_end_matches('/');
+        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+        let authority = rest.parse::<Authority>().ok();
+        let is_sound = |it: &Authority| !it.host().is_empty() && !it.as_str().contains('@');
+        let authority = authority.filter(|it| is_sound(it) && ["http", "https"].contains(&scheme));
+        let authority = authority.with_context(|| {
+            format!("--url {url}: expected http://HOST:PORT or https://HOST:PORT")
+        })?;
+        let host = authority.host();
+        let tls = match scheme {
+            "https" => Some((connector(exporter.ca_file.as_deref())?, server_name(host)?)),
+            _ => None,
+        };
         let port = authority.port_u16().unwrap_or(crate::config::DEFAULT_PORT);
-        let authority = format!("{}:{port}", authority.host());
-        let token = exporter.token_file.as_deref().map(token).transpose()?;
+        let authority = format!("{host}:{port}");
+        let secret = exporter.token_file.as_deref().map(token).transpose()?;
+        let user = exporter.user.clone();
         let runtime = Builder::new_current_thread().enable_all().build().context("start")?;
-        Ok(Self { url: format!("http://{authority}"), authority, token, runtime })
+        Ok(Self { url: format!("{scheme}://{authority}"), authority, tls, secret, user, runtime })
     }
 
     /// The body of a page.
@@ -61,12 +77,30 @@ impl Client {
     async fn ask(&self, path: &str) -> anyhow::Result<String> {
         let stream = TcpStream::connect(&self.authority).await;
         let stream = stream.context("is an exporter running there? --url says where")?;
+        match &self.tls {
+            None => self.ask_over(stream, path).await,
+            Some((connector, name)) => {
+                let stream = connector.connect(name.clone(), stream).await;
+                let stream = stream.context("TLS: --tls.ca-file names whom to trust")?;
+                self.ask_over(stream, path).await
+            }
+        }
+    }
+
+    async fn ask_over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        path: &str,
+    ) -> anyhow::Result<String> {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let mut request = Request::get(path).header("host", &self.authority);
-        if let (Some(token), Some(headers)) = (&self.token, request.headers_mut()) {
-            headers.typed_insert(Authorization::bearer(token)?);
+        if let (Some(secret), Some(headers)) = (&self.secret, request.headers_mut()) {
+            match &self.user {
+                Some(user) => headers.typed_insert(Authorization::basic(user, secret)),
+                None => headers.typed_insert(Authorization::bearer(secret)?),
+            }
         }
         let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
         let status = response.status();
@@ -76,11 +110,41 @@ impl Client {
         let text = String::from_utf8(body.into()).context("an answer that is no text")?;
         match status.as_u16() {
             200 => Ok(text),
-            401 => bail!("a token is needed: --auth.token-file"),
+            401 => bail!("a token is needed: --auth.token-file, or with users --auth.user, too"),
             404 => bail!("there are no views: --web.views=no, or an older exporter"),
             _ => bail!("{}", text.trim()),
         }
     }
+}
+
+/// Speaks TLS with whoever is trusted.
+fn connector(ca_file: Option<&Path>) -> anyhow::Result<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    match ca_file {
+        Some(path) => {
+            let named = || format!("--tls.ca-file {}", path.display());
+            let content = files::read(path).with_context(named)?;
+            for certificate in CertificateDer::pem_slice_iter(&content.bytes) {
+                let certificate = certificate.with_context(named)?;
+                roots.add(certificate).with_context(named)?;
+            }
+            ensure!(!roots.is_empty(), "{}: expected certificates in PEM", named());
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().context("TLS")?;
+    let config = builder.with_root_certificates(roots).with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// An address of version 6 stands in brackets in a URL.
+fn server_name(host: &str) -> anyhow::Result<ServerName<'static>> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let name = ServerName::try_from(bare.to_owned());
+    name.with_context(|| format!("--url: `{host}` is no name of a host"))
 }
 
 fn token(path: &Path) -> anyhow::Result<String> {

@@ -110,3 +110,53 @@ fn a_web_configuration_is_read_again() -> Result<()> {
     ensure!(status(&alice)? == 200);
     exporter.stop()
 }
+
+/// Who asks an exporter that speaks TLS and has users: as `top` does.
+#[test]
+fn clients_ask_by_https_with_a_password() -> Result<()> {
+    /// Of `open`.
+    const HASH: &str = "$2b$04$abcdefghijklmnopqrstuu5cldSTjqTa.nw4QeJC5.F6G/ueChgIa";
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let folder = TempDir::new("https")?;
+    let file = |name: &str| -> Result<String> {
+        Ok(folder.path().join(name).to_str().context("a path that is not UTF-8")?.to_owned())
+    };
+    let made = rcgen::generate_simple_self_signed(vec!["sfu.test".into(), "127.0.0.1".into()])?;
+    fs::write(file("cert.pem")?, made.cert.pem())?;
+    fs::write(file("key.pem")?, made.signing_key.serialize_pem())?;
+    fs::write(file("password")?, "open\n")?;
+    fs::write(file("wrong")?, "shut\n")?;
+    let tls = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
+    fs::write(file("web.yml")?, format!("{tls}basic_auth_users:\n  alice: {HASH}\n"))?;
+    let host = Netns::new("https")?;
+    let mut command = host.command(binary()?.to_str().context("a path that is not UTF-8")?);
+    command.args(NOTHING).args(["--web.config.file", &file("web.yml")?]);
+    command.args(["--web.listen-address", "127.0.0.1:8889"]);
+    let process = Guard::spawn("mediasoup-exporter", command)?;
+    let ask = |flags: &[&str]| -> Result<(bool, String)> {
+        let mut command = host.command(binary()?.to_str().context("a path that is not UTF-8")?);
+        command.args(["top", "--once"]).args(flags);
+        let output = command.output()?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let (trusted, password, wrong) = (file("cert.pem")?, file("password")?, file("wrong")?);
+    let url = ["--url", "https://127.0.0.1:8889"];
+    let alice = ["--auth.user", "alice", "--auth.token-file"];
+    let well = [&url[..], &["--tls.ca-file", &trusted], &alice, &[&password]].concat();
+    wait::until("a table over TLS", wait::LONG, || Ok(ask(&well)?.0.then_some(())))?;
+    let refused = |flags: &[&[&str]], part: &str| -> Result<()> {
+        let (is_well, error) = ask(&flags.concat())?;
+        ensure!(!is_well && error.contains(part), "{part}: {error}");
+        Ok(())
+    };
+    refused(&[&url, &alice, &[&password]], "--tls.ca-file")?;
+    refused(&[&url, &["--tls.ca-file", &trusted]], "--auth.token-file")?;
+    refused(&[&url, &["--tls.ca-file", &trusted], &alice, &[&wrong]], "--auth.user")?;
+    refused(&[&["--url", "https://localhost:8889", "--tls.ca-file", &trusted]], "TLS")?;
+    refused(&[&url, &["--tls.ca-file", &password]], "expected certificates")?;
+    refused(&[&["--url", "ftp://127.0.0.1"]], "https://HOST:PORT")?;
+    ensure!(process.stop(wait::LONG)?.success());
+    Ok(())
+}

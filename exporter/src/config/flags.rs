@@ -360,12 +360,18 @@ pub(super) struct JournalFlags {
 /// A running exporter.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExporterFlags {
-    /// The exporter
+    /// The exporter, by http or https
     #[arg(long, value_name = "URL", default_value = "http://localhost:8889")]
     pub(super) url: String,
-    /// File with the token that it asks for
+    /// File with the token that it asks for; with --auth.user, with the password
     #[arg(long = "auth.token-file", value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+    /// Name of the user, where it has users
+    #[arg(long = "auth.user", value_name = "NAME", requires = "token_file")]
+    pub(super) user: Option<String>,
+    /// File with the certificates (PEM) of whom to trust with https [default: those that this host trusts]
+    #[arg(long = "tls.ca-file", value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
 }
 
 /// Of `explain`.

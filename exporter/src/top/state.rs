@@ -253,7 +253,12 @@ pub(super) mod tests {
 
     pub(in crate::top) fn options() -> Top {
         Top {
-            exporter: Exporter { url: "http://localhost:8889".into(), token_file: None },
+            exporter: Exporter {
+                url: "http://localhost:8889".into(),
+                token_file: None,
+                user: None,
+                ca_file: None,
+            },
             by: "peer".into(),
             filter: String::new(),
             sort: "verdict".into(),
