@@ -116,7 +116,7 @@ pub(super) fn moment(scene: &Scene<'_>, millis: u64) -> String {
 
 fn line(row: &Row, scene: &Scene<'_>, [plots, traffic]: [bool; 2]) -> Line {
     let Row { key, title, subtitle, peers, rooms, protos, streams, figures, .. } = row;
-    let names = |named: &Named| named.names.iter().cloned().collect();
+    let names = |named: &Named| named.names.clone();
     let verdict = figures.verdict.as_ref();
     // Thousandths are more than anybody sees.
     let round = |number: f64| (number * 1e6).round() / 1e6;
@@ -127,7 +127,7 @@ fn line(row: &Row, scene: &Scene<'_>, [plots, traffic]: [bool; 2]) -> Line {
         peers: names(peers),
         rooms: names(rooms),
         more: peers.more || rooms.more,
-        protocols: protos.iter().cloned().collect(),
+        protocols: names(protos),
         streams: *streams,
         live: figures.live,
         first_seen: moment(scene, figures.first),

@@ -467,7 +467,7 @@ fn time(by: By, query: &Query) -> Query {
 }
 
 fn list(named: &Named) -> String {
-    let mut text = named.names.iter().cloned().collect::<Vec<_>>().join(", ");
+    let mut text = named.names.join(", ");
     if named.more {
         text.push_str(", …");
     }

@@ -68,7 +68,7 @@ pub(super) struct Row {
     pub(super) subtitle: String,
     pub(super) peers: Named,
     pub(super) rooms: Named,
-    pub(super) protos: BTreeSet<String>,
+    pub(super) protos: Named,
     /// Streams that were seen.
     pub(super) streams: usize,
     pub(super) figures: Figures,
@@ -86,19 +86,20 @@ pub(super) struct Row {
 /// A few names, and how many there are.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Named {
-    pub(super) names: BTreeSet<String>,
+    /// In their order. There are few, in many rows: a tree would take more than they do.
+    pub(super) names: Vec<String>,
     pub(super) more: bool,
 }
 
 impl Named {
     fn add(&mut self, name: &str) {
-        if name.is_empty() || self.names.contains(name) {
+        if name.is_empty() {
             return;
         }
-        if self.names.len() < NAMED {
-            self.names.insert(name.to_owned());
-        } else {
-            self.more = true;
+        match self.names.binary_search_by(|known| (**known).cmp(name)) {
+            Ok(_) => {}
+            Err(place) if self.names.len() < NAMED => self.names.insert(place, name.to_owned()),
+            Err(_) => self.more = true,
         }
     }
 }
@@ -464,9 +465,7 @@ impl Row {
     fn meet(&mut self, who: &Attributes<'_>, seen: Range<u64>, is_live: bool) {
         self.peers.add(who.caller());
         self.rooms.add(who.room);
-        if !who.proto.is_empty() {
-            self.protos.insert(who.proto.to_owned());
-        }
+        self.protos.add(who.proto);
         let figures = &mut self.figures;
         figures.first = figures.first.min(seen.start);
         figures.last = figures.last.max(seen.end);
