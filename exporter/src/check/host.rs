@@ -42,7 +42,7 @@ fn kernel(release: &str, has_types: bool) -> Finding {
             "boot Linux 5.17 or later; until then packets are captured",
         );
     }
-    let types = if has_types { "with BTF" } else { "without BTF, which is not needed" };
+    let types = if has_types { "with BTF" } else { "without BTF" };
     Finding::ok("kernel", format!("Linux {release}, {types}"))
 }
 

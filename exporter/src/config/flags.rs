@@ -385,7 +385,7 @@ pub(super) struct CheckFlags {
     #[arg(long = "interface", value_name = "PATTERN")]
     pub(super) interfaces: Vec<String>,
     /// The SFU's port range, as the exporter is given it
-    #[arg(long, value_name = "MIN-MAX")]
+    #[arg(long, value_name = "FIRST-LAST")]
     pub(super) ports: Option<String>,
     /// Warnings are faults
     #[arg(long)]
