@@ -5,6 +5,7 @@
 //! socket, so every rule is tested as a table. A flag beats a variable, a variable beats a default.
 
 mod capture;
+mod check;
 mod debug;
 mod exporter;
 mod flags;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use capture::Capture;
+pub use check::Check;
 pub use debug::Levels;
 pub use exporter::Exporter;
 pub use invalid::Invalid;
@@ -255,6 +257,8 @@ pub enum Command {
     Top(Top),
     /// Say all that is known of somebody.
     Explain(Explain),
+    /// Say what is right and wrong on this host.
+    Check(Box<Check>),
     /// Print what ended.
     Journal(ReadJournal),
     /// Capture somebody's packets.
@@ -294,6 +298,9 @@ impl Command {
             Some(Subcommand::Explain(ExplainFlags { exporter, span, what })) => {
                 let (exporter, what) = (exporter.into(), what.join(" "));
                 return Ok(Self::Explain(Explain { exporter, what, span }));
+            }
+            Some(Subcommand::Check(flags)) => {
+                return check::check(flags).map(|it| Self::Check(Box::new(it)));
             }
             Some(Subcommand::Journal(flags)) => {
                 let JournalFlags { folder, since, until, json, filter } = flags;
@@ -361,16 +368,8 @@ fn config(flags: Flags, variable: impl Fn(&str) -> Option<String>) -> Result<Con
         web_config: flags.web_config.clone(),
         allowed_hosts: allowed_hosts(&flags.allowed_hosts)?,
         token_file: flags.token_file.clone(),
-        interfaces: patterns(
-            Origin("--interface"),
-            &flags.interfaces,
-            "an interface name or pattern such as eth0 or ens*",
-        )?,
-        sfu: patterns(
-            Origin("--sfu"),
-            &flags.sfu,
-            "a program's name, the path of its executable or of its PID file, or a pattern of these",
-        )?,
+        interfaces: values::interfaces(&flags.interfaces)?,
+        sfu: values::sfu(&flags.sfu)?,
         ports: flags.ports.as_deref().map(|value| ports(Origin("--ports"), value)).transpose()?,
         source: flags.source,
         hooks: flags.hooks,
@@ -526,17 +525,6 @@ fn privacy(flags: &Flags, mode: Option<(Origin, String)>) -> Result<Privacy, Inv
         key_file: flags.key_file.clone(),
         rotate: flags.rotate,
     })
-}
-
-fn patterns(origin: Origin, patterns: &[String], expected: &str) -> Result<Vec<String>, Invalid> {
-    for pattern in patterns {
-        if pattern.is_empty() {
-            return Err(origin.refuse(pattern, expected));
-        }
-        globset::Glob::new(pattern)
-            .map_err(|error| origin.refuse(pattern, &format!("{expected} ({})", error.kind())))?;
-    }
-    Ok(patterns.to_vec())
 }
 
 fn log_directives(directives: &str) -> Result<Log, Invalid> {

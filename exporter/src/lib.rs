@@ -39,6 +39,7 @@ pub mod web;
 
 pub mod check;
 pub mod collect;
+pub mod config_check;
 pub mod startup;
 
 pub mod capture;

@@ -16,6 +16,7 @@ use mediasoup_exporter::collect::{
     self, Board, Connections, Host, Ledgers, Orders, Pace, Parts, Site, Views,
 };
 use mediasoup_exporter::config::{self, Command, Config};
+use mediasoup_exporter::config_check;
 use mediasoup_exporter::entropy;
 use mediasoup_exporter::explain;
 use mediasoup_exporter::exposition::{Scrape, reference};
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         Command::Unpin(directory) => unpin(&directory),
         Command::Top(options) => top::run(&options),
         Command::Explain(options) => explain::run(&options),
+        Command::Check(options) => return check::run(&options),
         Command::Journal(options) => journal::read::run(&options),
         Command::Capture(options) => capture::run(&options),
         Command::GuardFilters(exporter) => guard(&exporter),
@@ -121,7 +123,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
     entropy::wait();
     let prepared = startup::prepare(config)?;
     if config.check {
-        return print(&check::describe(config, &prepared)?);
+        return print(&config_check::describe(config, &prepared)?);
     }
     signals::hold();
     if config.pin.is_none() {

@@ -331,6 +331,8 @@ pub(super) enum Subcommand {
     Top(TopFlags),
     /// Say all that is known of a peer, room, address, transport or stream of the last hours, or why nothing is
     Explain(ExplainFlags),
+    /// Say what is right and wrong on this host, with the remedy; changes nothing. Ends with 1 on faults
+    Check(CheckFlags),
     /// Print the journal: connections and streams that ended
     Journal(JournalFlags),
     /// Capture the packets of rooms, peers, addresses or streams in a file for Wireshark (needs CAP_NET_RAW)
@@ -372,6 +374,31 @@ pub(super) struct ExporterFlags {
     /// File with the certificates (PEM) of whom to trust with https [default: those that this host trusts]
     #[arg(long = "tls.ca-file", value_name = "FILE")]
     pub(super) ca_file: Option<PathBuf>,
+}
+
+/// Of `check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckFlags {
+    #[command(flatten)]
+    pub(super) exporter: ExporterFlags,
+    /// Further hosts of workers, as the exporter is given them; repeatable
+    #[arg(long, value_name = "PROGRAM")]
+    pub(super) sfu: Vec<String>,
+    /// A server's observer socket, as the exporter is given it; repeatable
+    #[arg(long = "observer", value_name = "PATH")]
+    pub(super) observers: Vec<PathBuf>,
+    /// Interfaces, as the exporter is given them; repeatable
+    #[arg(long = "interface", value_name = "PATTERN")]
+    pub(super) interfaces: Vec<String>,
+    /// The SFU's port range, as the exporter is given it
+    #[arg(long, value_name = "FIRST-LAST")]
+    pub(super) ports: Option<String>,
+    /// Warnings are faults
+    #[arg(long)]
+    pub(super) strict: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// Of `explain`.

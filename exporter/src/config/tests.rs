@@ -233,4 +233,9 @@ fn top_has_flags_of_its_own() {
     };
     assert_eq!((&*explain.what, &*explain.span), ("Ada Lovelace", "1h"));
     assert!(refused("explain", &[]).contains("<WHAT>"));
+    let Ok(Command::Check(check)) = parse("check --ports 40000-40100 --strict", &[]) else {
+        panic!("it is a command");
+    };
+    assert!(check.ports == Some(40_000..=40_100) && check.strict && !check.json);
+    assert!(refused("check --ports none", &[]).contains("--ports"));
 }

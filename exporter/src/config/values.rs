@@ -162,3 +162,26 @@ pub(super) fn boolean(origin: Origin, value: &str) -> Result<bool, Invalid> {
         _ => Err(origin.refuse(value, "1, true, yes, on, 0, false, no or off")),
     }
 }
+
+/// `--interface`.
+pub(super) fn interfaces(given: &[String]) -> Result<Vec<String>, Invalid> {
+    patterns(Origin("--interface"), given, "an interface name or pattern such as eth0 or ens*")
+}
+
+/// `--sfu`.
+pub(super) fn sfu(given: &[String]) -> Result<Vec<String>, Invalid> {
+    let expected =
+        "a program's name, the path of its executable or of its PID file, or a pattern of these";
+    patterns(Origin("--sfu"), given, expected)
+}
+
+fn patterns(origin: Origin, patterns: &[String], expected: &str) -> Result<Vec<String>, Invalid> {
+    for pattern in patterns {
+        if pattern.is_empty() {
+            return Err(origin.refuse(pattern, expected));
+        }
+        globset::Glob::new(pattern)
+            .map_err(|error| origin.refuse(pattern, &format!("{expected} ({})", error.kind())))?;
+    }
+    Ok(patterns.to_vec())
+}

@@ -34,6 +34,7 @@ use self::options::Sink;
 pub use self::options::{AGENT_SCRIPT, KNOWN_SOCKETS, Options};
 use self::roster::Roster;
 use self::search::Search;
+pub use self::search::known_sockets;
 use self::status::Source;
 pub use self::status::{Refusal, Status, Tally};
 pub use self::trust::Ground;

@@ -79,12 +79,16 @@ impl Search {
     }
 
     fn known(&self) -> Vec<Candidate> {
-        let is_wanted = |path: &str| {
-            let path = Path::new(path);
-            path.parent() == Some(&self.folder) && path.file_name().is_some_and(is_known)
-        };
-        listeners::find(is_wanted).into_iter().map(candidate).collect()
+        known_sockets(&self.folder).into_iter().map(candidate).collect()
     }
+}
+
+/// Who listens under a known name in this folder, in whatever mount namespace.
+pub fn known_sockets(folder: &Path) -> Vec<Listener> {
+    listeners::find(|path: &str| {
+        let path = Path::new(path);
+        path.parent() == Some(folder) && path.file_name().is_some_and(is_known)
+    })
 }
 
 /// One of the names that servers' consoles and agents have.
