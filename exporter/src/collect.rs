@@ -7,7 +7,7 @@ mod site;
 mod snapshots;
 mod uncounted;
 
-pub use books::{Ledgers, Parts};
+pub use books::{LAST_LINES, Ledgers, Parts};
 pub use host::Host;
 pub use orders::{Books, Connections, Occasion, Orders, Pace, start};
 pub use site::{Board, Site, Views};

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use mediasoup_exporter::capture;
 use mediasoup_exporter::check;
 use mediasoup_exporter::collect::{
-    self, Board, Connections, Host, Ledgers, Orders, Pace, Parts, Site, Views,
+    self, Board, Connections, Host, LAST_LINES, Ledgers, Orders, Pace, Parts, Site, Views,
 };
 use mediasoup_exporter::config::{self, Command, Config};
 use mediasoup_exporter::config_check;
@@ -184,6 +184,8 @@ struct Exporter {
     views: Option<Views>,
     /// There are views, or a journal.
     keeps_history: bool,
+    /// For the scrape thread to end.
+    ending: Duration,
 }
 
 impl Exporter {
@@ -216,6 +218,8 @@ impl Exporter {
             let folder = options.folder.display();
             Journal::start(&options, &host_name).with_context(|| format!("--journal {folder}"))
         });
+        let journal = journal.transpose()?;
+        let keeps_journal = journal.is_some();
         let (telemetry, board) = (Arc::new(Telemetry::new()), Arc::<Board>::default());
         let readers = Some(serving.handle().clone());
         let observer = Observer::new(observer::Options { readers, ..observer });
@@ -226,7 +230,7 @@ impl Exporter {
             observer: observer.clone(),
             max_series: ledger.max_series,
             history: history.map(History::new),
-            journal: journal.transpose()?,
+            journal,
             thresholds,
             scrape: Scrape::new(ledger, policy, geo),
             questions,
@@ -236,6 +240,7 @@ impl Exporter {
             board: board.clone(),
         });
         let keeps_history = history.is_some();
+        let ending = if keeps_journal { LAST_PATIENCE + LAST_LINES } else { LAST_PATIENCE };
         let views = views.then(|| Views::new(Setting { host: host_name, thresholds, hidden }));
         let (ports, workers) = (counting.ownership().clone(), options.workers);
         let host = Arc::new(Host { ports, workers, observer: observer.clone() });
@@ -255,6 +260,7 @@ impl Exporter {
             board,
             views,
             keeps_history,
+            ending,
         })
     }
 
@@ -266,7 +272,9 @@ impl Exporter {
         asking: &Handle,
     ) -> anyhow::Result<()> {
         let Self { counting, observer, host, books, names, keys, files, web_files, .. } = self;
-        let Self { listeners, access, front, telemetry, board, views, keeps_history, .. } = self;
+        let Self {
+            listeners, access, front, telemetry, board, views, keeps_history, ending, ..
+        } = self;
         let mut signals = Signals::listen()?;
         let listeners = {
             // Whose threads accept.
@@ -343,7 +351,7 @@ impl Exporter {
         }
         // The scrape thread may be in the middle of a reading, and then would detach too late.
         attached.detach();
-        let end = std::time::Instant::now() + LAST_PATIENCE;
+        let end = std::time::Instant::now() + ending;
         while !thread.is_finished() && std::time::Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

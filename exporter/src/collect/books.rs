@@ -43,7 +43,7 @@ const ABANDONED: Duration = Duration::from_secs(300);
 const UNSCRAPED: Duration = Duration::from_secs(15);
 
 /// For the journal's last lines to reach the disk.
-const LAST_LINES: Duration = Duration::from_millis(500);
+pub const LAST_LINES: Duration = Duration::from_secs(3);
 
 /// Everything that a scrape is made from.
 pub struct Parts {
