@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::Exporter;
 use crate::files;
+use crate::labels::text::inert;
 
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -112,7 +113,9 @@ impl Client {
             200 => Ok(text),
             401 => bail!("a token is needed: --auth.token-file, or with users --auth.user, too"),
             404 => bail!("there are no views: --web.views=no, or an older exporter"),
-            _ => bail!("{}", text.trim()),
+            300..=399 => bail!("answered {status}: give the address to which that leads"),
+            _ if text.trim().is_empty() => bail!("answered {status}"),
+            _ => bail!("{}", inert(text.trim())),
         }
     }
 }

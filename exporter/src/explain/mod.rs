@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 
 use crate::client::Client;
 use crate::config::Explain;
+use crate::labels::text::inert;
 use crate::views::Document;
 
 use report::{Found, PAGES};
@@ -24,14 +25,15 @@ pub fn run(options: &Explain) -> anyhow::Result<()> {
         found.push(Found { by, document });
     }
     let own = client.get("/metrics?families=self,strangers")?;
-    let text = report::text(&options.what, &found, &own);
+    // Whoever answers is believed, and his text is not let loose on a terminal.
+    let text = inert(&report::text(&options.what, &found, &own));
     // A reader that has had enough (`| head`) is no failure.
     let _ = std::io::stdout().write_all(text.as_bytes());
     if found.iter().all(|found| found.document.rows.is_empty()) {
         bail!(
             "nothing of the last {} has `{}` in a name, an id or an address",
             options.span,
-            options.what
+            inert(&options.what)
         );
     }
     Ok(())

@@ -48,6 +48,11 @@ pub fn clean<'a>(text: &'a str, limit: usize, counts: &mut TextCounts) -> Cow<'a
     Cow::Owned(kept.chars().map(|c| if is_active(c) { '\u{fffd}' } else { c }).collect())
 }
 
+/// Text of several lines, of whoever it is, as a terminal may have it.
+pub fn inert(text: &str) -> String {
+    text.chars().map(|c| if c != '\n' && is_active(c) { '\u{fffd}' } else { c }).collect()
+}
+
 /// Whether the text becomes a label as it is. Texts that do are different labels when they differ.
 pub fn fits(text: &str, limit: usize) -> bool {
     text.chars().nth(limit).is_none() && !text.chars().any(is_active)
@@ -83,5 +88,14 @@ mod tests {
         check("a\nb\r\u{1b}[31m\u{9b}", 16, "a\u{fffd}b\u{fffd}\u{fffd}[31m\u{fffd}", 0, 1);
         check("\u{202e}evil", 16, "\u{fffd}evil", 0, 1);
         check("abc\n", 3, "abc", 1, 0);
+    }
+
+    #[test]
+    fn what_a_terminal_gets_moves_nothing_on_it() {
+        assert_eq!(
+            inert("a\n\u{1b}[2J\u{9b}\u{202e}b\u{7}"),
+            "a\n\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}"
+        );
+        assert_eq!(inert("Zoë 🚀\n"), "Zoë 🚀\n");
     }
 }

@@ -16,6 +16,8 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use crate::client::Client;
 use crate::config::Top;
+use crate::labels::text::inert;
+use crate::views::Document;
 
 use state::{Reply, State};
 
@@ -48,7 +50,11 @@ fn print(options: &Top, client: &Client, state: &mut State) -> anyhow::Result<()
     let body = client.get(&state.path())?;
     let mut out = std::io::stdout().lock();
     let text = match options.json {
-        true => body,
+        true => {
+            // A script is to get a document or nothing.
+            serde_json::from_str::<Document>(&body).context("this is no exporter")?;
+            body
+        }
         false => {
             let asked = state.path();
             state.take(Reply { asked, answer: Ok(body) });
@@ -56,7 +62,8 @@ fn print(options: &Top, client: &Client, state: &mut State) -> anyhow::Result<()
                 bail!("{}: {why}", options.exporter.url);
             }
             let width = ratatui::crossterm::terminal::size().map_or(WIDTH, |(width, _)| width);
-            screen::table(state, if std::io::stdout().is_terminal() { width } else { WIDTH })
+            let width = if std::io::stdout().is_terminal() { width } else { WIDTH };
+            inert(&screen::table(state, width))
         }
     };
     // A reader that has had enough (`| head`) is no failure.
