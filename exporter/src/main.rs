@@ -119,6 +119,7 @@ fn warn_of_leftovers() {
 }
 
 fn run(config: &Config) -> anyhow::Result<()> {
+    signals::ignore_hangup();
     startup::begin_logging(&config.log);
     entropy::wait();
     let prepared = startup::prepare(config)?;
@@ -302,11 +303,7 @@ impl Exporter {
         let mut files = watched(files, &access, &keys, &orders);
         if let Some((path, members)) = web_files {
             let (front, again) = (front.clone(), path.clone());
-            let take = Box::new(move || {
-                let (settings, members) = startup::read_web_config(&again)?;
-                front.renew(settings);
-                Ok(members)
-            });
+            let take = Box::new(move || startup::renew_web_config(&front, &again));
             files.watch_together(startup::WEB_CONFIG, path, members, take);
         }
         files.paths().for_each(|path| telemetry.reloaded(path, Some(SystemTime::now())));

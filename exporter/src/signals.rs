@@ -11,6 +11,15 @@ pub fn hold() {
     change(libc::SIG_BLOCK);
 }
 
+/// SIGHUP asks for files to be read again. One that comes before somebody listens ends nothing: they are just
+/// being read.
+pub fn ignore_hangup() {
+    // SAFETY: no handler runs; whoever listens later takes its place.
+    unsafe {
+        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+    }
+}
+
 /// Takes one that is held back, if one has come. For who has no runtime.
 pub fn came() -> bool {
     let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };

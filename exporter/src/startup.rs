@@ -181,6 +181,24 @@ pub fn read_web_config(path: &Path) -> anyhow::Result<(Settings, Members)> {
     Ok((settings, members))
 }
 
+/// The web configuration, read again, holds from now on.
+///
+/// # Errors
+/// It cannot be used. A file that is empty while others write it, or on a full disk, opens nothing to everybody.
+pub fn renew_web_config(front: &Front, path: &Path) -> anyhow::Result<Members> {
+    let (settings, members) = read_web_config(path)?;
+    let lost = front.lost(&settings).join(" and ");
+    ensure!(
+        lost.is_empty() || !settings.is_blank,
+        "it is empty, which would take {lost} away: restart the exporter if that is meant"
+    );
+    if !lost.is_empty() {
+        tracing::warn!("{WEB_CONFIG} {}: no {lost} any more", path.display());
+    }
+    front.renew(settings);
+    Ok(members)
+}
+
 /// What this host is called, as far as it knows itself.
 fn own_hosts() -> Vec<String> {
     let node = read_text("/proc/sys/kernel/hostname");

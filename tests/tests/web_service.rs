@@ -108,6 +108,12 @@ fn a_web_configuration_is_read_again() -> Result<()> {
     put(&format!("basic_auth_users:\n  alice: {HASH}\n"))?;
     reread(401)?;
     ensure!(status(&alice)? == 200);
+    // An empty one, as while it is written, lets nobody in.
+    let refusals = || exporter.log().matches("which would take users' passwords away").count();
+    put("")?;
+    Command::new("kill").args(["-HUP", &exporter.pid().to_string()]).status()?;
+    wait::until("a word about it", wait::LONG, || Ok((refusals() == 1).then_some(())))?;
+    ensure!(status("X: y")? == 401 && status(&alice)? == 200);
     exporter.stop()
 }
 

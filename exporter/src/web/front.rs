@@ -52,6 +52,13 @@ impl Front {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 
+    /// What protects now and would not with these settings.
+    pub fn lost(&self, settings: &Settings) -> Vec<&'static str> {
+        let tls = (self.is_tls() && !settings.is_tls()).then_some("TLS");
+        let users = (self.has_users() && !settings.has_users()).then_some("users' passwords");
+        tls.into_iter().chain(users).collect()
+    }
+
     /// TLS is spoken.
     pub fn is_tls(&self) -> bool {
         self.settings().is_tls()

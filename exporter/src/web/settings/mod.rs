@@ -29,6 +29,8 @@ pub struct Settings {
     /// Set in every response.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     pub(super) limiter: Option<DefaultDirectRateLimiter>,
+    /// The file has nothing in it.
+    pub is_blank: bool,
     /// What was left out, and why.
     pub warnings: Vec<String>,
 }
@@ -41,7 +43,8 @@ impl Settings {
         read: &mut dyn FnMut(PathBuf) -> anyhow::Result<Vec<u8>>,
     ) -> anyhow::Result<Self> {
         // An empty file configures nothing, as in the toolkit.
-        let written: Written = match text.trim().is_empty() {
+        let is_blank = text.trim().is_empty();
+        let written: Written = match is_blank {
             true => Written::default(),
             false => serde_saphyr::from_str(text).map_err(|error| {
                 anyhow::anyhow!("{}", error.to_string().lines().next().unwrap_or_default())
@@ -55,6 +58,7 @@ impl Settings {
             users: Users::new(written.basic_auth_users).context("basic_auth_users")?,
             headers: headers(&written.http_server_config).context("http_server_config")?,
             limiter,
+            is_blank,
             warnings,
         })
     }

@@ -160,6 +160,20 @@ fn a_password_is_checked_once_and_nobody_is_told_apart() {
 }
 
 #[test]
+fn whoever_guesses_has_no_right_password_forgotten() {
+    let hash = bcrypt::hash("open", 4).unwrap();
+    let users = Users::new([("alice".to_owned(), hash)].into()).unwrap();
+    assert!(users.check("alice", "open"));
+    for guess in 0..300 {
+        assert!(!users.check("alice", &guess.to_string()));
+    }
+    assert_eq!(users.remember("alice", "open"), Some(true));
+    // The oldest guesses are forgotten, the newest is not.
+    assert_eq!(users.remember("alice", "0"), None);
+    assert_eq!(users.remember("alice", "299"), Some(false));
+}
+
+#[test]
 fn durations_are_as_go_writes_them() {
     let check = |text: &str, milliseconds: u128| {
         assert_eq!(written::duration(text).unwrap().as_millis(), milliseconds, "{text}");

@@ -1,14 +1,14 @@
 //! Users and their passwords, hashed with bcrypt. Checking one takes a tenth of a second by design, so what was
 //! found out is remembered.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, ensure};
 use sha2::{Digest, Sha256};
 
-/// Answers that are remembered; when there are more, all are forgotten.
+/// Wrong passwords that are remembered; when there are more, all are forgotten.
 const MOST: usize = 128;
 /// What the password of somebody who does not exist is checked against, so that asking tells nothing. At the
 /// cost that htpasswd's documentation shows.
@@ -24,7 +24,9 @@ pub(in crate::web) struct Users {
 /// By a salted hash of name and password: the passwords themselves are not kept.
 #[derive(Default)]
 struct Known {
-    answers: HashMap<[u8; 32], bool>,
+    /// Each user's right password. Kept apart, so that whoever guesses has nobody's forgotten.
+    right: HashMap<String, [u8; 32]>,
+    wrong: HashSet<[u8; 32]>,
     salt: [u8; 32],
 }
 
@@ -55,7 +57,11 @@ impl Users {
     /// What is remembered of this name and password.
     pub(in crate::web) fn remember(&self, name: &str, password: &str) -> Option<bool> {
         let known = self.known();
-        known.answers.get(&known.key(name, password)).copied()
+        let key = known.key(name, password);
+        match known.right.get(name) {
+            Some(right) if *right == key => Some(true),
+            _ => known.wrong.contains(&key).then_some(false),
+        }
     }
 
     /// Whether the password is this user's. Takes long: not for the runtime's own threads.
@@ -68,12 +74,16 @@ impl Users {
         let fits = bcrypt::verify(password, hash.unwrap_or(&NOBODY)).unwrap_or(false);
         let answer = fits && hash.is_some();
         let mut known = self.known();
-        if known.answers.len() >= MOST {
-            known.answers.clear();
-        }
         let key = known.key(name, password);
-        known.answers.insert(key, answer);
-        answer
+        if answer {
+            known.right.insert(name.to_owned(), key);
+            return true;
+        }
+        if known.wrong.len() >= MOST {
+            known.wrong.clear();
+        }
+        known.wrong.insert(key);
+        false
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
