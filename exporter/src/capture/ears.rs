@@ -3,17 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::Context;
 
 use crate::capture::filter::{Filter, SHORT, WHOLE};
 use crate::host::interfaces::{self, Layer, Top};
+use crate::host::packet_socket::{self, Statistics};
 use crate::host::rtnetlink::Links;
 
-/// Asked of the kernel for what waits to be read; it gives what net.core.rmem_max allows.
-const BUFFER: libc::c_int = 8 << 20;
 /// Between the addresses of an Ethernet header and its type.
 const TAG: usize = 4;
 const ADDRESSES: usize = 12;
@@ -53,7 +52,7 @@ pub(super) struct Ears {
 impl Ears {
     /// Opens nothing yet.
     pub(super) fn new(payload: bool) -> anyhow::Result<Self> {
-        let probe = packet_socket();
+        let probe = packet_socket::open();
         probe.context(
             "open a packet socket: CAP_NET_RAW is needed; run it with sudo, or with that one right \
              (docs/capture.md)",
@@ -118,14 +117,11 @@ impl Ears {
 
 impl Ear {
     fn open(top: Top, is_loopback: bool, ports: &BTreeSet<u16>, length: u32) -> io::Result<Self> {
-        // Hears nothing before it is bound, so nothing unfiltered ever waits in it.
-        let ear = Self { fd: packet_socket()?, top, is_loopback, passed: 0, lost: 0 };
+        let ear = Self { fd: packet_socket::open()?, top, is_loopback, passed: 0, lost: 0 };
         ear.filter(ports, length)?;
-        if ear.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &BUFFER).is_err() {
-            ear.set(libc::SOL_SOCKET, libc::SO_RCVBUF, &BUFFER)?;
-        }
-        ear.set(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, &(1 as libc::c_int))?;
-        ear.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, &(1 as libc::c_int))?;
+        packet_socket::enlarge(&ear.fd)?;
+        packet_socket::enable(&ear.fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)?;
+        packet_socket::enable(&ear.fd, libc::SOL_PACKET, libc::PACKET_AUXDATA)?;
         // SAFETY: all zeroes is an address.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
@@ -140,18 +136,7 @@ impl Ear {
     fn filter(&self, ports: &BTreeSet<u16>, length: u32) -> io::Result<()> {
         let Top { skip_tagged, .. } = self.top;
         let filter = Filter { ports, is_loopback: self.is_loopback, skip_tagged, length };
-        let mut code = filter.compile();
-        let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
-        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
-    }
-
-    fn set<T>(&self, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
-        let (value, length) = (std::ptr::from_ref(value).cast(), size_of::<T>());
-        let fd = self.fd.as_raw_fd();
-        // SAFETY: the kernel reads one `T` from a live reference; a filter's instructions, which it
-        // points to, live as long as the caller's vector.
-        let set = unsafe { libc::setsockopt(fd, level, option, value, length as libc::socklen_t) };
-        if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        packet_socket::filter(&self.fd, filter.compile())
     }
 
     /// The next frame, if one waits. An interface that went down has none.
@@ -187,23 +172,9 @@ impl Ear {
 
     /// Takes in what the kernel counted since the last time.
     pub(super) fn count(&mut self) {
-        // struct tpacket_stats: packets, drops among them. Reading it sets both to zero.
-        let mut statistics = [0_u32; 2];
-        let mut length = size_of_val(&statistics) as libc::socklen_t;
-        // SAFETY: the kernel writes at most `length` bytes to a live array of that size.
-        let result = unsafe {
-            libc::getsockopt(
-                self.fd.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_STATISTICS,
-                statistics.as_mut_ptr().cast(),
-                &raw mut length,
-            )
-        };
-        if result == 0 {
-            self.passed += u64::from(statistics[0]);
-            self.lost += u64::from(statistics[1]);
-        }
+        let Statistics { packets, lost } = packet_socket::statistics(&self.fd);
+        self.passed += packets;
+        self.lost += lost;
     }
 }
 
@@ -255,14 +226,4 @@ impl About {
         }
         about
     }
-}
-
-fn packet_socket() -> io::Result<OwnedFd> {
-    // SAFETY: socket takes numbers only.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: just opened, owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

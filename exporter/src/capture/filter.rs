@@ -5,8 +5,11 @@
 
 use std::collections::BTreeSet;
 
-/// `struct sock_filter`.
-pub(super) type Instruction = libc::sock_filter;
+use crate::host::classic_bpf::{
+    IP, Instruction, JEQ, JGE, JGT, JSET, JUMP, LD_B, LD_H, LD_H_INDEXED, LD_W, LDX_HEADER_LENGTH,
+    LDX_NUMBER, OUTGOING, PACKET_TYPE, PROTOCOL, TAG_PRESENT, TCP, UDP, leave, load, one_of,
+    refuse, require,
+};
 
 /// Bytes copied of a frame where only headers are wanted: all headers, generously.
 pub(super) const SHORT: u32 = 512;
@@ -15,30 +18,6 @@ pub(super) const WHOLE: u32 = 262_144;
 
 /// With more, all ports between the first and the last pass, and userspace decides.
 const MOST_PORTS: usize = 800;
-
-const LD_W: u16 = 0x20;
-const LD_H: u16 = 0x28;
-const LD_B: u16 = 0x30;
-const LD_H_INDEXED: u16 = 0x48;
-const LDX_NUMBER: u16 = 0x01;
-const LDX_HEADER_LENGTH: u16 = 0xb1;
-const JUMP: u16 = 0x05;
-const JEQ: u16 = 0x15;
-const JGT: u16 = 0x25;
-const JGE: u16 = 0x35;
-const JSET: u16 = 0x45;
-const RET: u16 = 0x06;
-
-/// Offsets of what the kernel knows of a packet, and of where IP begins (include/uapi/linux/filter.h).
-const ABOUT: u32 = 0xffff_f000;
-const PROTOCOL: u32 = ABOUT;
-const PACKET_TYPE: u32 = ABOUT + 4;
-const TAG_PRESENT: u32 = ABOUT + 48;
-const IP: u32 = 0xfff0_0000;
-/// PACKET_OUTGOING
-const OUTGOING: u32 = 4;
-const UDP: u32 = 17;
-const TCP: u32 = 6;
 
 /// What passes.
 #[derive(Clone, Debug)]
@@ -79,7 +58,7 @@ impl Filter<'_> {
     /// Leaves in the index where ports are.
     fn ipv4(&self) -> Vec<Instruction> {
         let mut code = vec![load(LD_B, IP + 9)];
-        code.extend(udp_or_tcp());
+        code.extend(one_of(&[UDP, TCP]));
         // Later fragments have no ports.
         code.push(load(LD_H, IP + 6));
         code.extend(refuse(JSET, 0x1fff));
@@ -92,15 +71,15 @@ impl Filter<'_> {
         let mut code = vec![load(LD_B, IP + 6)];
         for extension in [0, 43, 44, 51, 60] {
             code.push(Instruction { code: JEQ, jt: 0, jf: 1, k: extension });
-            code.push(load(RET, self.length));
+            code.push(leave(self.length));
         }
-        code.extend(udp_or_tcp());
+        code.extend(one_of(&[UDP, TCP]));
         code.push(load(LDX_NUMBER, 40));
         code
     }
 
     fn ports(&self) -> Vec<Instruction> {
-        let pass = load(RET, self.length);
+        let pass = leave(self.length);
         let mut code = Vec::new();
         for at in [0, 2] {
             code.push(load(LD_H_INDEXED, IP + at));
@@ -115,36 +94,15 @@ impl Filter<'_> {
                 code.push(pass);
             }
         }
-        code.push(load(RET, 0));
+        code.push(leave(0));
         code
     }
-}
-
-fn load(code: u16, k: u32) -> Instruction {
-    Instruction { code, jt: 0, jf: 0, k }
-}
-
-/// Ends the program unless it holds.
-fn require(code: u16, k: u32) -> [Instruction; 2] {
-    [Instruction { code, jt: 1, jf: 0, k }, load(RET, 0)]
-}
-
-/// Ends the program if it holds.
-fn refuse(code: u16, k: u32) -> [Instruction; 2] {
-    [Instruction { code, jt: 0, jf: 1, k }, load(RET, 0)]
-}
-
-fn udp_or_tcp() -> [Instruction; 3] {
-    [
-        Instruction { code: JEQ, jt: 2, jf: 0, k: UDP },
-        Instruction { code: JEQ, jt: 1, jf: 0, k: TCP },
-        load(RET, 0),
-    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::classic_bpf::RET;
 
     /// What the kernel does with it. Bytes are those of IP.
     fn run(code: &[Instruction], protocol: u32, packet_type: u32, tagged: bool, ip: &[u8]) -> u32 {

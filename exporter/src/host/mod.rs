@@ -7,6 +7,7 @@
 pub mod addresses;
 pub mod capabilities;
 pub mod claim;
+pub mod classic_bpf;
 pub mod cookies;
 pub mod interfaces;
 pub mod listeners;
@@ -14,6 +15,7 @@ pub mod namespaces;
 pub mod netlink;
 pub mod ownership;
 pub mod pace;
+pub mod packet_socket;
 pub mod procfs;
 pub mod recognise;
 pub mod rtnetlink;

@@ -6,6 +6,10 @@
 
 use std::ops::RangeInclusive;
 
+use crate::host::classic_bpf::{
+    Instruction, JEQ, JGE, JGT, JSET, LD_B, LD_H, LD_H_INDEXED, LD_LENGTH, LD_W, LDX_HEADER_LENGTH,
+    OUTGOING, PACKET_TYPE, TAG_PRESENT, TCP, UDP, leave, load, one_of, refuse, require, when,
+};
 use crate::host::interfaces::Layer;
 use crate::model::Direction;
 
@@ -26,33 +30,9 @@ pub(super) struct Filter {
     pub(super) skip_tagged: bool,
 }
 
-/// One instruction, as the kernel's `struct sock_filter`.
-pub(super) type Instruction = libc::sock_filter;
-
-const LD_W: u16 = 0x20;
-const LD_H: u16 = 0x28;
-const LD_B: u16 = 0x30;
-const LD_LENGTH: u16 = 0x80;
-const LD_H_INDEXED: u16 = 0x48;
-const LDX_HEADER_LENGTH: u16 = 0xb1;
-const JEQ: u16 = 0x15;
-const JGT: u16 = 0x25;
-const JGE: u16 = 0x35;
-const JSET: u16 = 0x45;
-const RET: u16 = 0x06;
-
-/// Offsets of what the kernel knows about a packet beside its bytes (include/uapi/linux/filter.h).
-const ABOUT: u32 = 0xffff_f000;
-const PACKET_TYPE: u32 = ABOUT + 4;
-const TAG_PRESENT: u32 = ABOUT + 48;
-/// PACKET_OUTGOING
-const OUTGOING: u32 = 4;
-
 const IPV4: u32 = 0x0800;
 const IPV6: u32 = 0x86dd;
 const TAGS: [u32; 3] = [0x8100, 0x88a8, 0x9100];
-const UDP: u32 = 17;
-const TCP: u32 = 6;
 
 impl Filter {
     /// The program; it ends at each of its leaves, so blocks can be put one after the other.
@@ -126,19 +106,11 @@ impl Filter {
     }
 
     fn port(&self) -> Vec<Instruction> {
-        let mut code = require(JGE, (*self.ports.start()).into());
+        let mut code = require(JGE, (*self.ports.start()).into()).to_vec();
         code.extend(refuse(JGT, (*self.ports.end()).into()));
         code.extend(pass());
         code
     }
-}
-
-fn load(code: u16, k: u32) -> Instruction {
-    Instruction { code, jt: 0, jf: 0, k }
-}
-
-fn leave(k: u32) -> Instruction {
-    load(RET, k)
 }
 
 /// Lets the packet through, all of it if it may be an aggregate.
@@ -149,36 +121,10 @@ fn pass() -> Vec<Instruction> {
     code
 }
 
-/// Ends the program unless the comparison holds.
-fn require(code: u16, k: u32) -> Vec<Instruction> {
-    vec![Instruction { code, jt: 1, jf: 0, k }, leave(0)]
-}
-
-/// Ends the program if the comparison holds.
-fn refuse(code: u16, k: u32) -> Vec<Instruction> {
-    vec![Instruction { code, jt: 0, jf: 1, k }, leave(0)]
-}
-
-/// Runs `block`, which ends the program, if the comparison holds.
-fn when(code: u16, k: u32, block: &[Instruction]) -> Vec<Instruction> {
-    let jf = u8::try_from(block.len()).expect("blocks are short");
-    let mut all = vec![Instruction { code, jt: 0, jf, k }];
-    all.extend_from_slice(block);
-    all
-}
-
-/// Ends the program unless what is loaded is one of these.
-fn one_of(values: &[u32]) -> Vec<Instruction> {
-    let mut code: Vec<Instruction> = (0..values.len())
-        .map(|at| Instruction { code: JEQ, jt: (values.len() - at) as u8, jf: 0, k: values[at] })
-        .collect();
-    code.push(leave(0));
-    code
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::classic_bpf::RET;
 
     /// What the kernel does with these instructions (Documentation/networking/filter.rst).
     fn run(code: &[Instruction], frame: &[u8], packet_type: u32, tagged: bool) -> u32 {

@@ -3,7 +3,7 @@
 //! Frames come out with what the kernel says about aggregates; what they mean is not known here.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -11,9 +11,8 @@ use pnet_datalink::{Channel, Config, DataLinkReceiver, NetworkInterface};
 
 use super::filter::{Filter, LONG, LONGEST_SINGLE, SHORT};
 use crate::host::interfaces::Attach;
+use crate::host::packet_socket;
 
-/// Asked of the kernel for what waits to be read; it gives what net.core.rmem_max allows.
-const BUFFER: libc::c_int = 8 << 20;
 /// How long a thread may take to notice that it should end.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Errors in a row after which a socket is given up.
@@ -46,7 +45,7 @@ pub(super) struct Socket {
 impl Socket {
     /// Whether packet sockets are permitted at all.
     pub(super) fn probe() -> io::Result<()> {
-        packet_socket().map(drop)
+        packet_socket::open().map(drop)
     }
 
     /// A socket that hears what the filter lets through on one interface.
@@ -54,13 +53,10 @@ impl Socket {
         attach: &Attach,
         filter: &Filter,
     ) -> io::Result<(Self, Box<dyn DataLinkReceiver>)> {
-        // Hears nothing before it is bound, so nothing unfiltered ever waits in it.
-        let fd = packet_socket()?;
-        attach_filter(&fd, filter)?;
-        if set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &BUFFER).is_err() {
-            set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &BUFFER)?;
-        }
-        let has_prefix = set(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, &(1 as libc::c_int)).is_ok();
+        let fd = packet_socket::open()?;
+        packet_socket::filter(&fd, filter.compile())?;
+        packet_socket::enlarge(&fd)?;
+        let has_prefix = packet_socket::enable(&fd, libc::SOL_PACKET, PACKET_VNET_HDR).is_ok();
         let kept = fd.as_fd().try_clone_to_owned()?;
         let interface = NetworkInterface {
             name: attach.name.clone(),
@@ -88,7 +84,7 @@ impl Socket {
 
     /// Lets through what another filter does, from the next packet on.
     pub(super) fn refilter(&self, filter: &Filter) -> io::Result<()> {
-        attach_filter(&self.fd, filter)
+        packet_socket::filter(&self.fd, filter.compile())
     }
 
     /// Reads until told to stop, or until the interface is gone.
@@ -132,20 +128,7 @@ impl Socket {
 
     /// Packets for which the socket had no room, since the last call.
     pub(super) fn lost_since(&self) -> u64 {
-        // struct tpacket_stats: packets, drops. Reading it sets both to zero.
-        let mut statistics = [0_u32; 2];
-        let mut length = size_of_val(&statistics) as libc::socklen_t;
-        // SAFETY: the kernel writes at most `length` bytes to a live array of that size.
-        let result = unsafe {
-            libc::getsockopt(
-                self.fd.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_STATISTICS,
-                statistics.as_mut_ptr().cast(),
-                &raw mut length,
-            )
-        };
-        if result == 0 { statistics[1].into() } else { 0 }
+        packet_socket::statistics(&self.fd).lost
     }
 }
 
@@ -163,37 +146,6 @@ fn split(bytes: &[u8], has_prefix: bool) -> Option<Heard<'_>> {
     let length = u32::try_from(frame.len()).ok()?;
     let length = if length == SHORT { LONGEST_SINGLE } else { length };
     Some(Heard { bytes: frame, length, segment })
-}
-
-fn attach_filter(socket: &OwnedFd, filter: &Filter) -> io::Result<()> {
-    let mut code = filter.compile();
-    let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
-    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
-}
-
-fn packet_socket() -> io::Result<OwnedFd> {
-    // SAFETY: socket takes numbers only.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: just opened, owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn set<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
-    // SAFETY: the kernel reads one `T` from a live reference; a filter's instructions, which it
-    // points to, live as long as the caller's vector.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            option,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn take_error(fd: &OwnedFd) -> io::Result<libc::c_int> {
