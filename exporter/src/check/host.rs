@@ -70,17 +70,8 @@ fn rights(missing: &[String], can_capture: bool, is_root: bool) -> Finding {
     }
 }
 
-fn has_mount(mounts: &str, kind: &str) -> Option<String> {
-    let fields = mounts.lines().map(|line| line.split(' '));
-    let mut places = fields.filter_map(|mut it| {
-        let place = it.nth(1)?;
-        (it.next()? == kind).then(|| place.to_owned())
-    });
-    places.next()
-}
-
 fn cgroup(mounts: &str) -> Finding {
-    match has_mount(mounts, "cgroup2") {
+    match procfs::mounted(mounts, "cgroup2").next() {
         Some(place) => Finding::ok("cgroup", format!("version 2 at {place}")),
         None => Finding::warning(
             "cgroup",
@@ -91,7 +82,7 @@ fn cgroup(mounts: &str) -> Finding {
 }
 
 fn bpf(mounts: &str) -> Finding {
-    match has_mount(mounts, "bpf") {
+    match procfs::mounted(mounts, "bpf").next() {
         Some(place) => Finding::ok("bpf", format!("file system at {place}")),
         // The unit's folder is made by it; without --pin nothing needs one.
         None => Finding::skipped(

@@ -27,6 +27,15 @@ pub fn read_at_most(path: &Path, bytes: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&content).into_owned())
 }
 
+/// Where file systems of this kind are mounted, by /proc/PID/mounts: `cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0`.
+pub fn mounted<'a>(mounts: &'a str, kind: &str) -> impl Iterator<Item = &'a str> {
+    mounts.lines().filter_map(move |line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let path = words.next()?;
+        (words.next()? == kind).then_some(path)
+    })
+}
+
 /// What a process is, by /proc/PID/stat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {

@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::pinned::PinnedLinks;
+use crate::host::procfs;
 use crate::kernel::ebpf::{load, sys};
 
 /// The programs and their hooks (`enum bpf_attach_type`). A socket that is closed before anybody sees it
@@ -110,7 +111,7 @@ fn mounted() -> Option<File> {
 /// /sys/fs/cgroup; within a container it may be that of the container only, which is no root.
 fn root(mounts: &str, base: &Path) -> anyhow::Result<PathBuf> {
     let within = |path: &str| base.join(path.trim_start_matches('/'));
-    let mounted = mounts.lines().filter_map(mounted_at).map(within);
+    let mounted = procfs::mounted(mounts, "cgroup2").map(within);
     let (roots, others): (Vec<PathBuf>, Vec<PathBuf>) =
         mounted.partition(|path| is_root(path.as_path()));
     roots.into_iter().next().ok_or_else(|| match others.first() {
@@ -131,13 +132,6 @@ fn is_root(path: &Path) -> bool {
     path.join("cgroup.procs").exists() && !path.join("cgroup.events").exists()
 }
 
-/// `cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0`
-fn mounted_at(line: &str) -> Option<&str> {
-    let mut words = line.split_ascii_whitespace().skip(1);
-    let path = words.next()?;
-    (words.next()? == "cgroup2").then_some(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,7 +141,7 @@ mod tests {
         let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
                       cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\nshort";
-        let found: Vec<&str> = mounts.lines().filter_map(mounted_at).collect();
+        let found: Vec<&str> = procfs::mounted(mounts, "cgroup2").collect();
         assert_eq!(found, ["/sys/fs/cgroup/unified"]);
         let refusal =
             root("cgroup2 /nowhere cgroup2 rw 0 0", Path::new("/")).unwrap_err().to_string();
