@@ -11,16 +11,16 @@ use anyhow::{Context, bail};
 use crate::client::Client;
 use crate::config::Explain;
 use crate::labels::text::inert;
-use crate::views::Document;
+use crate::views::{Document, page_of};
 
-use report::{Found, PAGES};
+use report::{Found, KINDS};
 
 /// Says it.
 pub fn run(options: &Explain) -> anyhow::Result<()> {
     let client = Client::new(&options.exporter)?;
     let mut found = Vec::new();
-    for (page, by) in PAGES {
-        let body = client.get(&path(page, by, options))?;
+    for by in KINDS {
+        let body = client.get(&path(by, options))?;
         let document: Document = serde_json::from_str(&body).context("this is no exporter")?;
         found.push(Found { by, document });
     }
@@ -39,11 +39,11 @@ pub fn run(options: &Explain) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn path(page: &str, by: &str, options: &Explain) -> String {
+fn path(by: &str, options: &Explain) -> String {
     // One word, whatever it has in it.
     let word = format!("\"{}\"", options.what.replace('"', ""));
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("by", by).append_pair("q", &word).append_pair("for", &options.span);
     query.append_pair("limit", "200");
-    format!("/api/v1/{page}?{}", query.finish())
+    format!("/api/v1/{}?{}", page_of(by), query.finish())
 }

@@ -4,14 +4,8 @@ use std::fmt::Write as _;
 
 use crate::views::{Document, Line};
 
-/// Pages that are asked, and what rows are there.
-pub(super) const PAGES: [(&str, &str); 5] = [
-    ("rooms", "room"),
-    ("peers", "peer"),
-    ("ips", "ip"),
-    ("transports", "transport"),
-    ("streams", "stream"),
-];
+/// What rows are asked for, from the large to the small.
+pub(super) const KINDS: [&str; 5] = ["room", "peer", "ip", "transport", "stream"];
 
 /// What a page has of somebody.
 pub(super) struct Found {

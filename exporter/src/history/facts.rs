@@ -145,6 +145,11 @@ impl Facts {
 }
 
 impl Facts {
+    /// It goes through a pipe: what a peer sent is in it once more.
+    pub fn is_piped(&self, subject: &Subject) -> bool {
+        self.stations.get(&subject.transport).is_some_and(Station::is_pipe)
+    }
+
     /// Transports that are gone, and on which no packet was counted, each once.
     pub(super) fn take_unused(&mut self, now: u64, all: bool) -> impl Iterator<Item = Ended> {
         self.stations.values_mut().filter_map(move |station| {

@@ -3,7 +3,7 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::config::Top;
-use crate::views::{Document, KINDS, Line, within};
+use crate::views::{Document, KINDS, Line, page_of, within};
 
 /// Columns that rows can be sorted by.
 const ORDERS: [&str; 9] =
@@ -64,8 +64,7 @@ impl State {
 
     /// What to ask the exporter for.
     pub(super) fn path(&self) -> String {
-        let page =
-            KINDS.iter().find(|(kind, _)| *kind == self.by).map_or("peers", |(_, page)| page);
+        let page = page_of(&self.by);
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("by", &self.by).append_pair("q", &self.filter);
         query.append_pair("sort", &self.sort).append_pair("for", &self.span);

@@ -139,6 +139,15 @@ impl<'a> Attributes<'a> {
         }
     }
 
+    /// What part of a peer it is: nothing where that is not known, or it is a connection.
+    pub(crate) fn part(&self) -> &'static str {
+        match (self.id.is_empty(), self.consumed.is_empty()) {
+            (true, _) => "",
+            (false, true) => "producer",
+            (false, false) => "consumer",
+        }
+    }
+
     /// What the peer is called.
     pub(crate) fn caller(&self) -> &'a str {
         if self.name.is_empty() { self.peer } else { self.name }

@@ -10,7 +10,7 @@ use crate::views::matrix::{self, Line};
 use crate::views::query::{By, Column, NET, Query, SPANS, VIEWS};
 use crate::views::scene::Scene;
 use crate::views::table::{Named, Row, Sufferer, Table, table as make};
-use crate::views::within::{KINDS, term, within};
+use crate::views::within::{page_of, term, within};
 use crate::views::words::{ago, clock, human, millis, percent, rate, severity};
 
 /// Verdicts that stand above a table; the others stand in it.
@@ -457,8 +457,7 @@ fn target(row: &Row, query: &Query) -> String {
 fn lead(kind: &str, key: &str, room: Option<&str>, query: &Query) -> String {
     let within = within(kind, key, room);
     let (by, line) = within.unwrap_or((query.by.name(), String::new()));
-    let page = KINDS.iter().find(|(kind, _)| *kind == by).map_or("streams", |(_, page)| page);
-    link(page, &time(By::of(by), query).with("q", &line))
+    link(page_of(by), &time(By::of(by), query).with("q", &line))
 }
 
 /// Another view of the same time: what is of one view only is not taken along.

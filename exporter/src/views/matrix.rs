@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use crate::history::{Past, Sample, Side, Station, Whose};
+use crate::history::{Past, Sample, Side, Whose};
 use crate::state::StreamRole;
 use crate::views::sums::sums;
 use crate::views::verdict::Thresholds;
@@ -54,9 +54,8 @@ pub(super) fn matrix(
         if !is_here(&known.subject.room) || !StreamRole::is_media(*role) {
             continue;
         }
-        let is_pipe = facts.stations.get(&known.subject.transport).is_some_and(Station::is_pipe);
         let peer = &*known.subject.peer;
-        if peer.is_empty() || is_pipe {
+        if peer.is_empty() || facts.is_piped(&known.subject) {
             continue;
         }
         if !known.is_consumer {

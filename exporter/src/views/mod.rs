@@ -36,7 +36,7 @@ use scene::Scene;
 pub use scene::{Hidden, Setting};
 pub use traffic::{Carried, Ends, Traffic};
 pub use verdict::{Cause, Thresholds, Verdict};
-pub use within::{KINDS, within};
+pub use within::{KINDS, page_of, within};
 pub(crate) use words::{ago, millis, moment, percent};
 
 /// What a browser needs beside the pages.

@@ -446,10 +446,7 @@ impl Row {
             By::Country | By::Room => String::new(),
             By::Peer => who.peer.to_owned(),
             By::Transport => who.host.to_owned(),
-            By::Stream => {
-                let what = if who.consumed.is_empty() { "producer" } else { "consumer" };
-                words([if who.id.is_empty() { "" } else { what }, who.kind, who.codec], " ")
-            }
+            By::Stream => words([who.part(), who.kind, who.codec], " "),
         };
         let first = u64::MAX;
         Self {

@@ -79,16 +79,11 @@ impl Traffic {
                 add(&mut self.connections, ends, &mut self.more);
             }
             Whose::Stream { ssrc, .. } => {
-                let role = match (who.id.is_empty(), who.consumed.is_empty()) {
-                    (true, _) => "",
-                    (false, true) => "producer",
-                    (false, false) => "consumer",
-                };
                 let stream = Carried {
                     ssrc: *ssrc,
                     transport: who.transport.to_owned(),
                     id: who.id.to_owned(),
-                    role: role.to_owned(),
+                    role: who.part().to_owned(),
                     kind: who.kind.to_owned(),
                     room: who.room.to_owned(),
                     peer: who.peer.to_owned(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use crate::history::{Dropped, Known, Past, PeerKey, Sample, Side, Station, Whose};
+use crate::history::{Dropped, Known, Past, PeerKey, Sample, Side, Whose};
 use crate::state::StreamRole;
 use crate::views::attributes::Attributes;
 use crate::views::sums::sums;
@@ -188,7 +188,7 @@ pub(super) fn verdicts(
     let mut cases: HashMap<PeerKey, Case<'_>> = HashMap::default();
     let mut losses: HashMap<&str, f64> = HashMap::default();
     for (subject, known) in &facts.subjects {
-        if facts.stations.get(&known.subject.transport).is_some_and(Station::is_pipe) {
+        if facts.is_piped(&known.subject) {
             continue;
         }
         let sample = samples.get(subject).copied().unwrap_or_default();

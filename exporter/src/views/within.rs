@@ -12,6 +12,11 @@ pub const KINDS: [(&str, &str); 8] = [
     ("transport", "transports"),
 ];
 
+/// The page that shows rows of this kind.
+pub fn page_of(kind: &str) -> &'static str {
+    KINDS.iter().find(|(known, _)| *known == kind).map_or("peers", |(_, page)| page)
+}
+
 /// What a row of this kind and key is made of: a kind of rows, and a line of filters. A stream is made of itself.
 /// `room` is the row's, where it has one.
 pub fn within(kind: &str, key: &str, room: Option<&str>) -> Option<(&'static str, String)> {
