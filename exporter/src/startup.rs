@@ -24,7 +24,7 @@ use crate::host::workers::Workers;
 use crate::labels::{AddressPolicy, Database, Geo, NamePolicy, Policy};
 use crate::views::{Hidden, Thresholds};
 use crate::web::{Access, Front, Hosts, Settings};
-use crate::{files, history, journal, kernel, ledger, observer, web};
+use crate::{files, history, kernel, ledger, observer, web};
 
 pub use keys::Keys;
 
@@ -63,7 +63,7 @@ pub struct Prepared {
     /// Whether there are views of it.
     pub views: bool,
     /// Where what ended is written, if anywhere.
-    pub journal: Option<journal::Options>,
+    pub journal: Option<config::Journal>,
     /// When a call is bad.
     pub thresholds: Thresholds,
     /// What this host calls itself.
@@ -146,9 +146,7 @@ pub fn prepare(config: &Config) -> anyhow::Result<Prepared> {
             keeps_lives: config.journal.is_some(),
         }),
         views: config.views,
-        journal: config.journal.clone().map(|config::Journal { folder, retention, most_bytes }| {
-            journal::Options { folder, retention, most_bytes }
-        }),
+        journal: config.journal.clone(),
         thresholds: thresholds(&config.bad),
         host_name: read_text("/proc/sys/kernel/hostname").trim().to_owned(),
         hidden: Hidden {

@@ -200,8 +200,9 @@ impl Ledgers {
         let Parts { history, journal, telemetry, .. } = &mut self.parts;
         let (Some(history), Some(journal)) = (history, journal) else { return };
         let ended = history.take_ended(at_the_end);
-        let past = history.lend(epoch);
-        journal.write(&past, &ended, at_the_end);
+        if !ended.is_empty() {
+            journal.write(&history.lend(epoch), &ended, at_the_end);
+        }
         let journal::Tally { written, lost } = journal.tally();
         telemetry.total("journal_written", written);
         telemetry.total("journal_lost", lost);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::history::sample::Sample;
+use crate::history::sample::{Sample, Side};
 use crate::history::track::{Connection, Whose};
 
 /// Milliseconds for which something that closed has to be quiet: packets trail after it.
@@ -37,13 +37,10 @@ pub struct Minute {
 }
 
 impl Minute {
-    /// Lost among those that were to come, of either side: what is received has lost what did not come, what is
-    /// sent was lost of what went.
-    fn share(&self, is_sent: bool) -> f64 {
-        let Sample { packets, lost, .. } = self.sample;
-        let lost = lost.max(0) as f64;
-        let all = if is_sent { packets as f64 } else { packets as f64 + lost };
-        if all > 0.0 { (lost / all).min(1.0) } else { 0.0 }
+    /// The one with the larger share of losses; of equal ones the first.
+    fn worse(self, other: Self, side: Side) -> Self {
+        let loss = |minute: &Self| minute.sample.loss(side).unwrap_or_default();
+        if loss(&other) > loss(&self) { other } else { self }
     }
 }
 
@@ -52,9 +49,9 @@ impl Life {
         Self { first: start, minute: Minute { start, ..Minute::default() }, ..Self::default() }
     }
 
-    fn add(&mut self, start: u64, end: u64, sample: &Sample, is_sent: bool) {
+    fn add(&mut self, start: u64, end: u64, sample: &Sample, side: Side) {
         if start >= self.minute.start + MINUTE {
-            self.end_minute(is_sent);
+            self.end_minute(side);
             self.minute = Minute { start, ..Minute::default() };
         }
         self.minute.sample.add(sample);
@@ -63,11 +60,10 @@ impl Life {
     }
 
     /// What went before belongs to it.
-    fn take_in(&mut self, mut before: Self, is_sent: bool) {
-        before.end_minute(is_sent);
-        let is_worse = |worst: &Minute, other: &Minute| worst.share(is_sent) > other.share(is_sent);
+    fn take_in(&mut self, mut before: Self, side: Side) {
+        before.end_minute(side);
         self.worst = match (before.worst, self.worst) {
-            (Some(before), Some(own)) if is_worse(&own, &before) => Some(own),
+            (Some(before), Some(own)) => Some(before.worse(own, side)),
             (before, own) => before.or(own),
         };
         self.sum.add(&before.sum);
@@ -75,10 +71,10 @@ impl Life {
         self.last = self.last.max(before.last);
     }
 
-    fn end_minute(&mut self, is_sent: bool) {
-        let is_worse = |worst: &Minute| self.minute.share(is_sent) > worst.share(is_sent);
-        if self.minute.sample.lost > 0 && self.worst.as_ref().is_none_or(is_worse) {
-            self.worst = Some(self.minute);
+    fn end_minute(&mut self, side: Side) {
+        if self.minute.sample.lost > 0 {
+            let worst = self.worst.map(|worst| worst.worse(self.minute, side));
+            self.worst = worst.or(Some(self.minute));
         }
     }
 }
@@ -110,13 +106,13 @@ pub(super) struct Lives {
 
 impl Lives {
     /// A track did something in a step.
-    pub(super) fn add(&mut self, track: u32, is_sent: bool, step: (u64, u64), sample: &Sample) {
+    pub(super) fn add(&mut self, track: u32, side: Side, step: (u64, u64), sample: &Sample) {
         let number = track as usize;
         if self.of.len() <= number {
             self.of.resize_with(number + 1, || None);
         }
         let life = self.of[number].get_or_insert_with(|| Box::new(Life::new(step.0)));
-        life.add(step.0, step.1, sample, is_sent);
+        life.add(step.0, step.1, sample, side);
     }
 
     /// When a track last did something, if its life goes on.
@@ -139,19 +135,19 @@ impl Lives {
     }
 
     /// What went on as one track goes on as another.
-    pub(super) fn join(&mut self, before: u32, after: u32, is_sent: bool) {
+    pub(super) fn join(&mut self, before: u32, after: u32, side: Side) {
         let Some(old) = self.of.get_mut(before as usize).and_then(Option::take) else { return };
         match self.of.get_mut(after as usize) {
-            Some(Some(life)) => life.take_in(*old, is_sent),
+            Some(Some(life)) => life.take_in(*old, side),
             Some(place) => *place = Some(old),
             None => self.of[before as usize] = Some(old),
         }
     }
 
     /// A life is over.
-    pub(super) fn end(&mut self, track: u32, is_sent: bool) -> Option<Life> {
+    pub(super) fn end(&mut self, track: u32, side: Side) -> Option<Life> {
         let mut life = *self.of.get_mut(track as usize)?.take()?;
-        life.end_minute(is_sent);
+        life.end_minute(side);
         Some(life)
     }
 }
@@ -175,28 +171,28 @@ mod tests {
                 _ => 0,
             };
             let time = (step * 5_000, step * 5_000 + 5_000);
-            lives.add(3, false, time, &sample(100 - lost as u64, lost));
+            lives.add(3, Side::Received, time, &sample(100 - lost as u64, lost));
         }
         assert_eq!(lives.last(3), Some(180_000));
         assert_eq!(lives.quiet(199_999).count(), 0);
         assert_eq!(lives.quiet(200_000).collect::<Vec<_>>(), [3]);
-        let life = lives.end(3, false).unwrap();
+        let life = lives.end(3, Side::Received).unwrap();
         assert_eq!((life.sum.packets, life.sum.lost), (3600 - 121, 121));
         assert_eq!((life.first, life.last), (0, 180_000));
         let worst = life.worst.unwrap();
         assert_eq!((worst.start, worst.sample.lost), (60_000, 120));
-        assert_eq!(lives.end(3, false), None);
+        assert_eq!(lives.end(3, Side::Received), None);
         assert_eq!(lives.all().count(), 0);
     }
 
     #[test]
     fn a_life_goes_on_under_another_number() {
         let mut lives = Lives::default();
-        lives.add(0, false, (0, 5_000), &sample(10, 3));
-        lives.add(1, false, (5_000, 10_000), &sample(20, 1));
-        lives.join(0, 1, false);
-        assert_eq!(lives.end(0, false), None);
-        let life = lives.end(1, false).unwrap();
+        lives.add(0, Side::Received, (0, 5_000), &sample(10, 3));
+        lives.add(1, Side::Received, (5_000, 10_000), &sample(20, 1));
+        lives.join(0, 1, Side::Received);
+        assert_eq!(lives.end(0, Side::Received), None);
+        let life = lives.end(1, Side::Received).unwrap();
         assert_eq!((life.sum.packets, life.first, life.last), (30, 0, 10_000));
         assert_eq!(life.worst.unwrap().sample.lost, 3);
     }
@@ -204,9 +200,9 @@ mod tests {
     #[test]
     fn a_short_life_has_a_worst_minute_too_and_one_without_loss_has_none() {
         let mut lives = Lives::default();
-        lives.add(0, true, (0, 5_000), &sample(10, 3));
-        lives.add(1, true, (0, 5_000), &sample(10, 0));
-        assert_eq!(lives.end(0, true).unwrap().worst.unwrap().sample.lost, 3);
-        assert_eq!(lives.end(1, true).unwrap().worst, None);
+        lives.add(0, Side::Sent, (0, 5_000), &sample(10, 3));
+        lives.add(1, Side::Sent, (0, 5_000), &sample(10, 0));
+        assert_eq!(lives.end(0, Side::Sent).unwrap().worst.unwrap().sample.lost, 3);
+        assert_eq!(lives.end(1, Side::Sent).unwrap().worst, None);
     }
 }

@@ -209,7 +209,7 @@ impl History {
             let carrier = ledger.flow_labels(meter.flow).filter(|it| it.starts_with(NAMELESS));
             let carrier = carrier.map(|labels| self.connection(labels));
             let track = self.put_stream(meter, shown, carrier, sample, step);
-            self.move_life(before, track, meter.direction == Direction::Send);
+            self.move_life(before, track, side(meter.direction));
             slot(&mut self.streams, meter.slot).get_or_insert_default().track = track;
         }
     }
@@ -270,12 +270,12 @@ impl History {
             let both = slot(&mut self.flows, meter.slot);
             let followed = both[usize::from(side == Side::Sent)].get_or_insert_default();
             let before = std::mem::replace(&mut followed.track, track);
-            self.move_life(before, track, side == Side::Sent);
+            self.move_life(before, track, side);
         }
     }
 
     /// A meter is shown otherwise than before: an address has a name now, or a stream its role. It is one life.
-    fn move_life(&mut self, before: Option<u32>, after: Option<u32>, is_sent: bool) {
+    fn move_life(&mut self, before: Option<u32>, after: Option<u32>, side: Side) {
         let (Some(lives), Some(before), Some(after)) = (&mut self.lives, before, after) else {
             return;
         };
@@ -284,7 +284,7 @@ impl History {
             && let (Some(old), Some(new)) = (track(before), track(after))
             && old.whose.is_same(&new.whose)
         {
-            lives.join(before, after, is_sent);
+            lives.join(before, after, side);
         }
     }
 
@@ -327,7 +327,7 @@ impl History {
             track.seen(step.end);
         }
         if let Some(lives) = &mut self.lives {
-            lives.add(track, side == Side::Sent, (step.start, step.end), &sample);
+            lives.add(track, side, (step.start, step.end), &sample);
         }
         step.samples.push(((track, side), sample));
         Some(track)
@@ -396,8 +396,8 @@ impl History {
             return None;
         }
         let [received, sent] = numbers;
-        let received = received.and_then(|number| lives.end(number, false));
-        let sent = sent.and_then(|number| lives.end(number, true));
+        let received = received.and_then(|number| lives.end(number, Side::Received));
+        let sent = sent.and_then(|number| lives.end(number, Side::Sent));
         let firsts = received.iter().chain(&sent).map(|life| life.first);
         let first = firsts.min().unwrap_or(last);
         let (whose, carrier) = (track.whose.clone(), track.carrier.clone());

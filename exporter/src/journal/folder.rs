@@ -13,6 +13,8 @@ use anyhow::Context;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::config;
+
 const START: &str = "calls-";
 const END: &str = ".jsonl";
 /// A file is followed by another one after so long, or when it has this share of all bytes.
@@ -20,17 +22,6 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 const SHARE: u64 = 16;
 /// Files in one second at most.
 const MOST_OF_A_SECOND: u32 = 100;
-
-/// Where it is written, and what is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// The folder.
-    pub folder: PathBuf,
-    /// For how long after its last line a file is kept.
-    pub retention: Duration,
-    /// Bytes of all files together, above which the oldest go.
-    pub most_bytes: u64,
-}
 
 pub(super) struct Folder {
     path: PathBuf,
@@ -59,14 +50,14 @@ pub(super) struct Listed {
 
 impl Folder {
     /// Opens the folder, and makes it if only its last part is missing.
-    pub(super) fn open(options: &Options) -> anyhow::Result<Self> {
+    pub(super) fn open(options: &config::Journal) -> anyhow::Result<Self> {
         let path = options.folder.clone();
         match fs::mkdir(&path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error).context("make the folder"),
         }
         let folder = open(&path)?;
-        let Options { retention, most_bytes, .. } = *options;
+        let config::Journal { retention, most_bytes, .. } = *options;
         Ok(Self { path, folder, retention, most_bytes, current: None })
     }
 

@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 
+use crate::config;
 use crate::history::{Ended, Past, PeerKey};
 use crate::views::Verdict;
 
 pub use entry::Entry;
 use entry::{Context, End};
-pub use folder::Options;
 pub use writer::Tally;
 use writer::Writer;
 
@@ -55,7 +55,7 @@ impl Journal {
     ///
     /// # Errors
     /// The folder cannot be made, or nothing can be written to it.
-    pub fn start(options: &Options, host: &str) -> anyhow::Result<Self> {
+    pub fn start(options: &config::Journal, host: &str) -> anyhow::Result<Self> {
         let writer = Writer::start(options)?;
         let (verdicts, lost) = Default::default();
         Ok(Self { host: host.to_owned(), writer, verdicts, lost })
@@ -72,6 +72,9 @@ impl Journal {
                 Some(seen) => (seen.verdict, seen.last) = (verdict.clone(), now),
                 None => seen.push(Seen { verdict: verdict.clone(), first: now, last: now }),
             }
+        }
+        if self.verdicts.len() > MOST_VERDICTS / 2 {
+            self.verdicts.retain(|_, seen| seen.iter().any(|it| it.last + REMEMBERED > now));
         }
     }
 
@@ -104,9 +107,6 @@ impl Journal {
             lines.push(Entry::of(it, &context, verdict));
         }
         self.writer.write(&lines);
-        if self.verdicts.len() > MOST_VERDICTS / 2 {
-            self.verdicts.retain(|_, seen| seen.iter().any(|it| it.last + REMEMBERED > past.now));
-        }
     }
 
     /// What became of the lines so far.

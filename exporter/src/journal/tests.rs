@@ -24,9 +24,9 @@ impl Scratch {
         Self(path)
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> config::Journal {
         let folder = self.0.clone();
-        Options { folder, retention: Duration::from_secs(86_400), most_bytes: 1 << 20 }
+        config::Journal { folder, retention: Duration::from_secs(86_400), most_bytes: 1 << 20 }
     }
 
     fn entries(&self) -> Vec<Entry> {
@@ -186,7 +186,7 @@ fn addresses_are_as_the_policy_shows_them() {
 #[test]
 fn old_files_go_and_what_is_not_ours_stays() {
     let scratch = Scratch::new("files");
-    let options = Options { most_bytes: 16_000, ..scratch.options() };
+    let options = config::Journal { most_bytes: 16_000, ..scratch.options() };
     let mut folder = Folder::open(&options).unwrap();
     fs::write(scratch.0.join("notes.txt"), vec![b'x'; 50_000]).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", scratch.0.join("calls-0-00.jsonl")).unwrap();

@@ -1,15 +1,15 @@
 //! The thread that writes: nobody waits for a disk but it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 
 use super::entry::Entry;
-use super::folder::{Folder, Options};
+use super::folder::Folder;
+use crate::config;
 
 /// Bytes that wait for the disk at most.
 const MOST_WAITING: u64 = 64 << 20;
@@ -31,7 +31,6 @@ struct Counts {
     lost: AtomicU64,
     /// Bytes that wait.
     waiting: AtomicU64,
-    has_ended: AtomicBool,
 }
 
 /// Some lines.
@@ -44,18 +43,21 @@ struct Batch {
 pub(super) struct Writer {
     queue: Option<Sender<Batch>>,
     counts: Arc<Counts>,
-    thread: Option<JoinHandle<()>>,
+    /// Says nothing, and is closed when the thread ends.
+    ended: Receiver<()>,
 }
 
 impl Writer {
-    pub(super) fn start(options: &Options) -> anyhow::Result<Self> {
+    pub(super) fn start(options: &config::Journal) -> anyhow::Result<Self> {
         let mut folder = Folder::open(options)?;
         folder.begin(SystemTime::now())?;
         let (queue, batches) = mpsc::channel::<Batch>();
         let counts = Arc::new(Counts::default());
         let of_thread = counts.clone();
+        let (end, ended) = mpsc::channel();
         let thread = std::thread::Builder::new().name("journal".into());
         let thread = thread.spawn(move || {
+            let _end: Sender<()> = end;
             let mut has_failed = false;
             loop {
                 match batches.recv_timeout(TIDY) {
@@ -64,10 +66,9 @@ impl Writer {
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
             }
-            of_thread.has_ended.store(true, Ordering::Release);
         });
-        let thread = Some(thread.context("start a thread")?);
-        Ok(Self { queue: Some(queue), counts, thread })
+        thread.context("start a thread")?;
+        Ok(Self { queue: Some(queue), counts, ended })
     }
 
     /// Hands lines over.
@@ -97,13 +98,8 @@ impl Writer {
 
     pub(super) fn close(&mut self, patience: Duration) {
         self.queue = None;
-        let end = Instant::now() + patience;
-        while !self.counts.has_ended.load(Ordering::Acquire) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        if let Some(thread) = self.thread.take().filter(JoinHandle::is_finished) {
-            let _ = thread.join();
-        }
+        // Closed, or not in time.
+        let _ = self.ended.recv_timeout(patience);
     }
 }
 
