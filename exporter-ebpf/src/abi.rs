@@ -363,20 +363,27 @@ pub const RESERVED_SSRCS: u32 = 64;
 /// Number of [`Occupancy`] cells.
 pub const OCCUPANCIES: usize = 4;
 
+/// Where the number stands in `skb->tc_index` that says which exporter counted a frame: six bits, never 0.
+pub const TAG_SHIFT: u32 = 8;
+/// The largest such number.
+pub const MOST_TAG: u8 = 63;
+
 /// A local end that a socket is bound to. Key of the table `OWNED_PORTS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PortKey {
     /// Cookie of the network namespace (SO_NETNS_COOKIE).
     pub namespace: u64,
-    /// The address, IPv4 as IPv4-mapped IPv6. All zero: every address of both families.
+    /// The address, IPv4 as IPv4-mapped IPv6. All zero: every address of both families, unless `v6_only`.
     pub address: [u32; 4],
     /// The port, in host order.
     pub port: u16,
     /// [`UDP`] or [`TCP`].
     pub proto: u8,
+    /// 1: an address that is all zero stands for IPv6's only (IPV6_V6ONLY). 0 with every other address.
+    pub v6_only: u8,
     /// Zero.
-    pub pad: [u8; 5],
+    pub pad: [u8; 4],
 }
 
 /// The third word of an IPv4-mapped IPv6 address, in network order; the first two are zero.
@@ -392,7 +399,7 @@ impl PortKey {
     /// Of UDP and TCP over IPv6; the address in network order.
     #[inline(always)]
     pub const fn v6(namespace: u64, address: [u32; 4], proto: u8, port: u16) -> Self {
-        Self { namespace, address, port, proto, pad: [0; 5] }
+        Self { namespace, address, port, proto, v6_only: 0, pad: [0; 4] }
     }
 }
 
@@ -528,6 +535,8 @@ pub enum Order {
     Open = 5,
     /// The process is a worker, and may own so many sockets.
     Admit = 6,
+    /// An owned socket takes its place at its end, if one of the [`SHARERS`] is free. Not done: it is not owned.
+    Join = 7,
 }
 
 /// What userspace asks of the program `tend`, which no interface ever runs: the data of a

@@ -4,6 +4,7 @@
 //! and what they counted is handed out as plain values.
 
 pub mod arrivals;
+pub mod binders;
 pub mod bpf;
 pub mod bpffs;
 pub mod browser;

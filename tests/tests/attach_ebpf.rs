@@ -203,7 +203,7 @@ fn a_stranger_keeps_no_exporter_from_starting() -> Result<()> {
     const PROGRAM: &str = "import os, socket, sys
 os.setgid(65534); os.setuid(65534)
 s = socket.socket(socket.AF_UNIX)
-s.bind('\\0mediasoup-exporter/1/1/1/owned')
+s.bind('\\0mediasoup-exporter/2/1/1/9/owned')
 s.listen(1)
 print('it listens', flush=True)
 sys.stdin.read()";

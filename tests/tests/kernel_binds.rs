@@ -2,17 +2,22 @@
 
 use std::net::UdpSocket;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use caps::{CapSet, Capability};
 use exporter_ebpf::abi::Event;
+use exporter_tests::binders::Workers;
 use exporter_tests::bpf;
 use exporter_tests::netns::Netns;
 use exporter_tests::pair::{Pair, counted, start_with};
-use exporter_tests::process::{Guard, TempDir};
 use exporter_tests::rtp::Packet;
 use exporter_tests::{root_or_skip, wait};
 use mediasoup_exporter::kernel::{Counting, Knowledge, MethodChoice, Options, Sockets};
 use mediasoup_exporter::model::Direction::Receive;
 use mediasoup_exporter::model::Proto;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 
 const PACKETS: u32 = 50;
 
@@ -22,7 +27,7 @@ fn the_first_packet_to_a_new_port_counts() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let (pair, workers) = (Pair::new()?, Workers::new()?);
+    let (pair, workers) = (Pair::new()?, workers()?);
     let counting = start_with(&pair.sfu, options())?;
     assert_eq!(counting.status().owned.by, Knowledge::Cgroup, "{:?}", counting.status());
     let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
@@ -51,7 +56,7 @@ fn what_was_bound_before_the_start_is_found() -> Result<()> {
         if !root_or_skip() {
             return Ok(());
         }
-        let (pair, workers) = (Pair::new()?, Workers::new()?);
+        let (pair, workers) = (Pair::new()?, workers()?);
         let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
         worker.bind("0.0.0.0:443")?;
         let counting = start_with(&pair.sfu, Options { sockets, ..options() })?;
@@ -75,7 +80,7 @@ fn a_port_that_another_program_has_now_is_not_counted() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let (pair, workers) = (Pair::new()?, Workers::new()?);
+    let (pair, workers) = (Pair::new()?, workers()?);
     let counting = start_with(&pair.sfu, options())?;
     let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
     worker.bind("0.0.0.0:443")?;
@@ -96,7 +101,7 @@ fn a_worker_by_another_name_is_found_when_it_binds() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let (pair, workers) = (Pair::new()?, Workers::new()?);
+    let (pair, workers) = (Pair::new()?, workers()?);
     let counting = start_with(&pair.sfu, options())?;
     let mut worker = workers.start("sfu-media", &pair.sfu)?;
     worker.bind("0.0.0.0:2000")?;
@@ -116,19 +121,170 @@ fn programs_that_were_detached_see_binds_again() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let (pair, workers) = (Pair::new()?, Workers::new()?);
+    let (pair, workers) = (Pair::new()?, workers()?);
     let counting = start_with(&pair.sfu, options())?;
     let known = counting.status().owned.by;
     ensure!(known == Knowledge::Cgroup, "{:?}", counting.status());
-    bpf::detach_by_force(|link| {
-        let program = aya::programs::loaded_programs().flatten();
-        let ours = |name: Option<&str>| matches!(name, Some("bound_v4" | "bound_v6" | "released"));
-        program.into_iter().any(|it| it.id() == link.program_id() && ours(it.name_as_str()))
-    })?;
+    detach_from_cgroups()?;
     refresh(&pair, &counting)?;
     let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
     worker.bind("0.0.0.0:2000")?;
     send(&pair.peer, 2_000, 1)?;
+    arrived(&counting, 1)
+}
+
+/// After the start most rights are given up, the one to find the cgroups among them.
+#[test]
+fn programs_are_attached_again_without_the_right_to_find_the_cgroups() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let (pair, workers) = (Pair::new()?, workers()?);
+    let counting = start_with(&pair.sfu, options())?;
+    let refresh_without_rights = |links: bool| {
+        pair.sfu.run_in(|| {
+            caps::drop(None, CapSet::Effective, Capability::CAP_SYS_ADMIN)?;
+            if !links {
+                forbid_links()?;
+            }
+            counting.refresh()
+        })
+    };
+    let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
+    worker.bind("0.0.0.0:2000")?;
+    detach_from_cgroups()?;
+    refresh_without_rights(true)?;
+    assert_eq!(counting.status().owned.by, Knowledge::Cgroup, "{:?}", counting.status());
+    worker.bind("0.0.0.0:2001")?;
+    send(&pair.peer, 2_001, 1)?;
+    arrived(&counting, 1)?;
+    // Where that is not permitted either, it says so, and looks.
+    detach_from_cgroups()?;
+    refresh_without_rights(false)?;
+    let owned = counting.status().owned;
+    assert_eq!(owned.by, Knowledge::Scan, "{owned:?}");
+    ensure!(owned.why.is_some_and(|why| why.contains("detached")), "it does not say why");
+    worker.bind("0.0.0.0:2002")?;
+    worker.close("0.0.0.0:2000")?;
+    counting.hear()?;
+    let has = |port| counting.ownership().owns(worker.pid(), Proto::Udp, port);
+    assert_eq!([2_000, 2_001, 2_002].map(has), [false, true, true].map(Some));
+    send(&pair.peer, 2_002, 2)?;
+    arrived(&counting, 2)?;
+    // And takes it up again when it can.
+    refresh(&pair, &counting)?;
+    assert_eq!(counting.status().owned.by, Knowledge::Cgroup);
+    worker.close("0.0.0.0:2001")?;
+    worker.bind("0.0.0.0:2003")?;
+    send(&pair.peer, 2_003, 3)?;
+    arrived(&counting, 3)?;
+    counting.hear()?;
+    let has = |port| counting.ownership().owns(worker.pid(), Proto::Udp, port);
+    assert_eq!([2_001, 2_002, 2_003].map(has), [false, true, true].map(Some));
+    Ok(())
+}
+
+/// This thread may attach no program any more.
+fn forbid_links() -> Result<()> {
+    const LINK_CREATE: u64 = 28;
+    let compare = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, LINK_CREATE)?;
+    let rules = [(libc::SYS_bpf, vec![SeccompRule::new(vec![compare])?])];
+    let filter = SeccompFilter::new(
+        rules.into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPERM as u32),
+        std::env::consts::ARCH.try_into()?,
+    )?;
+    let program: BpfProgram = filter.try_into()?;
+    Ok(seccompiler::apply_filter(&program)?)
+}
+
+fn detach_from_cgroups() -> Result<()> {
+    bpf::detach_by_force(|link| {
+        let program = aya::programs::loaded_programs().flatten();
+        let ours = |name: Option<&str>| matches!(name, Some("bound_v4" | "bound_v6" | "released"));
+        program.into_iter().any(|it| it.id() == link.program_id() && ours(it.name_as_str()))
+    })
+}
+
+/// mediasoup's sockets take IPv6 only unless they are told otherwise; the same port of IPv4 is another's.
+#[test]
+fn a_socket_for_ipv6_only_leaves_ipv4_to_others() -> Result<()> {
+    for (sockets, is_before) in
+        [(Sockets::Auto, true), (Sockets::Auto, false), (Sockets::Looks, true)]
+    {
+        if !root_or_skip() {
+            return Ok(());
+        }
+        let (pair, workers) = (Pair::new()?, workers()?);
+        let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
+        let mut bind = || {
+            worker.bind_v6_only("[::]:2000")?;
+            worker.bind("[::]:2001")
+        };
+        if is_before {
+            bind()?;
+        }
+        let counting = start_with(&pair.sfu, Options { sockets, ..options() })?;
+        if !is_before {
+            bind()?;
+        }
+        let _other = pair.sfu.run_in(|| UdpSocket::bind("0.0.0.0:2000"))?;
+        let six = pair.peer.run_in(|| UdpSocket::bind("[fd77::2]:0"))?;
+        for (ssrc, port) in [(1, 2_000), (2, 2_001)] {
+            send(&pair.peer, port, ssrc)?;
+            for sequence in 0..PACKETS {
+                six.send_to(&packet(10 + ssrc, sequence), ("fd77::1", port))?;
+            }
+        }
+        for ssrc in [2, 11, 12] {
+            arrived(&counting, ssrc)?;
+        }
+        assert_eq!(packets(&counting, 1)?, 0, "{sockets:?}, bound before the start: {is_before}");
+        counting.hear()?;
+        let ends = counting.ownership().sockets(|_, socket| Some(socket.end));
+        let only = ends.iter().filter(|end| end.is_v6_only).map(|end| end.local.port());
+        assert_eq!(only.collect::<Vec<_>>(), [2_000]);
+    }
+    Ok(())
+}
+
+/// SO_REUSEPORT: what has the most of them closes the oldest first.
+#[test]
+fn a_port_that_many_sockets_share_is_owned_until_the_last_goes() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let (pair, workers) = (Pair::new()?, workers()?);
+    let counting = start_with(&pair.sfu, options())?;
+    let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
+    worker.share("0.0.0.0:2000", 20)?;
+    counting.hear()?;
+    for left in (0..20).rev() {
+        worker.close("0.0.0.0:2000")?;
+        counting.hear()?;
+        assert_eq!(sockets_of(&counting, worker.pid()), left);
+        let ssrc = 1 + left as u32;
+        send(&pair.peer, 2_000, ssrc)?;
+        if left > 0 {
+            arrived(&counting, ssrc)?;
+        }
+    }
+    assert_eq!(packets(&counting, 1)?, 0);
+    Ok(())
+}
+
+#[test]
+fn a_connected_socket_from_before_the_start_is_found() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let (pair, workers) = (Pair::new()?, workers()?);
+    let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
+    worker.connect("10.77.0.1:2000", "10.77.0.2:3000")?;
+    let counting = start_with(&pair.sfu, options())?;
+    let peer = pair.peer.run_in(|| UdpSocket::bind("10.77.0.2:3000"))?;
+    send_from(&peer, 2_000, 1)?;
     arrived(&counting, 1)
 }
 
@@ -157,47 +313,13 @@ fn others_sockets_are_nobodys() -> Result<()> {
     Ok(())
 }
 
-/// In a network namespace of its own, behind an address that is routed there.
-#[test]
-fn a_worker_in_another_namespace_is_counted_where_its_packets_pass() -> Result<()> {
-    if !root_or_skip() {
-        return Ok(());
-    }
-    let (pair, workers) = (Pair::new()?, Workers::new()?);
-    let inner = Netns::new("inner")?;
-    exporter_tests::netns::veth(&pair.sfu, "out", &inner, "in")?;
-    pair.sfu.ip("address add 10.88.0.1/24 dev out")?;
-    inner.address("in", "10.88.0.2".parse()?, 24)?;
-    inner.ip("route add default via 10.88.0.1")?;
-    pair.peer.ip("route add 10.88.0.0/24 via 10.77.0.1")?;
-    let forwarding = pair.sfu.command("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]).status()?;
-    ensure!(forwarding.success(), "let packets be forwarded");
-    // A port of the host's own with the same number belongs to nobody.
-    let _same = pair.sfu.run_in(|| UdpSocket::bind("10.77.0.1:2000"))?;
-    let counting = start_with(&pair.sfu, options())?;
-    let mut worker = workers.start("mediasoup-worker", &inner)?;
-    worker.bind("0.0.0.0:2000")?;
-    refresh(&pair, &counting)?;
-    let peer = pair.peer.run_in(|| UdpSocket::bind("10.77.0.2:0"))?;
-    for (ssrc, to) in [(1, "10.88.0.2:2000"), (2, "10.77.0.1:2000")] {
-        for sequence in 0..PACKETS {
-            peer.send_to(&packet(ssrc, sequence), to)?;
-        }
-    }
-    wait::until_equal("all packets to pass", wait::LONG, || {
-        Ok((packets(&counting, 1)?, u64::from(PACKETS)))
-    })?;
-    assert_eq!(packets(&counting, 2)?, 0);
-    Ok(())
-}
-
 /// Who only calls himself a worker may have his own sockets counted, and takes no room from others.
 #[test]
 fn a_process_with_many_sockets_takes_no_room_from_workers() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let (pair, workers) = (Pair::new()?, Workers::new()?);
+    let (pair, workers) = (Pair::new()?, workers()?);
     let counting = start_with(&pair.sfu, options())?;
     let mut fake = workers.start("mediasoup-worker", &pair.sfu)?;
     let bound = fake.bind_many("127.0.0.1", 10_000, 20_000)?;
@@ -217,7 +339,7 @@ fn captured_packets_are_those_of_owned_ports() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let (pair, workers) = (Pair::new()?, Workers::new()?);
+    let (pair, workers) = (Pair::new()?, workers()?);
     let method = MethodChoice::Capture;
     let counting = start_with(&pair.sfu, Options { method, ..options() })?;
     let mut worker = workers.start("mediasoup-worker", &pair.sfu)?;
@@ -238,6 +360,10 @@ fn captured_packets_are_those_of_owned_ports() -> Result<()> {
     wait::until_equal("all packets to be heard", wait::LONG, || {
         Ok((packets(&counting, 3)?, u64::from(PACKETS)))
     })
+}
+
+fn workers() -> Result<Workers> {
+    Workers::new(env!("CARGO_BIN_EXE_binder"))
 }
 
 fn options() -> Options {
@@ -284,63 +410,4 @@ fn send_from(peer: &UdpSocket, port: u16, ssrc: u32) -> Result<()> {
 fn packet(ssrc: u32, sequence: u32) -> Vec<u8> {
     Packet { ssrc, sequence: sequence as u16, payload: vec![0; 100], ..Packet::default() }
         .to_bytes()
-}
-
-/// Programs that bind what they are told, under whatever name.
-struct Workers(TempDir);
-
-impl Workers {
-    fn new() -> Result<Self> {
-        TempDir::new("workers").map(Self)
-    }
-
-    fn start(&self, name: &str, host: &Netns) -> Result<Worker> {
-        let program = self.0.path().join(name);
-        if !program.exists() {
-            std::fs::copy(env!("CARGO_BIN_EXE_binder"), &program).context("copy the program")?;
-        }
-        let mut command = host.command(program.to_str().context("a path that is not UTF-8")?);
-        // As mediasoup starts its workers.
-        command.args(["--logLevel=warn", "--rtcMinPort=2000", "--rtcMaxPort=2100"]);
-        let mut process = Guard::spawn(name, command)?;
-        let stdin = process.stdin().context("stdin")?;
-        let stdout = std::io::BufReader::new(process.stdout().context("stdout")?);
-        Ok(Worker { process, stdin, stdout })
-    }
-}
-
-struct Worker {
-    process: Guard,
-    stdin: std::process::ChildStdin,
-    stdout: std::io::BufReader<std::process::ChildStdout>,
-}
-
-impl Worker {
-    fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
-    fn bind(&mut self, address: &str) -> Result<()> {
-        let answer = self.ask(&format!("bind {address}"))?;
-        ensure!(answer == "1", "bind {address}: {answer}");
-        Ok(())
-    }
-
-    fn bind_many(&mut self, ip: &str, first: u16, count: u16) -> Result<u32> {
-        Ok(self.ask(&format!("many {ip} {first} {count}"))?.parse()?)
-    }
-
-    fn close(&mut self, address: &str) -> Result<()> {
-        let answer = self.ask(&format!("close {address}"))?;
-        ensure!(answer == "1", "close {address}: {answer}");
-        Ok(())
-    }
-
-    fn ask(&mut self, line: &str) -> Result<String> {
-        use std::io::{BufRead as _, Write as _};
-        writeln!(self.stdin, "{line}")?;
-        let mut answer = String::new();
-        self.stdout.read_line(&mut answer)?;
-        Ok(answer.trim().to_owned())
-    }
 }

@@ -122,12 +122,40 @@ fn the_whole_end_decides() {
     check(PortKey::v4(namespace, 0, UDP, PORT), true, false);
     check(PortKey::v4(namespace, address_v4(), UDP, PORT), true, false);
     check(PortKey::v6(namespace, any, UDP, PORT), true, true);
+    check(PortKey { v6_only: 1, ..PortKey::v6(namespace, any, UDP, PORT) }, false, true);
     check(PortKey::v6(namespace, address_v6(), UDP, PORT), false, true);
     check(PortKey::v6(namespace, [0, 0, MAPPED, address_v4()], UDP, PORT), true, false);
     check(PortKey::v4(namespace, address_v4() ^ 1, UDP, PORT), false, false);
     check(PortKey::v4(namespace + 1, 0, UDP, PORT), false, false);
     check(PortKey::v6(namespace, any, TCP, PORT), false, false);
     check(PortKey::v6(namespace, any, UDP, PORT + 1), false, false);
+}
+
+/// More sockets share an end than have a place there.
+#[test]
+fn a_place_that_becomes_free_is_taken_by_who_had_none() {
+    let Some(program) = load(Constants::default()) else { return };
+    let end = PortKey::v4(NAMESPACE, 0, UDP, PORT);
+    let all = 1..=SHARERS as u64 + 2;
+    for cookie in all.clone() {
+        assert!(own(&program, cookie, end));
+    }
+    let standing = || {
+        let ends = program.ends().expect("read");
+        ends[0].1.iter().filter(|cookie| **cookie != 0).copied().collect::<Vec<_>>()
+    };
+    assert_eq!(standing(), (1..=SHARERS as u64).collect::<Vec<_>>());
+    assert!((1..=SHARERS as u64).all(|cookie| disown(&program, cookie)));
+    packet(&program, v4(1));
+    assert_eq!((flows(&program), not_owned(&program)), (0, 1), "nobody stands there");
+    // Who is owned no more gets none.
+    assert!(!order(&program, Order::Join, 1, end, true));
+    for cookie in [9, 10, 9] {
+        assert!(order(&program, Order::Join, cookie, end, true));
+    }
+    assert_eq!(standing(), [9, 10]);
+    packet(&program, v4(2));
+    assert_eq!((flows(&program), not_owned(&program)), (1, 1));
 }
 
 #[test]

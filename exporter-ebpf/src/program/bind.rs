@@ -3,10 +3,10 @@
 //! finds out whose they are.
 
 use aya_ebpf::bindings::bpf_sock;
-use aya_ebpf::helpers::bpf_get_current_comm;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_socket_cookie,
 };
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_probe_read_kernel_buf};
 use exporter_ebpf::abi::{
     Bind, Comm, Happened, MAPPED, Nobody, OwnedSocket, Ownership, PortKey, TCP, UDP, WORKER_COMM,
 };
@@ -20,7 +20,7 @@ use super::owned::{close, disown, own, tally};
 pub fn bound_v4(sock: *mut bpf_sock) {
     // SAFETY: the kernel's context, which lets itself be read in words.
     let address = unsafe { [0, 0, MAPPED, (&raw const (*sock).src_ip4).read_volatile()] };
-    bound(sock, address);
+    bound(sock, address, false);
 }
 
 /// After `bind`, over IPv6.
@@ -31,7 +31,22 @@ pub fn bound_v6(sock: *mut bpf_sock) {
         // SAFETY: as above.
         *word = unsafe { (&raw const (*sock).src_ip6).cast::<u32>().add(at).read_volatile() };
     }
-    bound(sock, address);
+    bound(sock, address, address == [0; 4] && is_v6_only(sock));
+}
+
+/// It takes no IPv4 (IPV6_V6ONLY). No context tells that; the kernel's own socket does, to which the context
+/// points: `skc_ipv6only`, in the byte behind `skc_state` since Linux 3.13. Userspace tries it with sockets of
+/// its own before it relies on it.
+#[inline(always)]
+fn is_v6_only(sock: *mut bpf_sock) -> bool {
+    /// Behind two addresses, a hash, two ports, the family and the state.
+    const AT: usize = 8 + 4 + 4 + 2 + 1;
+    const BIT: u8 = 1 << 5;
+    let mut byte = [0_u8];
+    // SAFETY: the helper reads nothing that is not there.
+    let read =
+        unsafe { bpf_probe_read_kernel_buf(sock.cast_const().cast::<u8>().add(AT), &mut byte) };
+    read.is_ok() && byte[0] & BIT != 0
 }
 
 /// Before the kernel gives a socket up.
@@ -45,7 +60,7 @@ pub fn released(sock: *mut bpf_sock) {
 }
 
 #[inline(always)]
-fn bound(sock: *mut bpf_sock, address: [u32; 4]) {
+fn bound(sock: *mut bpf_sock, address: [u32; 4], is_v6_only: bool) {
     // SAFETY: the kernel's context, and helpers that take it or nothing.
     let (proto, port, namespace, cookie, process) = unsafe {
         (
@@ -59,7 +74,8 @@ fn bound(sock: *mut bpf_sock, address: [u32; 4]) {
     if proto != UDP as u32 && proto != TCP as u32 {
         return;
     }
-    let end = PortKey::v6(namespace, address, proto as u8, port);
+    let mut end = PortKey::v6(namespace, address, proto as u8, port);
+    end.v6_only = is_v6_only as u8;
     let comm = bpf_get_current_comm().unwrap_or_default();
     let is_verified = SFU_PROCESSES.get_ptr(process).is_some() as u32;
     let socket = OwnedSocket { end, process, is_verified };

@@ -3,13 +3,13 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_skb_pull_data;
-use exporter_ebpf::abi::{Event, KNOWN, RECEIVE, SEND, UDP};
+use exporter_ebpf::abi::{Event, KNOWN, MOST_TAG, RECEIVE, SEND, TAG_SHIFT, UDP};
 use exporter_ebpf::packet::{self, Bytes, Link, Network, Packet, Skip, View, Why};
 use exporter_ebpf::rtp::{self, Kind, Within};
 
 use super::admit::{Admit, sort};
 use super::aggregate::{self, Loaded};
-use super::maps::SKIP_SEEN;
+use super::maps::{SKIP_SEEN, TAG};
 use super::owned::OpenPorts;
 use super::record::{pack, record};
 use super::streams;
@@ -172,10 +172,12 @@ fn segments(skb: *mut __sk_buff, length: u32) -> u32 {
     segments.max(1)
 }
 
-/// Marks in `skb->tc_index`, whose upper bits no queueing discipline uses: counted as received,
-/// counted as sent. They live as long as the frame, on its way from interface to interface.
+/// Marks in `skb->tc_index`: counted as received, counted as sent, and by whom ([`TAG`]). They live as long as the
+/// frame, on its way from interface to interface, and into other network namespaces, where another
+/// exporter may count. The low byte is left to queueing disciplines, which keep a DSCP there.
 const COUNTED_RECEIVE: u32 = 0x4000;
 const COUNTED_SEND: u32 = 0x8000;
+const BY_WHOM: u32 = (MOST_TAG as u32) << TAG_SHIFT;
 
 /// Another interface has counted this frame. On its way out, a frame that was received is one that
 /// is only passed on; on its way in, a frame that was sent came through loopback, and both ends count.
@@ -184,12 +186,19 @@ fn is_seen<const DIRECTION: u8>(skb: *mut __sk_buff) -> bool {
     let marks = if DIRECTION == SEND { COUNTED_RECEIVE | COUNTED_SEND } else { COUNTED_RECEIVE };
     // SAFETY: the kernel's context.
     let before = unsafe { (*skb).tc_index };
-    before & marks != 0 && SKIP_SEEN.load() != 0
+    before & marks != 0 && before & BY_WHOM == TAG.load() && SKIP_SEEN.load() != 0
 }
 
 #[inline(always)]
 fn mark<const DIRECTION: u8>(skb: *mut __sk_buff) {
     let bit = if DIRECTION == RECEIVE { COUNTED_RECEIVE } else { COUNTED_SEND };
     // SAFETY: the kernel's context.
-    unsafe { (*skb).tc_index |= bit };
+    unsafe {
+        let mut marks = (*skb).tc_index;
+        if marks & BY_WHOM != TAG.load() {
+            // Of an exporter in the network namespace that the frame came from, which sees it no more.
+            marks &= !(BY_WHOM | COUNTED_RECEIVE | COUNTED_SEND);
+        }
+        (*skb).tc_index = marks | TAG.load() | bit;
+    }
 }

@@ -21,6 +21,9 @@ pub static CHECK_OWNED: Global<u32> = Global::new(0);
 /// 0: count a packet again that another interface has counted (for measuring with repeated runs).
 #[unsafe(no_mangle)]
 pub static SKIP_SEEN: Global<u32> = Global::new(1);
+/// Whose marks are this exporter's, in the bits of `skb->tc_index` that say so: another's are as good as none.
+#[unsafe(no_mangle)]
+pub static TAG: Global<u32> = Global::new(0x100);
 /// 0: keep no interarrival jitter.
 #[unsafe(no_mangle)]
 pub static JITTER: Global<u32> = Global::new(1);

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use exporter_ebpf::abi::{Order, Own};
 
-use super::owned::{admit, close, disown, forget, open_all, own, verify};
+use super::owned::{admit, close, disown, forget, join_if_held, open_all, own, verify};
 
 const OWN: u32 = Order::Own as u32;
 const DISOWN: u32 = Order::Disown as u32;
@@ -12,6 +12,7 @@ const CLOSE: u32 = Order::Close as u32;
 const FORGET: u32 = Order::Forget as u32;
 const OPEN: u32 = Order::Open as u32;
 const ADMIT: u32 = Order::Admit as u32;
+const JOIN: u32 = Order::Join as u32;
 
 /// Does what the data says. 1: done.
 #[inline(always)]
@@ -37,6 +38,7 @@ pub fn obey(skb: *mut __sk_buff) -> i32 {
             true
         }
         ADMIT => admit(socket.process, bits),
+        JOIN => join_if_held(&socket.end, cookie),
         _ => false,
     };
     is_done as i32

@@ -63,6 +63,11 @@ pub fn is_owned_v6(namespace: u64, address: &[u32; 4], proto: u8, port: u16) -> 
         return true;
     }
     end.address = [0; 4];
+    if has_sharers(&end) {
+        return true;
+    }
+    // One that takes no IPv4.
+    end.v6_only = 1;
     has_sharers(&end)
 }
 
@@ -197,13 +202,23 @@ pub fn forget(end: &PortKey) -> bool {
     for slot in 0..SHARERS {
         // SAFETY: the table's value, which lives at least as long as this program runs.
         let cookie = unsafe { sharers.cast::<u64>().add(slot).read_volatile() };
-        if cookie != 0 && is_held(cookie) {
-            join(end, cookie);
-            // Whoever gives the socket up meanwhile has left before or will leave after; this is for before.
-            if !is_held(cookie) {
-                leave(end, cookie);
-            }
+        if cookie != 0 {
+            join_if_held(end, cookie);
         }
+    }
+    true
+}
+
+/// Puts a socket into its end's entry, if it is owned.
+#[inline(never)]
+pub fn join_if_held(end: &PortKey, cookie: u64) -> bool {
+    if !is_held(cookie) {
+        return false;
+    }
+    join(end, cookie);
+    // Whoever gives the socket up meanwhile has left before or will leave after; this is for before.
+    if !is_held(cookie) {
+        leave(end, cookie);
     }
     true
 }

@@ -2,10 +2,13 @@
 //! would find them marked as counted by the first.
 //!
 //! An exporter that counts by programs in the kernel (captured packets carry no marks) holds an abstract Unix socket in the network namespace in which it counts.
-//! Its name says who it is, since when, and which ports it counts; it goes when the process does, however
+//! Its name says who it is, since when, whose its marks are, and which ports it counts; it goes when the process does, however
 //! that ends. Every local user can make such sockets. So each exporter has a name of its own, which nobody
 //! can take before it, and a name is believed only if the kernel says that its holder may count packets
 //! or is root.
+//!
+//! Frames keep their marks when they cross into another network namespace, where another exporter may count
+//! its own. So the exporters of each namespace have a [`Tag`], by which they know their marks.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,9 +22,12 @@ use anyhow::{Context, bail};
 use caps::{CapSet, Capability};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::procfs;
+use exporter_ebpf::abi::MOST_TAG;
 
-const PREFIX: &str = "mediasoup-exporter/1";
+use super::namespaces::NamespaceCookie;
+use super::{listeners, procfs};
+
+const PREFIX: &str = "mediasoup-exporter/2";
 /// Names that are looked at.
 const MOST: usize = 4096;
 /// Whoever asks who holds the name waits in its queue for good; only others that start ask.
@@ -34,6 +40,37 @@ pub struct Claim {
     _socket: Socket,
 }
 
+/// Tells the marks of exporters in one network namespace from those in others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tag(u8);
+
+impl Tag {
+    /// Of the host's first network namespace (its cookie is 1), and of no other.
+    const FIRST: Self = Self(1);
+
+    /// 1 to [`MOST_TAG`].
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        let number = word.parse().ok()?;
+        (1..=MOST_TAG).contains(&number).then_some(Self(number))
+    }
+
+    /// For a network namespace: not one of those that are taken in others. An exporter in a container does not see
+    /// who counts outside. That is why the first namespace has one for itself, and why the others begin
+    /// to look for one at different places.
+    fn choose(namespace: NamespaceCookie, taken: &BTreeSet<Self>) -> Self {
+        if namespace == NamespaceCookie::FIRST {
+            return Self::FIRST;
+        }
+        let others = u64::from(MOST_TAG) - 1;
+        let at = |step: u64| Self((namespace.0.wrapping_add(step) % others) as u8 + 2);
+        (0..others).map(at).find(|tag| !taken.contains(tag)).unwrap_or(at(0))
+    }
+}
+
 /// Who claims which ports.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claimant {
@@ -41,6 +78,8 @@ pub struct Claimant {
     pub since: Duration,
     /// Its process id, as it sees itself.
     pub pid: u32,
+    /// Whose its marks are.
+    pub tag: Tag,
     /// First and last port; `None`: whichever workers own.
     pub ports: Option<(u16, u16)>,
 }
@@ -50,7 +89,8 @@ impl Claim {
     /// when another exporter counts some of them already.
     pub fn new(ports: Option<&RangeInclusive<u16>>) -> anyhow::Result<Self> {
         let ports = ports.map(|ports| (*ports.start(), *ports.end()));
-        let own = Claimant { since: since_boot(), pid: std::process::id(), ports };
+        let tag = tag().context("look for other exporters")?;
+        let own = Claimant { since: since_boot(), pid: std::process::id(), tag, ports };
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)
             .and_then(|socket| {
                 socket.bind(&own.address()?)?;
@@ -74,6 +114,11 @@ impl Claim {
         Ok(Self { own, _socket: socket })
     }
 
+    /// By which it knows its marks.
+    pub fn tag(&self) -> Tag {
+        self.own.tag
+    }
+
     /// Names this exporter and no other on the host, ever.
     pub fn id(&self) -> String {
         self.own.id()
@@ -95,13 +140,14 @@ impl Claimant {
             Some((first, last)) => format!("{first}-{last}"),
             None => "owned".to_owned(),
         };
-        format!("{PREFIX}/{}/{}/{ports}", self.since.as_nanos(), self.pid)
+        format!("{PREFIX}/{}/{}/{}/{ports}", self.since.as_nanos(), self.pid, self.tag.0)
     }
 
     fn parse(name: &str) -> Option<Self> {
         let mut words = name.strip_prefix(PREFIX)?.strip_prefix('/')?.split('/');
         let since = Duration::from_nanos(words.next()?.parse().ok()?);
         let pid = words.next()?.parse().ok()?;
+        let tag = Tag::parse(words.next()?)?;
         let ports = match words.next()? {
             "owned" => None,
             range => {
@@ -109,7 +155,7 @@ impl Claimant {
                 Some((first.parse().ok()?, last.parse().ok()?))
             }
         };
-        words.next().is_none().then_some(Self { since, pid, ports })
+        words.next().is_none().then_some(Self { since, pid, tag, ports })
     }
 
     /// An abstract address: it begins with a zero byte.
@@ -172,6 +218,20 @@ fn others(own: &Claimant) -> io::Result<Vec<Claimant>> {
     believed(|claimant| claimant != own)
 }
 
+/// The tag of exporters in this thread's network namespace: theirs who count in it already, or one that nobody has
+/// in the namespaces that can be seen from here. There, names are believed: a forged one takes a
+/// number of many.
+fn tag() -> io::Result<Tag> {
+    if let Some(here) = believed(|_| true)?.first() {
+        return Ok(here.tag);
+    }
+    let taken = listeners::one_process_of_each_network().into_iter().flat_map(|pid| {
+        let table = procfs::read(Path::new(&format!("/proc/{pid}/net/unix"))).unwrap_or_default();
+        claimants(&table).into_iter().map(|claimant| claimant.tag)
+    });
+    Ok(Tag::choose(NamespaceCookie::own().unwrap_or_default(), &taken.collect()))
+}
+
 fn believed(is_asked_for: impl Fn(&Claimant) -> bool) -> io::Result<Vec<Claimant>> {
     let table = procfs::read(Path::new("/proc/thread-self/net/unix"))?;
     let found = claimants(&table).into_iter();
@@ -229,7 +289,7 @@ mod tests {
     use super::*;
 
     fn claimant(since: u64, ports: Option<(u16, u16)>) -> Claimant {
-        Claimant { since: Duration::from_nanos(since), pid: 4711, ports }
+        Claimant { since: Duration::from_nanos(since), pid: 4711, tag: Tag(9), ports }
     }
 
     #[test]
@@ -239,20 +299,37 @@ mod tests {
         }
         for name in [
             "",
-            "mediasoup-exporter/1",
-            "mediasoup-exporter/1/1/2",
-            "mediasoup-exporter/2/1/2/owned",
+            "mediasoup-exporter/2",
+            "mediasoup-exporter/2/1/2",
+            "mediasoup-exporter/2/1/2/0/owned",
+            "mediasoup-exporter/2/1/2/64/owned",
+            "mediasoup-exporter/3/1/2/9/owned",
         ] {
             assert_eq!(Claimant::parse(name), None, "{name}");
         }
-        assert_eq!(Claimant::parse("mediasoup-exporter/1/1/2/owned/x"), None);
+        assert_eq!(Claimant::parse("mediasoup-exporter/2/1/2/9/owned/x"), None);
         let table = "Num       RefCount Protocol Flags    Type St Inode Path
-0000000000000000: 00000002 00000000 00010000 0001 01 4711 @mediasoup-exporter/1/7/4711/owned
-0000000000000000: 00000003 00000000 00000000 0001 03 4712 @mediasoup-exporter/1/7/4711/owned
+0000000000000000: 00000002 00000000 00010000 0001 01 4711 @mediasoup-exporter/2/7/4711/9/owned
+0000000000000000: 00000003 00000000 00000000 0001 03 4712 @mediasoup-exporter/2/7/4711/9/owned
 0000000000000000: 00000002 00000000 00010000 0001 01 4713 /run/x
 0000000000000000: 00000002 00000000 00010000 0001 01 4714
 ";
         assert_eq!(claimants(table), BTreeSet::from([claimant(7, None)]));
+    }
+
+    #[test]
+    fn namespaces_that_see_each_other_have_tags_of_their_own() {
+        let mut taken = BTreeSet::new();
+        for cookie in (1..).step_by(62).take(usize::from(MOST_TAG)) {
+            let tag = Tag::choose(NamespaceCookie(cookie), &taken);
+            assert!(Tag::parse(&tag.number().to_string()) == Some(tag) && taken.insert(tag));
+        }
+        // There is none left, but the first namespace's, which it has whoever claims it.
+        let nobodys = Tag::choose(NamespaceCookie(63), &taken);
+        assert_ne!(nobodys, Tag::FIRST);
+        assert_eq!(Tag::choose(NamespaceCookie::FIRST, &taken), Tag::FIRST);
+        // Who does not see the first knows at least that it is not his.
+        assert_ne!(Tag::choose(NamespaceCookie(2), &BTreeSet::new()), Tag::FIRST);
     }
 
     #[test]

@@ -108,6 +108,12 @@ fn processes(proc: &Path) -> Vec<u32> {
     pids
 }
 
+/// A process for each network namespace that can be seen from here.
+pub(super) fn one_process_of_each_network() -> Vec<u32> {
+    let proc = Path::new("/proc");
+    one_in_each_network(proc, &processes(proc)).into_values().collect()
+}
+
 /// A process for each network namespace; those whose namespace may not be seen share one entry.
 fn one_in_each_network(proc: &Path, pids: &[u32]) -> BTreeMap<Option<PathBuf>, u32> {
     let mut representatives = BTreeMap::new();

@@ -14,6 +14,8 @@ pub struct NamespaceCookie(pub u64);
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
 impl NamespaceCookie {
+    /// The host's first: cookies are given from 1 on, and it is the first to get one (Linux 5.14).
+    pub const FIRST: Self = Self(1);
     /// No namespace has this one: it could not be asked for.
     pub const UNKNOWN: Self = Self(0);
 

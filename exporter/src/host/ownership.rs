@@ -30,6 +30,8 @@ pub struct End {
     pub proto: Proto,
     /// Its address, never IPv4-mapped; `0.0.0.0` stands for all of IPv4, `::` for all of both.
     pub local: SocketAddr,
+    /// Its `::` stands for all of IPv6 only (IPV6_V6ONLY). False with every other address.
+    pub is_v6_only: bool,
 }
 
 /// A socket of one of the SFU's processes.
@@ -141,6 +143,15 @@ impl Ownership {
         self.registry().at(end.proto, end.local.port()).any(|socket| socket.end.takes(end))
     }
 
+    /// The sockets that have an end, the oldest first, a few at most.
+    pub fn sharers(&self, end: &End, most: usize) -> Vec<(SocketId, Socket)> {
+        let registry = self.registry();
+        let ids = registry.ports.get(&(end.proto, end.local.port()));
+        let all = ids.into_iter().flatten();
+        let all = all.filter_map(|id| Some((*id, *registry.sockets.get(id)?)));
+        all.filter(|(_, socket)| socket.end == *end).take(most).collect()
+    }
+
     /// All sockets, by whatever is wanted of them.
     pub fn sockets<T>(&self, mut each: impl FnMut(SocketId, &Socket) -> Option<T>) -> Vec<T> {
         let registry = self.registry();
@@ -172,7 +183,7 @@ impl End {
     fn takes(&self, end: &Self) -> bool {
         let takes_address = match self.local.ip() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => end.local.is_ipv4(),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => end.local.is_ipv6() || !self.is_v6_only,
             address => address == end.local.ip(),
         };
         let port = |end: &Self| (end.namespace, end.proto, end.local.port());
@@ -181,7 +192,17 @@ impl End {
 
     /// With an address that is never IPv4-mapped.
     pub fn new(namespace: NamespaceCookie, proto: Proto, local: SocketAddr) -> Self {
-        Self { namespace, proto, local: canonical(local) }
+        Self { namespace, proto, local: canonical(local), is_v6_only: false }
+    }
+
+    /// Whether it can take both families, by its address.
+    pub fn may_take_both(&self) -> bool {
+        self.local.ip() == Ipv6Addr::UNSPECIFIED
+    }
+
+    /// As it is when its socket takes IPv6 only, or does not.
+    pub fn with_v6_only(self, is_v6_only: bool) -> Self {
+        Self { is_v6_only: is_v6_only && self.may_take_both(), ..self }
     }
 }
 
@@ -351,6 +372,15 @@ mod tests {
         check("0.0.0.0:443", [true, true, false]);
         check("[::]:443", [true, true, true]);
         check("[2001:db8::1]:443", [false, false, true]);
+    }
+
+    #[test]
+    fn a_socket_for_ipv6_only_leaves_ipv4_to_others() {
+        let ownership = owned(&[(1, 10, end(HERE, "[::]:443").with_v6_only(true))]);
+        let ends = ["192.0.2.1:443", "[2001:db8::1]:443"];
+        assert_eq!(ends.map(|local| ownership.has(&end(HERE, local))), [false, true]);
+        let specific = end(HERE, "[2001:db8::1]:443");
+        assert_eq!(specific.with_v6_only(true), specific, "an address has one family anyway");
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub struct Stat {
     /// When it started, in clock ticks since the host did. With its number it names one process for
     /// ever.
     pub started: u64,
+    /// Where the kernel put its program's code and stack: elsewhere with each `exec`. Zeros where the right to
+    /// see that is missing.
+    pub image: [u64; 2],
 }
 
 impl Stat {
@@ -53,11 +56,13 @@ impl Stat {
     pub fn parse(text: &str) -> Option<Self> {
         let (head, tail) = text.rsplit_once(')')?;
         let comm = head.split_once('(')?.1.to_owned();
-        // state parent …; the start is the file's 22nd word.
+        // state parent …; the start is the file's 22nd word, the code's the 26th, the stack's the 28th.
         let mut words = tail.split_ascii_whitespace();
         let parent = words.nth(1)?.parse().ok()?;
         let started = words.nth(17)?.parse().ok()?;
-        Some(Self { comm, parent, started })
+        let mut number = |skip| words.nth(skip).and_then(|word| word.parse().ok()).unwrap_or(0);
+        let image = [number(3), number(1)];
+        Some(Self { comm, parent, started, image })
     }
 }
 
@@ -231,15 +236,15 @@ mod tests {
 
     #[test]
     fn a_process_name_may_hold_anything() {
-        let text =
-            "4711 (a) R (b) S 4242 4711 4711 0 -1 4194560 1 0 0 0 2 3 0 0 20 0 4 0 987654 1 2";
-        let expected = Stat { comm: "a) R (b".to_owned(), parent: 4242, started: 987_654 };
+        let text = "4711 (a) R (b) S 4242 4711 4711 0 -1 4194560 1 0 0 0 2 3 0 0 20 0 4 0 987654 1 2 3 4 5 6 7";
+        let expected =
+            Stat { comm: "a) R (b".to_owned(), parent: 4242, started: 987_654, image: [4, 6] };
         assert_eq!(Stat::parse(text), Some(expected));
         for text in ["", "1 (", "1 (a) S", "1 (a) S x"] {
             assert_eq!(Stat::parse(text), None, "{text}");
         }
         let own = Stat::parse(&read(Path::new("/proc/self/stat")).unwrap()).unwrap();
-        assert!(own.parent > 0 && own.started > 0);
+        assert!(own.parent > 0 && own.started > 0 && !own.image.contains(&0));
     }
 
     #[test]

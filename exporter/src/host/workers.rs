@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use globset::Glob;
@@ -59,7 +59,7 @@ pub struct WorkerProcess {
     pub ports: Option<RangeInclusive<u16>>,
     /// Numbers of the sockets that it has open; `None` where the right to see them is missing.
     pub sockets: Option<Arc<HashSet<u64>>>,
-    /// Of these, those that take what anybody sends to their port.
+    /// Of these, those that take packets at their port.
     pub open: Vec<OpenSocket>,
     /// Ports that it has bound.
     pub bound: BTreeSet<u16>,
@@ -76,7 +76,7 @@ pub struct WorkerProcess {
     pub foreign: Option<Foreign>,
 }
 
-/// A socket of a worker that takes what anybody sends to its port: UDP without a far end, or a TCP listener.
+/// A socket of a worker that takes what comes to its port: UDP, or a TCP listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenSocket {
     /// Its number.
@@ -110,7 +110,10 @@ pub fn started(pid: u32) -> Option<u64> {
 #[derive(Debug, Default)]
 pub struct Workers {
     named: Vec<Named>,
+    /// Held while somebody looks.
     memory: Mutex<Memory>,
+    /// What the last look at all found.
+    found: Mutex<Option<(Instant, Arc<[WorkerProcess]>)>>,
 }
 
 /// What need not be read twice.
@@ -119,54 +122,62 @@ struct Memory {
     /// Processes that are none of the SFU's.
     others: HashMap<u32, Other>,
     cookies: HashMap<(u32, u64), NamespaceCookie>,
-    found: Option<(Instant, Arc<[WorkerProcess]>)>,
 }
 
-/// A process that was looked into. A process changes its executable and hardly ever keeps its name then;
-/// between its start and that it looks like its parent.
+/// A process that was looked into. Between its start and another program's it looks like its parent.
 #[derive(Debug)]
 struct Other {
-    started: u64,
-    comm: String,
+    stat: Stat,
     looks: u8,
 }
 
-/// After so many looks with the same name, a process is what it is.
+/// After so many looks with the same name and program, a process is what it is.
 const ENOUGH_LOOKS: u8 = 3;
 
 impl Workers {
     /// Mediasoup's workers and what is named as in `--sfu`.
     pub fn new(named: &[String]) -> Result<Self, globset::Error> {
         let named = named.iter().map(|text| Named::parse(text)).collect::<Result<_, _>>()?;
-        Ok(Self { named, memory: Mutex::default() })
+        Ok(Self { named, ..Self::default() })
     }
 
     /// Workers by process id, now. Processes that end meanwhile, or may not be looked into, are left
     /// out.
     pub fn look(&self) -> Arc<[WorkerProcess]> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.memory();
         let found = Look::new(Path::new("/proc"), &self.named, &mut memory).find();
         let found: Arc<[WorkerProcess]> = found.into();
-        memory.found = Some((Instant::now(), found.clone()));
+        *self.found() = Some((Instant::now(), found.clone()));
         found
     }
 
-    /// One process, now, if it is a worker.
-    pub fn look_at(&self, pid: u32) -> Option<WorkerProcess> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        Look::new(Path::new("/proc"), &self.named, &mut memory).at(pid)
+    /// Those of these processes that are workers, now. Workers that share a network namespace share its reading.
+    pub fn look_at(&self, pids: impl IntoIterator<Item = u32>) -> Vec<WorkerProcess> {
+        let mut memory = self.memory();
+        let mut look = Look::new(Path::new("/proc"), &self.named, &mut memory);
+        pids.into_iter().filter_map(|pid| look.at(pid)).collect()
     }
 
-    /// As they were found at most so long ago.
+    /// As they were found at most so long ago; or before that, where somebody is about to look: whoever makes a
+    /// look long makes nobody else wait.
     pub fn within(&self, age: Duration) -> Arc<[WorkerProcess]> {
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, found)) = &memory.found
-            && at.elapsed() < age
-        {
-            return found.clone();
+        let found = self.found().clone();
+        match (found, self.memory.try_lock()) {
+            (Some((at, found)), _) if at.elapsed() < age => found,
+            (Some((_, found)), Err(TryLockError::WouldBlock)) => found,
+            (_, memory) => {
+                drop(memory);
+                self.look()
+            }
         }
-        drop(memory);
-        self.look()
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn found(&self) -> MutexGuard<'_, Option<(Instant, Arc<[WorkerProcess]>)>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -234,7 +245,7 @@ impl<'a> Look<'a> {
         workers
     }
 
-    fn at(mut self, pid: u32) -> Option<WorkerProcess> {
+    fn at(&mut self, pid: u32) -> Option<WorkerProcess> {
         let stat = self.stat(pid)?;
         let evidence = match self.by_file().contains(&pid) {
             true => Evidence::Operator,
@@ -271,15 +282,14 @@ impl<'a> Look<'a> {
 
     fn evidence(&mut self, pid: u32, stat: &Stat) -> Option<Evidence> {
         let known = self.memory.others.get(&pid);
-        let known = known.filter(|it| it.started == stat.started && it.comm == stat.comm);
+        let known = known.filter(|it| it.stat == *stat);
         let looks = known.map_or(0, |it| it.looks);
         if looks >= ENOUGH_LOOKS {
             return None;
         }
         let evidence = self.look_into(pid, stat);
         if evidence.is_none() {
-            let (started, comm) = (stat.started, stat.comm.clone());
-            self.memory.others.insert(pid, Other { started, comm, looks: looks + 1 });
+            self.memory.others.insert(pid, Other { stat: stat.clone(), looks: looks + 1 });
         }
         evidence
     }
@@ -333,9 +343,11 @@ impl<'a> Look<'a> {
             for line in lines.iter() {
                 let Some(&descriptor) = descriptors.get(&line.inode) else { continue };
                 own_socket = Some(descriptor);
-                if line.listens {
+                if line.listens || has_one_far_end(line, evidence) {
                     let SocketLine { inode: number, proto, local, .. } = *line;
                     open.push(OpenSocket { number, descriptor, proto, local });
+                }
+                if line.listens {
                     bound.insert(line.local.port());
                     listening.insert(line.local.ip());
                 }
@@ -402,6 +414,12 @@ impl<'a> Look<'a> {
             }
         }
     }
+}
+
+/// A UDP socket of the SFU's that takes what one far end sends. Of a whole server that the operator named it may be
+/// any, such as one that asks for names.
+fn has_one_far_end(line: &SocketLine, evidence: Evidence) -> bool {
+    line.proto == Proto::Udp && line.is_established && evidence != Evidence::Operator
 }
 
 fn ancestors(pid: u32, processes: &BTreeMap<u32, Stat>) -> Vec<u32> {
@@ -487,7 +505,7 @@ mod tests {
 
     #[test]
     fn ancestors_are_followed_within_bounds() {
-        let stat = |parent| Stat { comm: String::new(), parent, started: 1 };
+        let stat = |parent| Stat { comm: String::new(), parent, started: 1, image: [0; 2] };
         let processes = BTreeMap::from([(1, stat(0)), (5, stat(1)), (9, stat(5)), (20, stat(20))]);
         assert_eq!(ancestors(9, &processes), [5, 1]);
         assert!(ancestors(1, &processes).is_empty());

@@ -178,10 +178,13 @@ impl Counting {
 
     /// Takes in which sockets were bound and closed since.
     pub fn hear(&self) -> anyhow::Result<()> {
-        match &self.engine {
-            Engine::Ebpf(engine) => engine.hear(),
-            Engine::Capture(_) | Engine::None => Ok(()),
+        if let Engine::Ebpf(engine) = &self.engine
+            && engine.hear()?
+        {
+            // What is local there is not known yet.
+            self.soon.notify_one();
         }
+        Ok(())
     }
 
     /// Looks for the SFU's sockets, where nobody sees them being bound.

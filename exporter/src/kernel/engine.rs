@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::UdpSocket;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use anyhow::{Context, bail};
 use aya::Ebpf;
@@ -21,6 +21,7 @@ use super::ebpf::pin::Pins;
 use super::ebpf::tables::Tables;
 use super::keeper::Keeper;
 use super::options::{Options, Sockets};
+use super::owners::Seen;
 use super::status::{self, Failures, Knowledge, Status};
 use crate::host::claim::Claim;
 use crate::host::cookies::{self, Cookies};
@@ -35,6 +36,8 @@ pub(super) struct EbpfEngine {
     placement: Mutex<Placement>,
     owners: Mutex<Owners>,
     tables: Mutex<Tables>,
+    /// As it was last told.
+    status: Mutex<Status>,
     ownership: Arc<Ownership>,
     links: PinnedLinks,
     pins: Option<Pins>,
@@ -54,8 +57,14 @@ enum Owners {
     Named,
     /// By programs that see sockets being bound and closed.
     Watched { keeper: Keeper<Owned>, watch: Watch },
-    /// By looking for sockets, and why.
-    Looked(Keeper<Owned>, String),
+    /// By looking for sockets.
+    Looked {
+        keeper: Keeper<Owned>,
+        /// Why.
+        why: String,
+        /// Programs that somebody detached, and that could not be attached again yet.
+        detached: Option<Watch>,
+    },
 }
 
 impl EbpfEngine {
@@ -65,7 +74,7 @@ impl EbpfEngine {
         ownership: &Arc<Ownership>,
         claim: Claim,
     ) -> anyhow::Result<Self> {
-        let mut loaded = load::load(options)?;
+        let mut loaded = load::load(options, claim.tag())?;
         if let Some(why) = &loaded.unpinned {
             tracing::warn!(
                 "{why}; counting without pins: what passes while no exporter runs is not counted"
@@ -84,6 +93,7 @@ impl EbpfEngine {
             placement: Mutex::new(placement),
             owners: Mutex::new(owners),
             tables: Mutex::new(tables),
+            status: Mutex::default(),
             ownership: ownership.clone(),
             links,
             pins: loaded.pins,
@@ -105,7 +115,7 @@ impl EbpfEngine {
                 watch.pin(&self.links)?;
                 Some(Watch::names())
             }
-            Owners::Named | Owners::Looked(..) => None,
+            Owners::Named | Owners::Looked { .. } => None,
         };
         Ok(placement.attacher.forget_others(watched.into_iter().flatten())?)
     }
@@ -132,8 +142,8 @@ impl EbpfEngine {
         lock(&self.owners).look().context("look for the SFU's sockets")
     }
 
-    /// Takes in which sockets were bound and closed.
-    pub(super) fn hear(&self) -> anyhow::Result<()> {
+    /// Takes in which sockets were bound and closed. True: in a network namespace of which nothing was heard before.
+    pub(super) fn hear(&self) -> anyhow::Result<bool> {
         lock(&self.owners).hear().context("hear of the SFU's sockets")
     }
 
@@ -141,15 +151,25 @@ impl EbpfEngine {
     pub(super) fn binds(&self) -> io::Result<Option<OwnedFd>> {
         match &*lock(&self.owners) {
             Owners::Watched { keeper, .. } => keeper.tables().ring().try_clone_to_owned().map(Some),
-            Owners::Named | Owners::Looked(..) => Ok(None),
+            Owners::Named | Owners::Looked { .. } => Ok(None),
         }
     }
 
+    /// As it is; or as it was, while somebody looks: whoever makes a look long makes no scrape wait.
     pub(super) fn status(&self) -> Status {
-        let placement = lock(&self.placement);
-        let interfaces = placement.attacher.interfaces().map(str::to_owned).collect();
-        let status = placement.failures.status(interfaces, lock(&self.owners).status());
-        Status { is_pinned: self.pins.is_some(), unpinned: self.unpinned.clone(), ..status }
+        let mut known = lock(&self.status);
+        if let Some(placement) = try_lock(&self.placement)
+            && let Some(owners) = try_lock(&self.owners)
+        {
+            let interfaces = placement.attacher.interfaces().map(str::to_owned).collect();
+            let status = placement.failures.status(interfaces, owners.status());
+            *known = Status {
+                is_pinned: self.pins.is_some(),
+                unpinned: self.unpinned.clone(),
+                ..status
+            };
+        }
+        known.clone()
     }
 
     /// Attaches where programs should be and detaches elsewhere; the first failure comes back.
@@ -196,43 +216,67 @@ impl Owners {
                     "cannot see sockets being bound ({why}); looking for the SFU's ports every second \
                      instead, so that the first packets to a new port may be missed"
                 );
-                keeper.forget_cookies();
-                Ok(Self::Looked(keeper, why))
+                told_anew(keeper.know_by(None));
+                Ok(Self::Looked { keeper, why, detached: None })
             }
         }
     }
 
-    /// Attaches programs again that somebody detached; what was bound meanwhile is found by looking.
+    /// Attaches programs again that somebody detached; what was bound meanwhile is found by looking. Where they
+    /// cannot be attached, sockets are looked for until they can.
     fn look_after(&mut self, ebpf: &mut Ebpf, links: &PinnedLinks) {
-        let Self::Watched { watch, .. } = self else { return };
-        // Where that cannot be asked it is left at what was true when they were attached.
-        if watch.is_whole().unwrap_or(true) {
-            return;
-        }
-        let again = Watch::start(ebpf).and_then(|mut watch| watch.pin(links).map(|()| watch));
-        match again {
-            Ok(again) => {
-                tracing::warn!(
-                    "somebody detached our programs from the root of the cgroups: attached them again; \
-                     the first packets to ports that were bound meanwhile are missed"
-                );
-                *watch = again;
+        let attach = |watch: &Watch, ebpf: &mut Ebpf| {
+            watch.again(ebpf).and_then(|mut watch| watch.pin(links).map(|()| watch))
+        };
+        let by_cookie = || Cookies::new().context("open a netlink socket");
+        *self = match std::mem::replace(self, Self::Named) {
+            // Where that cannot be asked it is left at what was true when they were attached.
+            Self::Watched { mut keeper, watch } if !watch.is_whole().unwrap_or(true) => {
+                match attach(&watch, ebpf) {
+                    Ok(watch) => {
+                        tracing::warn!(
+                            "somebody detached our programs from the root of the cgroups: attached them \
+                             again; the first packets to ports that were bound meanwhile are missed"
+                        );
+                        Self::Watched { keeper, watch }
+                    }
+                    Err(error) => {
+                        let why = format!("somebody detached our programs: {error:#}");
+                        tracing::warn!(
+                            "cannot see sockets being bound any more ({why}); looking for the SFU's ports \
+                             every second instead, so that the first packets to a new port may be missed"
+                        );
+                        told_anew(keeper.know_by(None));
+                        Self::Looked { keeper, why, detached: Some(watch) }
+                    }
+                }
             }
-            Err(error) => tracing::warn!("attach the programs to the cgroups again: {error:#}"),
-        }
+            Self::Looked { mut keeper, why, detached: Some(watch) } => {
+                match attach(&watch, ebpf).and_then(|watch| Ok((watch, by_cookie()?))) {
+                    Ok((watch, cookies)) => {
+                        tracing::info!("sockets are seen being bound again");
+                        told_anew(keeper.know_by(Some(cookies)));
+                        Self::Watched { keeper, watch }
+                    }
+                    Err(_) => Self::Looked { keeper, why, detached: Some(watch) },
+                }
+            }
+            same => same,
+        };
     }
 
     fn look(&mut self) -> io::Result<()> {
         match self {
             Self::Named => Ok(()),
-            Self::Watched { keeper, .. } | Self::Looked(keeper, _) => keeper.look(),
+            Self::Watched { keeper, .. } | Self::Looked { keeper, .. } => keeper.look(),
         }
     }
 
-    fn hear(&mut self) -> io::Result<()> {
+    fn hear(&mut self) -> io::Result<bool> {
         match self {
             Self::Watched { keeper, .. } => keeper.hear(),
-            Self::Named | Self::Looked(..) => Ok(()),
+            Self::Looked { keeper, .. } => keeper.look().map(|()| false),
+            Self::Named => Ok(false),
         }
     }
 
@@ -242,7 +286,7 @@ impl Owners {
                 return status::Owned { by: Knowledge::Flag, ..status::Owned::default() };
             }
             Self::Watched { keeper, .. } => (keeper, Knowledge::Cgroup, None),
-            Self::Looked(keeper, why) => (keeper, Knowledge::Scan, Some(why.clone())),
+            Self::Looked { keeper, why, .. } => (keeper, Knowledge::Scan, Some(why.clone())),
         };
         let sum = |which| keeper.tables().sum(which);
         status::Owned {
@@ -275,21 +319,55 @@ fn watch(options: &Options, keeper: &mut Keeper<Owned>, ebpf: &mut Ebpf) -> anyh
         }
         Err(error) => return Err(error).context("bind a socket"),
     };
-    let cookie = cookies::of_socket(&probe).context("ask for a socket's cookie")?;
-    let Some(seen) = keeper.has_seen(SocketId::cookie(cookie)) else {
-        bail!("the programs did not see this process' own socket");
-    };
-    let (here, there) = (std::process::id(), seen.socket.pid);
+    let bound = seen(keeper, &probe)?;
+    let (here, there) = (std::process::id(), bound.socket.pid);
     if here != there {
         bail!(
             "this process is number {there} of the host, and sees itself as {here}: run it with the \
              host's process numbers (`--pid host`)"
         );
     }
+    for is_v6_only in [true, false] {
+        // Where there is no IPv6, nobody's sockets take it.
+        let Ok(probe) = any_v6(is_v6_only) else { break };
+        if seen(keeper, &probe)?.socket.end.is_v6_only != is_v6_only {
+            bail!("the programs cannot tell which sockets take IPv6 only on this kernel");
+        }
+    }
     Ok(watch)
+}
+
+/// What the programs saw of a socket of this process.
+fn seen(keeper: &mut Keeper<Owned>, socket: &impl AsFd) -> anyhow::Result<Seen> {
+    let cookie = cookies::of_socket(socket).context("ask for a socket's cookie")?.cookie;
+    let seen = keeper.has_seen(SocketId::cookie(cookie));
+    seen.context("the programs did not see this process' own socket")
+}
+
+fn any_v6(is_v6_only: bool) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None)?;
+    socket.set_only_v6(is_v6_only)?;
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
+    Ok(socket)
+}
+
+/// Whoever looks for sockets looks again.
+fn told_anew(found: io::Result<()>) {
+    if let Err(error) = found {
+        tracing::warn!("look for the SFU's sockets: {error}");
+    }
 }
 
 /// A panic while the lock was held leaves tables and links as they are: both can still be used.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `None`: somebody has it.
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }

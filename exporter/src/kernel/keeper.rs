@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use exporter_ebpf::abi::{Comm, Happened};
 
 use super::owners::{OwnedTables, Seen};
-use crate::host::cookies::{self, Cookies};
+use crate::host::cookies::{self, Cookies, Kernels};
+use crate::host::namespaces::NamespaceCookie;
 use crate::host::ownership::{End, Ownership, Socket, SocketId};
 use crate::host::workers::{self, OpenSocket, WorkerProcess, Workers};
 
@@ -24,6 +25,8 @@ const MOST_OF_PROCESS: u32 = 16_384;
 /// Processes that are looked into in a second, because they bound a socket: each takes some hundred
 /// microseconds. Beyond that the next look at all has to do.
 const LOOKS_PER_SECOND: u32 = 200;
+/// Network namespaces that are remembered.
+const MOST_NAMESPACES: usize = 4096;
 /// Between two looks at all processes that what was heard asks for.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -48,7 +51,12 @@ pub(super) struct Keeper<T> {
     refused: u64,
     /// Workers whose sockets may not be seen, of whom a warning has told.
     hidden: HashSet<u32>,
+    /// Network namespaces in which sockets were seen to be bound.
+    namespaces: HashSet<NamespaceCookie>,
 }
+
+/// Sockets that were just seen, by what /proc shows of them.
+type Hints = HashMap<Socket, Vec<(SocketId, End)>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Admitted {
@@ -79,6 +87,7 @@ impl<T: OwnedTables> Keeper<T> {
             lost: 0,
             refused: 0,
             hidden: HashSet::new(),
+            namespaces: HashSet::new(),
         }
     }
 
@@ -107,24 +116,33 @@ impl<T: OwnedTables> Keeper<T> {
         self.drop_unseen(&workers)?;
         self.adopt(&workers, &HashMap::new())?;
         // What they bound between being looked at and being admitted.
-        let again: Vec<WorkerProcess> =
-            new.into_iter().filter_map(|pid| self.workers.look_at(pid)).collect();
+        let again = self.workers.look_at(new);
         self.adopt(&again, &HashMap::new())?;
         self.warn_of_hidden(&workers);
         self.close_lingering(Instant::now())
     }
 
     /// Takes in what happened to sockets since. Where that was too much to be told, or to be looked into,
-    /// it looks at all processes, though no more than once a second.
-    pub(super) fn hear(&mut self) -> io::Result<()> {
+    /// it looks at all processes, though no more than once a second. True: a socket was bound in a network
+    /// namespace of which nothing was heard before.
+    pub(super) fn hear(&mut self) -> io::Result<bool> {
+        let known = self.namespaces.len();
         self.is_due |= !self.hear_all()?;
         let rests = self.looked.is_none_or(|at| at.elapsed() >= PAUSE);
-        if self.is_due && rests { self.look() } else { Ok(()) }
+        if self.is_due && rests {
+            self.look()?;
+        }
+        Ok(self.namespaces.len() > known)
     }
 
-    /// Nobody sees sockets by their cookies.
-    pub(super) fn forget_cookies(&mut self) {
-        self.cookies = None;
+    /// From now on sockets are seen by their cookies, or nobody sees them. Those that were known the other way
+    /// are found anew.
+    pub(super) fn know_by(&mut self, cookies: Option<Cookies>) -> io::Result<()> {
+        self.cookies = cookies;
+        for id in self.ownership.sockets(|id, _| Some(id)) {
+            self.disown(id)?;
+        }
+        self.look()
     }
 
     /// Whether a socket was seen to be bound; what else was seen is kept for later.
@@ -141,7 +159,7 @@ impl<T: OwnedTables> Keeper<T> {
 
     fn hear_all(&mut self) -> io::Result<bool> {
         let mut unknown: HashMap<u32, Comm> = HashMap::new();
-        let mut hints: HashMap<Socket, Vec<SocketId>> = HashMap::new();
+        let mut hints: Hints = HashMap::new();
         let mut binding = HashSet::new();
         while let Some(seen) = self.next_seen() {
             let Seen { id, socket, comm, happened } = seen;
@@ -149,6 +167,7 @@ impl<T: OwnedTables> Keeper<T> {
                 Happened::Owned => {
                     self.lingering.remove(&socket.end);
                     self.ownership.insert(id, socket);
+                    self.note_namespace(socket.end.namespace);
                     if self.admitted.contains_key(&socket.pid) {
                         binding.insert(socket.pid);
                     } else {
@@ -156,9 +175,9 @@ impl<T: OwnedTables> Keeper<T> {
                         unknown.insert(socket.pid, comm);
                     }
                 }
-                Happened::Released => self.gone(id),
+                Happened::Released => self.gone(id)?,
                 Happened::Bound | Happened::Refused => {
-                    hints.entry(socket).or_default().push(id);
+                    hints.entry(as_proc_shows(&socket)).or_default().push((id, socket.end));
                     unknown.insert(socket.pid, comm);
                 }
             }
@@ -174,29 +193,45 @@ impl<T: OwnedTables> Keeper<T> {
         let lost = self.tables.lost();
         let mut is_complete = std::mem::replace(&mut self.lost, lost) == lost;
         let now = Instant::now();
-        for (pid, comm) in unknown {
-            if pid == std::process::id() {
-                continue;
-            }
-            if !self.looks.take(now) {
-                is_complete = false;
-                continue;
-            }
-            match self.workers.look_at(pid) {
-                Some(worker) => {
-                    // Its share is seen when all are.
-                    let quota = self.admitted.get(&pid).map_or(MOST_OF_PROCESS / 4, |it| it.quota);
-                    let is_new = self.admit(&worker, quota)?;
-                    self.adopt(&[worker], &hints)?;
-                    // What it bound between being looked at and being admitted.
-                    if is_new && let Some(worker) = self.workers.look_at(pid) {
-                        self.adopt(&[worker], &hints)?;
-                    }
-                }
-                None => self.refuse(pid, &comm)?,
-            }
-        }
+        unknown.remove(&std::process::id());
+        unknown.retain(|_, _| {
+            let is_left = self.looks.take(now);
+            is_complete &= is_left;
+            is_left
+        });
+        self.decide(&unknown, &hints)?;
         Ok(is_complete)
+    }
+
+    /// Finds out who bound sockets.
+    fn decide(&mut self, unknown: &HashMap<u32, Comm>, hints: &Hints) -> io::Result<()> {
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let workers = self.workers.look_at(unknown.keys().copied());
+        let mut new = Vec::new();
+        for worker in &workers {
+            // Its share is seen when all are.
+            let quota = self.admitted.get(&worker.pid).map_or(MOST_OF_PROCESS / 4, |it| it.quota);
+            if self.admit(worker, quota)? {
+                new.push(worker.pid);
+            }
+            self.note_namespace(worker.cookie);
+        }
+        self.adopt(&workers, hints)?;
+        // What they bound between being looked at and being admitted.
+        let again = self.workers.look_at(new);
+        self.adopt(&again, hints)?;
+        let found: HashSet<u32> = workers.iter().map(|worker| worker.pid).collect();
+        let others = unknown.iter().filter(|(pid, _)| !found.contains(pid));
+        others.into_iter().try_for_each(|(&pid, comm)| self.refuse(pid, comm))
+    }
+
+    /// Once there are too many, none is new: the next look finds them.
+    fn note_namespace(&mut self, namespace: NamespaceCookie) {
+        if self.namespaces.len() < MOST_NAMESPACES && namespace != NamespaceCookie::UNKNOWN {
+            self.namespaces.insert(namespace);
+        }
     }
 
     fn next_seen(&mut self) -> Option<Seen> {
@@ -250,14 +285,10 @@ impl<T: OwnedTables> Keeper<T> {
     }
 
     /// Owns the sockets of workers that are not owned yet. `hints` are those that were just seen.
-    fn adopt(
-        &mut self,
-        workers: &[WorkerProcess],
-        hints: &HashMap<Socket, Vec<SocketId>>,
-    ) -> io::Result<()> {
+    fn adopt(&mut self, workers: &[WorkerProcess], hints: &Hints) -> io::Result<()> {
         let mut have: HashMap<Socket, u32> = HashMap::new();
         self.ownership.sockets(|_, socket| {
-            *have.entry(*socket).or_default() += 1;
+            *have.entry(as_proc_shows(socket)).or_default() += 1;
             None::<()>
         });
         let mut told = None;
@@ -277,12 +308,11 @@ impl<T: OwnedTables> Keeper<T> {
                 }
                 let hinted = hints.get(&socket).filter(|hinted| hinted.len() == opens.len());
                 for (at, open) in opens.into_iter().enumerate() {
-                    let id = match (hinted, self.cookies.is_some()) {
-                        (Some(hinted), _) => hinted[at],
-                        (None, true) => self.identify(worker, open, &mut told),
-                        (None, false) => SocketId::made_up(open.number),
+                    let (id, end) = match hinted {
+                        Some(hinted) => hinted[at],
+                        None => self.identify(worker, open, socket.end, &mut told),
                     };
-                    if self.own(id, socket)? {
+                    if self.own(id, Socket { end, ..socket })? {
                         new.push((id, open.number));
                     }
                 }
@@ -292,27 +322,35 @@ impl<T: OwnedTables> Keeper<T> {
         Ok(())
     }
 
-    /// The kernel's cookie for a socket, if it can be had.
+    /// The kernel's cookie for a socket, if it can be had, and whether it takes IPv6 only.
     fn identify(
         &mut self,
         worker: &WorkerProcess,
         open: &OpenSocket,
-        told: &mut Option<HashMap<u64, u64>>,
-    ) -> SocketId {
+        end: End,
+        told: &mut Option<HashMap<u64, Kernels>>,
+    ) -> (SocketId, End) {
+        let is_seen = self.cookies.is_some();
         let told = told.get_or_insert_with(|| {
             let all = self.cookies.as_mut().map(Cookies::all);
             all.and_then(Result::ok).unwrap_or_default()
         });
-        if let Some(&cookie) = told.get(&open.number) {
-            return SocketId::cookie(cookie);
-        }
-        match cookies::of_socket_in(worker.pid, open.descriptor) {
-            Ok(cookie) => SocketId::cookie(cookie),
-            Err(error) => {
-                tracing::debug!("the cookie of a socket of worker {}: {error}", worker.pid);
-                SocketId::made_up(open.number)
+        let found = match told.get(&open.number) {
+            Some(&found) => Ok(found),
+            // Where nobody sees sockets, the number that /proc shows will do.
+            None if !is_seen && !end.may_take_both() => {
+                return (SocketId::made_up(open.number), end);
             }
+            None => cookies::of_socket_in(worker.pid, open.descriptor),
+        };
+        if let Err(error) = &found {
+            tracing::debug!("the cookie of a socket of worker {}: {error}", worker.pid);
         }
+        let id = match &found {
+            Ok(found) if is_seen => SocketId::cookie(found.cookie),
+            _ => SocketId::made_up(open.number),
+        };
+        (id, end.with_v6_only(found.is_ok_and(|found| found.is_v6_only)))
     }
 
     /// True: it is new.
@@ -362,15 +400,18 @@ impl<T: OwnedTables> Keeper<T> {
 
     fn disown(&mut self, id: SocketId) -> io::Result<()> {
         self.tables.disown(id)?;
-        self.gone(id);
-        Ok(())
+        self.gone(id)
     }
 
-    fn gone(&mut self, id: SocketId) {
+    fn gone(&mut self, id: SocketId) -> io::Result<()> {
         self.claimed.remove(&id);
-        if let Some(socket) = self.ownership.remove(id) {
-            self.lingering.insert(socket.end, Instant::now());
+        let Some(Socket { end, .. }) = self.ownership.remove(id) else { return Ok(()) };
+        self.lingering.insert(end, Instant::now());
+        // Its place at the end goes to one that found none.
+        for (id, socket) in self.ownership.sharers(&end, T::MOST_SHARERS) {
+            self.tables.join(id, &socket)?;
         }
+        Ok(())
     }
 
     fn close_lingering(&mut self, now: Instant) -> io::Result<()> {
@@ -397,6 +438,11 @@ impl<T: OwnedTables> Keeper<T> {
         }
         self.hidden = hidden;
     }
+}
+
+/// /proc does not show which sockets take IPv6 only.
+fn as_proc_shows(socket: &Socket) -> Socket {
+    Socket { end: socket.end.with_v6_only(false), ..*socket }
 }
 
 /// What each process of a user may own: one user's processes have no more than half of all room together.

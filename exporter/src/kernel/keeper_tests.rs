@@ -14,6 +14,7 @@ struct Told {
     ignored: Vec<u32>,
     owned: BTreeMap<SocketId, Socket>,
     verified: Vec<SocketId>,
+    joined: Vec<SocketId>,
     closed: Vec<End>,
     seen: VecDeque<Seen>,
     lost: u64,
@@ -21,6 +22,7 @@ struct Told {
 
 impl OwnedTables for Told {
     const MOST_SOCKETS: u32 = 1000;
+    const MOST_SHARERS: usize = 2;
 
     fn admit(&mut self, pid: u32, quota: u32) -> io::Result<bool> {
         self.admitted.insert(pid, quota);
@@ -40,6 +42,11 @@ impl OwnedTables for Told {
     fn own(&mut self, id: SocketId, socket: &Socket) -> io::Result<bool> {
         self.owned.insert(id, *socket);
         Ok(true)
+    }
+
+    fn join(&mut self, id: SocketId, _: &Socket) -> io::Result<()> {
+        self.joined.push(id);
+        Ok(())
     }
 
     fn disown(&mut self, id: SocketId) -> io::Result<()> {

@@ -10,6 +10,8 @@ use crate::host::ownership::{End, Socket, SocketId};
 pub(super) trait OwnedTables {
     /// Sockets that there is room for.
     const MOST_SOCKETS: u32;
+    /// Sockets that can have a place at one end.
+    const MOST_SHARERS: usize;
 
     /// A process is a worker, and may own so many sockets. False: there is no room for one more.
     fn admit(&mut self, pid: u32, quota: u32) -> io::Result<bool>;
@@ -19,6 +21,8 @@ pub(super) trait OwnedTables {
     fn ignore(&mut self, pid: u32, comm: &Comm) -> io::Result<()>;
     /// A socket of a worker is owned. False: there is no room.
     fn own(&mut self, id: SocketId, socket: &Socket) -> io::Result<bool>;
+    /// A socket that is owned takes its place among those that share its end, where only so many have one.
+    fn join(&mut self, id: SocketId, socket: &Socket) -> io::Result<()>;
     /// A socket is not owned any more.
     fn disown(&mut self, id: SocketId) -> io::Result<()>;
     /// A socket that was owned by its process' name only is a worker's. False: there is no room.

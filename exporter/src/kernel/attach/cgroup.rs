@@ -27,6 +27,8 @@ const PROGRAMS: [(&str, u32); 3] = [("released", 34), ("bound_v4", 12), ("bound_
 #[derive(Debug)]
 pub(in crate::kernel) struct Watch {
     cgroup: File,
+    /// What to call it.
+    root: PathBuf,
     /// Hooks, and the ids of what was attached there.
     attached: Vec<(u32, u32)>,
     links: Vec<(&'static str, FdLink)>,
@@ -36,6 +38,16 @@ impl Watch {
     /// Loads and attaches them.
     pub(in crate::kernel) fn start(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         let (cgroup, root) = open_root()?;
+        Self::on(cgroup, root, ebpf)
+    }
+
+    /// Attaches them again. The root is not looked for: this process may have lost the right to.
+    pub(in crate::kernel) fn again(&self, ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let cgroup = self.cgroup.try_clone().context("duplicate a descriptor")?;
+        Self::on(cgroup, self.root.clone(), ebpf)
+    }
+
+    fn on(cgroup: File, root: PathBuf, ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         let shown = root.display();
         let (mut attached, mut links) = (Vec::new(), Vec::new());
         for (name, hook) in PROGRAMS {
@@ -44,7 +56,7 @@ impl Watch {
             let link = attach(program, &cgroup);
             links.push((name, link.with_context(|| format!("attach {name} to {shown}"))?));
         }
-        Ok(Self { cgroup, attached, links })
+        Ok(Self { cgroup, root, attached, links })
     }
 
     /// Pins them in the place of an earlier exporter's, which end: what is owned is known by now, and

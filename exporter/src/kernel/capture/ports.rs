@@ -78,6 +78,8 @@ impl Owned {
 
 impl OwnedTables for Owned {
     const MOST_SOCKETS: u32 = 1 << 18;
+    /// They are counted, whoever they are.
+    const MOST_SHARERS: usize = 0;
 
     fn admit(&mut self, _: u32, _: u32) -> io::Result<bool> {
         Ok(true)
@@ -105,6 +107,10 @@ impl OwnedTables for Owned {
             self.open.set(port, true);
         }
         Ok(true)
+    }
+
+    fn join(&mut self, _: SocketId, _: &Socket) -> io::Result<()> {
+        Ok(())
     }
 
     fn disown(&mut self, id: SocketId) -> io::Result<()> {

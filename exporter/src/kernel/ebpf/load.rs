@@ -9,13 +9,14 @@ use aya::maps::{Array, RingBuf};
 use aya::programs::{CgroupSock, Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use exporter_ebpf::abi::StreamSlot;
+use exporter_ebpf::abi::{StreamSlot, TAG_SHIFT};
 use exporter_ebpf::table::{self, Bucket, WAYS};
 
 use super::owned::{MOST_CLAIMED, MOST_ENDS, MOST_SOCKETS, OwnedFds};
 use super::pin::{Pins, Seeds};
 use super::tables::TableFds;
 use crate::host::addresses::MAX_LOCAL;
+use crate::host::claim::Tag;
 use crate::kernel::options::Options;
 use crate::kernel::shares;
 
@@ -44,7 +45,7 @@ pub(in crate::kernel) struct Loaded {
 
 /// Makes the tables. Needs CAP_BPF and CAP_NET_ADMIN. Programs are verified when they are first
 /// attached: an interface needs two of the four, and where no cgroup can be watched its are not needed.
-pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
+pub(in crate::kernel) fn load(options: &Options, tag: Tag) -> anyhow::Result<Loaded> {
     let limits = &options.limits;
     let flows = limits.flows.saturating_add(limits.stranger_flows);
     let streams = limits.streams.saturating_add(limits.stranger_streams);
@@ -55,6 +56,7 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
     let [check_local, check_owned, jitter] =
         [!options.every_address, options.ports.is_none(), options.jitter].map(u32::from);
     let most_owned = [MOST_SOCKETS, MOST_CLAIMED].map(u64::from);
+    let tag = u32::from(tag.number()) << TAG_SHIFT;
 
     let pins = options.pin.as_deref().map(|path| Pins::prepare(path, flows.max(1), buckets));
     let (pins, unpinned) = match pins.transpose() {
@@ -68,6 +70,7 @@ pub(in crate::kernel) fn load(options: &Options) -> anyhow::Result<Loaded> {
         pins.tell(&mut loader);
     }
     loader
+        .override_global("TAG", &tag, true)
         .override_global("CHECK_LOCAL", &check_local, true)
         .override_global("CHECK_OWNED", &check_owned, true)
         .override_global("MAX_VERIFIED", &most_owned[0], true)

@@ -13,7 +13,7 @@ use anyhow::Context;
 use aya::maps::{MapData, RingBuf};
 use exporter_ebpf::abi::{
     Bind, Comm, Happened, MAPPED, Nobody, OWNERSHIPS, Order, Own, OwnedSocket, Ownership, PortKey,
-    TCP, UDP,
+    SHARERS, TCP, UDP,
 };
 use exporter_ebpf::ports::WORDS;
 
@@ -91,6 +91,7 @@ impl Owned {
 
 impl OwnedTables for Owned {
     const MOST_SOCKETS: u32 = MOST_SOCKETS;
+    const MOST_SHARERS: usize = SHARERS;
 
     fn admit(&mut self, pid: u32, quota: u32) -> io::Result<bool> {
         let socket = OwnedSocket { process: pid, ..OwnedSocket::default() };
@@ -109,6 +110,10 @@ impl OwnedTables for Owned {
 
     fn own(&mut self, id: SocketId, socket: &Socket) -> io::Result<bool> {
         self.order_for(Order::Own, id, socket)
+    }
+
+    fn join(&mut self, id: SocketId, socket: &Socket) -> io::Result<()> {
+        self.order_for(Order::Join, id, socket).map(drop)
     }
 
     fn disown(&mut self, id: SocketId) -> io::Result<()> {
@@ -160,7 +165,8 @@ fn key(end: &End) -> PortKey {
             let octets = address.octets();
             let (words, _) = octets.as_chunks();
             let words = std::array::from_fn(|at| u32::from_ne_bytes(words[at]));
-            PortKey::v6(namespace, words, proto, end.local.port())
+            let key = PortKey::v6(namespace, words, proto, end.local.port());
+            PortKey { v6_only: end.is_v6_only.into(), ..key }
         }
     }
 }
@@ -178,7 +184,8 @@ fn end(key: &PortKey) -> End {
             IpAddr::from(octets)
         }
     };
-    End::new(NamespaceCookie(key.namespace), proto, (ip, key.port).into())
+    let end = End::new(NamespaceCookie(key.namespace), proto, (ip, key.port).into());
+    end.with_v6_only(key.v6_only != 0)
 }
 
 fn seen(bind: &Bind) -> Option<Seen> {
@@ -202,6 +209,8 @@ mod tests {
         let texts = ["192.0.2.1:443", "0.0.0.0:1", "[::]:2", "[2001:db8::1]:65535"];
         for (text, proto) in texts.into_iter().zip([Proto::Udp, Proto::Tcp].into_iter().cycle()) {
             let before = End::new(NamespaceCookie(7), proto, text.parse().unwrap());
+            assert_eq!(end(&key(&before)), before);
+            let before = before.with_v6_only(true);
             assert_eq!(end(&key(&before)), before);
         }
         let mapped = End::new(NamespaceCookie(7), Proto::Udp, "192.0.2.1:1".parse().unwrap());
