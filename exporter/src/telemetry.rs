@@ -166,7 +166,7 @@ impl Telemetry {
             owned_sockets: int(
                 &registry,
                 "owned_sockets",
-                "Sockets of the SFU's that take what anybody sends to their ports.",
+                "Sockets of the SFU's that take packets at their ports.",
             ),
             pinned: int(
                 &registry,
