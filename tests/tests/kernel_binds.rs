@@ -207,7 +207,7 @@ fn detach_from_cgroups() -> Result<()> {
     })
 }
 
-/// mediasoup's sockets take IPv6 only unless they are told otherwise; the same port of IPv4 is another's.
+/// IPV6_V6ONLY, as mediasoup 3.12 has it on all its sockets: the same port of IPv4 is another's.
 #[test]
 fn a_socket_for_ipv6_only_leaves_ipv4_to_others() -> Result<()> {
     for (sockets, is_before) in
