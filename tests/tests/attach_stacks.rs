@@ -12,7 +12,8 @@ use exporter_tests::netns::{Netns, veth};
 use exporter_tests::pair::{Conversation, Pair, counted, options, start, start_with};
 use exporter_tests::rtp::Packet;
 use exporter_tests::scene::leave_ports;
-use exporter_tests::{root_or_skip, skip, tun, wait};
+use exporter_tests::tun::{self, VirtioHeader};
+use exporter_tests::{root_or_skip, skip, wait};
 use mediasoup_exporter::kernel::{Counting, MethodChoice, Options};
 use mediasoup_exporter::model::Direction::{Receive, Send};
 
@@ -162,6 +163,51 @@ fn raw(method: MethodChoice) -> Result<()> {
         let one = (1, bytes.len() as u64);
         Ok((counted, (one, one)))
     })
+}
+
+/// A guest hands over one large datagram that is to be cut into IP fragments, and many in one frame.
+#[test]
+fn a_guests_large_datagram_is_one() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let host = Netns::new("guest")?;
+    let mut guest = host.run_in(|| tun::open_for_guest("tun0"))?;
+    host.address("tun0", "10.79.0.1".parse()?, 24)?;
+    host.ip("link set tun0 up")?;
+    let counting = start(&host, &["tun0"], MethodChoice::Ebpf)?;
+    let socket = host.run_in(|| UdpSocket::bind("10.79.0.1:40000"))?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // Both sides have spoken, so that what comes has streams.
+    let greeting = Packet { payload_type: 96, ssrc: 9, ..Packet::default() }.to_bytes();
+    guest.write_all(&[&[0; 10][..], &udp_packet(&greeting)].concat())?;
+    socket.recv(&mut [0; 200])?;
+    socket.send_to(&greeting, "10.79.0.2:9")?;
+
+    let rtp = |ssrc, payload| {
+        Packet { payload_type: 96, ssrc, payload: vec![0x80; payload], ..Packet::default() }
+            .to_bytes()
+    };
+    let mut hand_over = |gso_type, gso_size, datagrams: &[u8]| {
+        let header = VirtioHeader { gso_type, gso_size }.to_bytes();
+        guest.write_all(&[&header[..], &udp_packet(datagrams)].concat())
+    };
+    let large = rtp(1, 4_000 - 12);
+    hand_over(VirtioHeader::GSO_UDP, 1_480, &large)?;
+    ensure!(socket.recv(&mut [0; 8_000])? == large.len(), "the datagram comes as a whole");
+    let received = counted(&counting.read()?, Receive, 1);
+    assert_eq!(received, (1, large.len() as u64));
+    let streams = counting.read()?.streams.len();
+    assert_eq!(streams, 3, "its payload is taken for no other's packets");
+    let many = [rtp(2, 1_000), rtp(2, 1_000), rtp(3, 500)].concat();
+    hand_over(VirtioHeader::GSO_UDP_L4, 1_012, &many)?;
+    for length in [1_012, 1_012, 512] {
+        ensure!(socket.recv(&mut [0; 8_000])? == length, "each datagram comes by itself");
+    }
+    let reading = counting.read()?;
+    assert_eq!(counted(&reading, Receive, 2), (2, 2_024));
+    assert_eq!(counted(&reading, Receive, 3), (1, 512));
+    Ok(())
 }
 
 /// From 10.79.0.2:9 to 10.79.0.1:40000; without a UDP checksum, which IPv4 permits.

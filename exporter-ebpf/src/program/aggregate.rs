@@ -4,12 +4,14 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::bpf_probe_read_kernel_buf;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_skb_load_bytes};
 use exporter_ebpf::abi::RECEIVE;
 use exporter_ebpf::packet::Plain;
 use exporter_ebpf::rtp::{self, Kind, Payload};
 
 use super::admit::{Admit, sort};
+use super::maps::{GSO_TYPE, SKB_END, SKB_HEAD};
 use super::record::pack;
 
 /// Datagrams of one aggregate that are looked at. Linux makes at most 128 (UDP_MAX_SEGMENTS).
@@ -50,6 +52,27 @@ pub fn datagrams<F: Admit>(
         walk.is_counted |= F::admit_plain(key, rest, bytes, sort(Kind::Other, false)) as u32;
     }
     walk.is_counted != 0
+}
+
+/// It is one datagram that is to be cut into IP fragments (UFO, which guests still send by tap and virtio), and not many
+/// that were put together. No context tells that; the kernel's own frame does, to which the context points.
+#[inline(never)]
+pub fn is_one_datagram(skb: *mut __sk_buff) -> bool {
+    /// SKB_GSO_UDP (include/linux/skbuff.h) since Linux 4.16.
+    const UFO: u32 = 1 << 16;
+    if GSO_TYPE.load() == 0 {
+        return false;
+    }
+    let read = |at: *const u8| {
+        let mut bytes = [0_u8; 8];
+        // SAFETY: the helper reads nothing that is not there.
+        let read = unsafe { bpf_probe_read_kernel_buf(at, &mut bytes) };
+        read.map(|()| u64::from_ne_bytes(bytes)).unwrap_or(0)
+    };
+    let at = |offset: u32| skb.cast_const().cast::<u8>().wrapping_add(offset as usize);
+    let (head, end) = (read(at(SKB_HEAD.load())), read(at(SKB_END.load())) as u32);
+    let shared = head.wrapping_add(u64::from(end)).wrapping_add(u64::from(GSO_TYPE.load()));
+    read(shared as *const u8) as u32 & UFO != 0
 }
 
 /// Called by the kernel for each datagram. 0 goes on.

@@ -24,6 +24,13 @@ pub static SKIP_SEEN: Global<u32> = Global::new(1);
 /// Whose marks are this exporter's, in the bits of `skb->tc_index` that say so: another's are as good as none.
 #[unsafe(no_mangle)]
 pub static TAG: Global<u32> = Global::new(0x100);
+/// Where `sk_buff::head`, `sk_buff::end` and `skb_shared_info::gso_type` are on this kernel; 0: not known.
+#[unsafe(no_mangle)]
+pub static SKB_HEAD: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static SKB_END: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static GSO_TYPE: Global<u32> = Global::new(0);
 /// 0: keep no interarrival jitter.
 #[unsafe(no_mangle)]
 pub static JITTER: Global<u32> = Global::new(1);

@@ -12,6 +12,7 @@ use aya_log::EbpfLogger;
 use exporter_ebpf::abi::{StreamSlot, TAG_SHIFT};
 use exporter_ebpf::table::{self, Bucket, WAYS};
 
+use super::layout::Layout;
 use super::owned::{MOST_CLAIMED, MOST_ENDS, MOST_SOCKETS, OwnedFds};
 use super::pin::{Pins, Seeds};
 use super::tables::TableFds;
@@ -57,6 +58,12 @@ pub(in crate::kernel) fn load(options: &Options, tag: Tag) -> anyhow::Result<Loa
         [!options.every_address, options.ports.is_none(), options.jitter].map(u32::from);
     let most_owned = [MOST_SOCKETS, MOST_CLAIMED].map(u64::from);
     let tag = u32::from(tag.number()) << TAG_SHIFT;
+    let layout = Layout::of_kernel().unwrap_or_else(|| {
+        tracing::debug!(
+            "the kernel does not describe its types: a guest's large datagram is taken for several"
+        );
+        Layout::default()
+    });
 
     let pins = options.pin.as_deref().map(|path| Pins::prepare(path, flows.max(1), buckets));
     let (pins, unpinned) = match pins.transpose() {
@@ -71,6 +78,9 @@ pub(in crate::kernel) fn load(options: &Options, tag: Tag) -> anyhow::Result<Loa
     }
     loader
         .override_global("TAG", &tag, true)
+        .override_global("SKB_HEAD", &layout.head, true)
+        .override_global("SKB_END", &layout.end, true)
+        .override_global("GSO_TYPE", &layout.gso_type, true)
         .override_global("CHECK_LOCAL", &check_local, true)
         .override_global("CHECK_OWNED", &check_owned, true)
         .override_global("MAX_VERIFIED", &most_owned[0], true)

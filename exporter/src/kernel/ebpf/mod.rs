@@ -8,6 +8,7 @@ mod clock;
 pub(super) mod directory;
 mod grace;
 pub(super) mod keys;
+mod layout;
 pub(super) mod load;
 mod mapping;
 mod occupancy;
