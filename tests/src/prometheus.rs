@@ -24,13 +24,15 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it in `host`; it scrapes the exporter there, and keeps its data in `dir`.
+    /// Starts it in `host`; it scrapes the exporter there, as job `sfu`, and as job `old` where the replaced exporter
+    /// had its text. It keeps its data in `dir`.
     pub fn start(host: &Arc<Netns>, dir: &Path) -> Result<Self> {
         let configuration = dir.join("prometheus.yml");
         let text = format!(
-            "global:\n  scrape_interval: 1s\nscrape_configs:\n- job_name: sfu\n  static_configs:\n  - \
-             targets: ['{}']\n",
-            exporter::address()
+            "global:\n  scrape_interval: 1s\nscrape_configs:\n\
+             - job_name: sfu\n  static_configs:\n  - targets: ['{address}']\n\
+             - job_name: old\n  metrics_path: /\n  static_configs:\n  - targets: ['{address}']\n",
+            address = exporter::address()
         );
         fs::write(&configuration, text)?;
         let mut command = host.command("prometheus");

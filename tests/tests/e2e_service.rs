@@ -43,8 +43,8 @@ fn prometheus_has_the_values() -> Result<()> {
     let prometheus = Prometheus::start(&scene.host, scene.dir.path())?;
     cast::play(&mut scene, TICKS)?;
     streams_match(&scene, &exporter)?;
-    let query = "sum by (id, ssrc, role) (mediasoup_stream_receive_bytes_total{role!=\"\"}) and on \
-                 (id) mediasoup_producer_info";
+    let query = "sum by (id, ssrc, role) (mediasoup_stream_receive_bytes_total{job=\"sfu\",role!=\"\"}) \
+                 and on (id) mediasoup_producer_info";
     let ada = &scene.people["ada"];
     let sent = ada.sending.endpoint.sent();
     let of = |value: &Value, text: &str| value.as_str() == Some(text);
@@ -65,6 +65,18 @@ fn prometheus_has_the_values() -> Result<()> {
     wait::until_equal("the exporter to be up", wait::LONG, || {
         let up = prometheus.query("up{job=\"sfu\"}")?;
         Ok((up.iter().map(|(_, value)| *value).collect(), vec![1.0]))
+    })?;
+    // The replaced exporter's text was at `/`: who scraped it there goes on.
+    wait::until_equal("the same families at the old path", wait::LONG, || {
+        let names = |job: &str| -> Result<Vec<Value>> {
+            let query = format!(
+                "count by (__name__) ({{job=\"{job}\",__name__=~\"edumeet_.+|mediasoup_.+_bytes\"}})"
+            );
+            Ok(prometheus.query(&query)?.into_iter().map(|(labels, _)| labels).collect())
+        };
+        let (old, new) = (names("old")?, names("sfu")?);
+        ensure!(!new.is_empty(), "there are none");
+        Ok((old, new))
     })?;
     exporter.stop()
 }

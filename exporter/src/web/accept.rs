@@ -17,6 +17,16 @@ fn negotiate(accept: Option<&str>) -> Format {
     if open > text { Format::OpenMetrics } else { Format::Text }
 }
 
+/// Whether a client of `/` wants samples, where the replaced exporter had them: Prometheus names their formats. A
+/// browser names pages, and who takes anything gets the page.
+pub(super) fn samples(accept: Option<&str>) -> bool {
+    let has = |wanted: &[&str]| {
+        let mut elements = accept.into_iter().flat_map(elements);
+        elements.any(|(media, _, quality)| quality > 0 && wanted.contains(&media.as_str()))
+    };
+    has(&["application/openmetrics-text", "text/plain"]) && !has(&["text/html"])
+}
+
 fn known_version(parameters: &str) -> bool {
     let version = parameters.split(';').find_map(|parameter| {
         let (key, value) = parameter.split_once('=')?;
@@ -137,6 +147,25 @@ mod tests {
             true,
         );
         assert_eq!(negotiate(None), Format::Text);
+    }
+
+    #[test]
+    fn prometheus_gets_samples_at_the_root_and_a_person_the_page() {
+        let check =
+            |accept: &str, expected| assert_eq!(samples(Some(accept)), expected, "{accept}");
+        check("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", false);
+        check("*/*", false);
+        check("", false);
+        check("text/html,text/plain", false);
+        check("application/openmetrics-text;q=0,text/html;q=0", false);
+        // Prometheus 2.42; 1.8; curl -H.
+        check(
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            true,
+        );
+        check("text/plain;version=0.0.4;q=1,*/*;q=0.1", true);
+        check("text/plain", true);
+        assert!(!samples(None));
     }
 
     #[test]

@@ -156,6 +156,9 @@ impl<A: App> Server<A> {
             let response = say(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD only\n");
             return with(response, header::ALLOW, "GET, HEAD");
         }
+        if *page == Page::Landing && accept::samples(list(request, header::ACCEPT).as_deref()) {
+            *page = Page::Metrics;
+        }
         match *page {
             Page::Metrics => self.metrics(request, connection).await,
             Page::Landing => landing(pages::landing(&self.app.overview()), connection),
