@@ -23,6 +23,8 @@ pub const LAYERS: [&str; 3] = ["capabilities", "seccomp", "landlock"];
 
 /// Threads that serve, beside those that check passwords.
 const WORKERS: usize = 2;
+/// Tasks that run before it is looked whether others' connections can go on.
+const EVENT_INTERVAL: u32 = 4;
 /// Password checks run one by one.
 const BLOCKING: usize = 4;
 
@@ -113,6 +115,8 @@ impl Sandbox {
             Task::Ask => ("ask", 1),
         };
         builder.thread_name(name).worker_threads(workers).max_blocking_threads(BLOCKING);
+        // Whoever comes while many are being written to is seen soon.
+        builder.event_interval(EVENT_INTERVAL);
         let sandbox = self.clone();
         builder.on_thread_start(move || sandbox.enter(task));
         builder.enable_all().build()

@@ -3,8 +3,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use exporter_tests::exporter::{address, binary};
 use exporter_tests::flood::Flood;
 use exporter_tests::http;
@@ -128,4 +129,46 @@ fn an_exhausted_descriptor_table_is_survived() -> Result<()> {
     ensure!(!log.contains("panicked"), "{log}");
     ensure!(process.stop(wait::LONG)?.success());
     Ok(())
+}
+
+/// Many ask at once and do not read: who finds no place reads why, and health is told meanwhile.
+#[test]
+fn who_finds_no_place_is_told_so() -> Result<()> {
+    const ASKERS: usize = 300;
+    let Some(flood) = Flood::start(&["transports 20000"])? else { return Ok(()) };
+    flood.told(1)?;
+    let ask = |number: usize| -> Result<TcpStream> {
+        let mut stream = flood.host.run_in(|| TcpStream::connect(address()))?;
+        stream.set_read_timeout(Some(wait::LONG))?;
+        let gzip = if number.is_multiple_of(2) { "Accept-Encoding: gzip\r\n" } else { "" };
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n{gzip}\r\n")?;
+        Ok(stream)
+    };
+    let mut askers = (0..ASKERS).map(ask).collect::<Result<Vec<_>>>()?;
+    let mut longest = Duration::ZERO;
+    for _ in 0..20 {
+        let before = Instant::now();
+        ensure!(flood.exporter.get("/-/healthy", &[])?.status == 200);
+        longest = longest.max(before.elapsed());
+    }
+    println!("/-/healthy took {longest:?} at most beside {ASKERS} that ask");
+    let (mut served, mut refused) = (0, 0);
+    for stream in &mut askers {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status)?;
+        match &status {
+            b"HTTP/1.1 200" => served += 1,
+            b"HTTP/1.1 503" => {
+                let mut rest = String::new();
+                stream.read_to_string(&mut rest)?;
+                ensure!(rest.ends_with("all connections are taken\n"), "{rest}");
+                refused += 1;
+            }
+            other => bail!("{}", String::from_utf8_lossy(other)),
+        }
+    }
+    // As many as one address may have.
+    assert_eq!((served, refused), (96, ASKERS - 96));
+    drop(askers);
+    flood.stop()
 }

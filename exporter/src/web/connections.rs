@@ -1,12 +1,14 @@
 //! All open connections, so that there is always room for one more: the one whose end harms least goes,
 //! and where none may go, a few places are left for who only asks whether the exporter lives.
 //!
-//! Order comes from a counter instead of a clock: what matters is who was active before whom.
+//! Order comes from a counter instead of a clock: what matters is who was active before whom. A clock says only who has
+//! had the time to ask for something.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
@@ -20,8 +22,11 @@ pub(super) struct Connection {
     pub(super) reserved: bool,
     /// A request is being answered.
     busy: AtomicBool,
-    /// When it last did something.
+    /// When it last did something, in order.
     active: AtomicU64,
+    /// When it was opened.
+    opened: Instant,
+    asked: AtomicBool,
     ticks: Arc<AtomicU64>,
 }
 
@@ -41,8 +46,8 @@ impl Connections {
     }
 
     /// A place for one more, and why another connection was ended for it. Without a free place, the one
-    /// that has waited longest for a request goes; where all are being answered, or a client has as many
-    /// as one may have, the newcomer gets a reserved place.
+    /// that has waited longest for a request goes; where all are being answered, or had no time to ask yet, the
+    /// newcomer gets a reserved place. Whoever has as many as one may have loses his own.
     pub(super) fn open(&self, client: IpAddr) -> (Arc<Connection>, Option<Ended>) {
         let mut open = self.open.lock().expect("no code under this lock panics");
         let (mut places, mut of_client) = (0, 0);
@@ -56,7 +61,7 @@ impl Connections {
             false => {
                 let is_idle = |it: &Connection| {
                     let is_theirs = !is_greedy || it.client == client;
-                    !it.reserved && is_theirs && !it.busy.load(Ordering::Relaxed)
+                    !it.reserved && is_theirs && it.is_idle(self.limits.first)
                 };
                 match end_oldest(&mut open, is_idle) {
                     true => (false, Some(Ended::Idle)),
@@ -71,6 +76,8 @@ impl Connections {
             reserved,
             busy: AtomicBool::new(false),
             active: AtomicU64::new(id),
+            opened: Instant::now(),
+            asked: AtomicBool::new(false),
             ticks: self.ticks.clone(),
         });
         open.insert(id, (connection.clone(), None));
@@ -108,8 +115,15 @@ fn end_oldest(open: &mut HashMap<u64, Entry>, among: impl Fn(&Connection) -> boo
 }
 
 impl Connection {
+    /// It waits for a request: for the next one, or for its first, for which there was time.
+    fn is_idle(&self, first: Duration) -> bool {
+        let had_time = || self.asked.load(Ordering::Relaxed) || self.opened.elapsed() >= first;
+        !self.busy.load(Ordering::Relaxed) && had_time()
+    }
+
     /// A request is there.
     pub(super) fn work(&self) {
+        self.asked.store(true, Ordering::Relaxed);
         self.busy.store(true, Ordering::Relaxed);
         self.progress();
     }

@@ -40,6 +40,10 @@ pub struct Limits {
     pub connections_of_client: usize,
     /// Further connections at once, which are answered only whether the exporter lives.
     pub reserve: usize,
+    /// For a new connection's first request to be there before the connection may go for another's.
+    pub first: Duration,
+    /// Responses that make a piece of text at the same time; fewer than threads that answer.
+    pub writers: usize,
     /// From the end of a response to the end of the next request's header.
     pub request: Duration,
     /// For a client to take what has been written (64 KiB at a time).
@@ -57,7 +61,9 @@ impl Default for Limits {
         Self {
             connections: 128,
             connections_of_client: 96,
-            reserve: 32,
+            reserve: 256,
+            first: Duration::from_millis(500),
+            writers: 1,
             request: Duration::from_secs(30),
             write: Duration::from_secs(10),
             scrape: Duration::from_secs(30),

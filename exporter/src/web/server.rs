@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::web::accept::{self, Wanted};
 use crate::web::app::{App, Page, View};
-use crate::web::body::{Answer, Never, Source};
+use crate::web::body::{Answer, Never, Source, Turns};
 use crate::web::connections::{Connection, Connections};
 use crate::web::front::{Denied, Front};
 use crate::web::guarded::Guarded;
@@ -41,6 +41,7 @@ struct Server<A> {
     front: Front,
     limits: Limits,
     connections: Connections,
+    turns: Turns,
 }
 
 /// Serves until the shutdown completes, then for as long as `limits.grace` at most.
@@ -52,7 +53,8 @@ pub async fn serve<A: App>(
     shutdown: impl Future<Output = ()>,
 ) {
     let connections = Connections::new(limits.clone());
-    let server = Arc::new(Server { app, front, limits, connections });
+    let turns = Turns::new(limits.writers);
+    let server = Arc::new(Server { app, front, limits, connections, turns });
     let (stop, stopped) = watch::channel(());
     let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -229,7 +231,7 @@ impl<A: App> Server<A> {
         match tokio::time::timeout(self.limits.scrape, text).await {
             Ok(Ok(text)) if !busy => {
                 let patience = self.limits.response;
-                head(Answer::Stream(Source::new(text, connection, patience, gzip)))
+                head(Answer::Stream(Source::new(text, connection, &self.turns, patience, gzip)))
             }
             _ => {
                 let why = if busy { "too many scrapes wait\n" } else { "the scrape failed\n" };

@@ -311,7 +311,8 @@ async fn slow_requests_run_out_of_time() {
 
 #[tokio::test]
 async fn slow_requests_cannot_take_all_connections() {
-    let limits = Limits { connections: 4, request: FOREVER * 60, ..Limits::default() };
+    let (request, first) = (FOREVER * 60, Duration::ZERO);
+    let limits = Limits { connections: 4, request, first, ..Limits::default() };
     let running = start(Scrape::Text(1), Access::open(), limits).await;
     let mut loris = Vec::new();
     for _ in 0..20 {
