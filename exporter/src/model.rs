@@ -409,7 +409,27 @@ pub struct StreamStats {
     pub fraction_lost: u8,
     /// Milliseconds.
     pub round_trip_time: Option<f64>,
+    /// By [`Repair`], since the encoding began; `None`: the server does not tell.
+    pub repairs: Option<Repairs>,
 }
+
+/// What was done about what is missing, as mediasoup's `getStats` counts it (the names in brackets).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Packets that were received and thrown away (`packetsDiscarded`).
+    Discarded = 0,
+    /// Packets that were sent again: to mediasoup for a producer, by it for a consumer (`packetsRetransmitted`).
+    Retransmitted = 1,
+    /// Lost packets that came after all (`packetsRepaired`).
+    Repaired = 2,
+    /// Packets that the receiver asked for again (`nackPacketCount`; RFC 4585 §6.2.1).
+    Nacked = 3,
+    /// Key frames that the receiver asked for (`pliCount` and `firCount`; RFC 4585 §6.3.1, RFC 5104 §4.3.1).
+    KeyFrames = 4,
+}
+
+/// Counts by [`Repair`].
+pub type Repairs = [u64; 5];
 
 /// A producer as the server tells it.
 #[derive(Clone, Debug, PartialEq)]

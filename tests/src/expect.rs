@@ -272,6 +272,43 @@ pub fn consumer_bytes(scene: &Scene, stats: &Value, scrape: &Scrape) -> Result<(
     Ok((expected, rows(scene, scrape, "mediasoup_consumer_byte_count_bytes")?))
 }
 
+/// Families of what was done about losses, and which of mediasoup's counts make them up.
+const PRODUCER_REPAIRS: [(&str, &[&str]); 5] = [
+    ("mediasoup_producer_packets_discarded_total", &["packetsDiscarded"]),
+    ("mediasoup_producer_packets_retransmitted_total", &["packetsRetransmitted"]),
+    ("mediasoup_producer_packets_repaired_total", &["packetsRepaired"]),
+    ("mediasoup_producer_nacked_packets_total", &["nackPacketCount"]),
+    ("mediasoup_producer_key_frame_requests_total", &["pliCount", "firCount"]),
+];
+const CONSUMER_REPAIRS: [(&str, &[&str]); 3] = [
+    ("mediasoup_consumer_packets_retransmitted_total", &["packetsRetransmitted"]),
+    ("mediasoup_consumer_nacked_packets_total", &["nackPacketCount"]),
+    ("mediasoup_consumer_key_frame_requests_total", &["pliCount", "firCount"]),
+];
+
+/// What was done about losses, by family and id, by mediasoup's own counts; and as scraped.
+pub fn repairs(scene: &Scene, stats: &Value, scrape: &Scrape) -> Result<(Rows, Rows)> {
+    let (mut expected, mut scraped) = (Rows::new(), Rows::new());
+    let mut check = |families: &[(&str, &[&str])], objects: &str, kind: &str, id: &str| {
+        let entries = &stats[objects][id]["stats"];
+        for (family, counts) in families {
+            let count = counts.iter().map(|name| total(entries, kind, name)).sum();
+            let row = vec![(*family).to_owned(), id.to_owned()];
+            expected.insert(row.clone(), count);
+            scraped.insert(row, scrape.sum(family, &[("id", id)]));
+        }
+    };
+    for person in scene.people.values() {
+        for made in &person.produced {
+            check(&PRODUCER_REPAIRS, "producers", "inbound-rtp", &made.id);
+        }
+        for it in &person.consumed {
+            check(&CONSUMER_REPAIRS, "consumers", "outbound-rtp", &it.consumer.id);
+        }
+    }
+    Ok((expected, scraped))
+}
+
 /// `mediasoup_consumer_score` by mediasoup's own score; and as scraped.
 pub fn consumer_scores(scene: &Scene, stats: &Value, scrape: &Scrape) -> Result<(Rows, Rows)> {
     let mut expected = Rows::new();
@@ -383,7 +420,12 @@ fn inert(text: &str) -> String {
 }
 
 fn byte_count(entries: &Value, kind: &str) -> f64 {
+    total(entries, kind, "byteCount")
+}
+
+/// One of mediasoup's counts, of all encodings.
+fn total(entries: &Value, kind: &str, name: &str) -> f64 {
     let entries = entries.as_array().into_iter().flatten();
     let ours = entries.filter(|entry| entry["type"] == kind);
-    ours.filter_map(|entry| entry["byteCount"].as_f64()).sum()
+    ours.filter_map(|entry| entry[name].as_f64()).sum()
 }

@@ -114,9 +114,10 @@ fn everything_is_labelled(scene: &mut Scene, exporter: &Exporter) -> Result<()> 
     let coverage: Vec<_> = scrape.find("mediasoup_join_coverage_ratio", &[]).collect();
     assert!(coverage.len() == 1 && coverage[0].value == 1.0, "{coverage:?}");
     type Check = fn(&Scene, &serde_json::Value, &Scrape) -> Result<(expect::Rows, expect::Rows)>;
-    let checks: [(&str, Check); 4] = [
+    let checks: [(&str, Check); 5] = [
         ("the producers' byteCount", expect::producer_bytes),
         ("the consumers' byteCount", expect::consumer_bytes),
+        ("what was done about losses", expect::repairs),
         ("the producers' scores", expect::producer_scores),
         ("the consumers' scores", expect::consumer_scores),
     ];

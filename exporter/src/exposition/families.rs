@@ -5,6 +5,7 @@
 use crate::exposition::rows;
 use crate::exposition::text::{Head, Lines, MetricType};
 use crate::ledger::View;
+use crate::model::Repair;
 
 /// Families that are switched on and off together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -287,6 +288,61 @@ pub static FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "mediasoup_producer_packets_discarded_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Packets of a producer that reached mediasoup and were thrown away there, as it counts them \
+               (packetsDiscarded).",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |view, start, lines| rows::repaired_producers(view, start, lines, Repair::Discarded),
+    },
+    Family {
+        name: "mediasoup_producer_packets_retransmitted_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Packets of a producer that came once more, by RTX or with the sequence number that they had \
+               (packetsRetransmitted).",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |view, start, lines| {
+            rows::repaired_producers(view, start, lines, Repair::Retransmitted)
+        },
+    },
+    Family {
+        name: "mediasoup_producer_packets_repaired_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Packets that mediasoup missed of a producer and that came after all (packetsRepaired).",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |view, start, lines| rows::repaired_producers(view, start, lines, Repair::Repaired),
+    },
+    Family {
+        name: "mediasoup_producer_nacked_packets_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Packets of a producer that mediasoup asked the sender for again, each time that it asked \
+               (nackPacketCount).",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |view, start, lines| rows::repaired_producers(view, start, lines, Repair::Nacked),
+    },
+    Family {
+        name: "mediasoup_producer_key_frame_requests_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Key frames that mediasoup asked the sender of a producer for, by PLI or FIR.",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |view, start, lines| rows::repaired_producers(view, start, lines, Repair::KeyFrames),
+    },
+    Family {
         name: "mediasoup_consumer_paused",
         kind: MetricType::Gauge,
         unit: "",
@@ -364,6 +420,39 @@ pub static FAMILIES: &[Family] = &[
         rows: |view, start, lines| {
             rows::consumers(view, start, lines, |gauges| gauges.packets_lost)
         },
+    },
+    Family {
+        name: "mediasoup_consumer_packets_retransmitted_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Packets that mediasoup sent the far side of a consumer once more (packetsRetransmitted).",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |view, start, lines| {
+            rows::repaired_consumers(view, start, lines, Repair::Retransmitted)
+        },
+    },
+    Family {
+        name: "mediasoup_consumer_nacked_packets_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Packets of a consumer that the far side asked for again, each time that it asked \
+               (nackPacketCount).",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |view, start, lines| rows::repaired_consumers(view, start, lines, Repair::Nacked),
+    },
+    Family {
+        name: "mediasoup_consumer_key_frame_requests_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Key frames that the far side of a consumer asked for, by PLI or FIR.",
+        labels: OBJECT,
+        group: Group::Objects,
+        origin: Origin::Stats,
+        rows: |view, start, lines| rows::repaired_consumers(view, start, lines, Repair::KeyFrames),
     },
     Family {
         name: "mediasoup_connection_receive_bytes_total",

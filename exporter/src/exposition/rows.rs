@@ -12,6 +12,7 @@ use crate::join::CLASSES;
 use crate::ledger::{
     ContractSeries, Counts, Gauges, Object, Rows, Series, SocketSeries, StreamTotals, View,
 };
+use crate::model::Repair;
 use crate::prefetch;
 
 /// Writes each series of a table. `text` is what most of a row is copied from: it is fetched from
@@ -138,7 +139,16 @@ pub(crate) fn producers<V: Value>(
     lines: &mut Lines<'_>,
     value: impl Fn(&Gauges) -> Option<V>,
 ) -> Option<usize> {
-    objects(&view.producers, start, lines, value)
+    objects(&view.producers, start, lines, |object| value(&object.gauges))
+}
+
+pub(crate) fn repaired_producers(
+    view: &View,
+    start: usize,
+    lines: &mut Lines<'_>,
+    which: Repair,
+) -> Option<usize> {
+    objects(&view.producers, start, lines, |object| object.totals.repaired(which))
 }
 
 pub(crate) fn consumers<V: Value>(
@@ -147,14 +157,23 @@ pub(crate) fn consumers<V: Value>(
     lines: &mut Lines<'_>,
     value: impl Fn(&Gauges) -> Option<V>,
 ) -> Option<usize> {
-    objects(&view.consumers, start, lines, value)
+    objects(&view.consumers, start, lines, |object| value(&object.gauges))
+}
+
+pub(crate) fn repaired_consumers(
+    view: &View,
+    start: usize,
+    lines: &mut Lines<'_>,
+    which: Repair,
+) -> Option<usize> {
+    objects(&view.consumers, start, lines, |object| object.totals.repaired(which))
 }
 
 fn objects<K: Clone + Eq + Hash, V: Value>(
     table: &Rows<K, Object>,
     start: usize,
     lines: &mut Lines<'_>,
-    value: impl Fn(&Gauges) -> Option<V>,
+    value: impl Fn(&Object) -> Option<V>,
 ) -> Option<usize> {
     walk(
         table,
@@ -163,7 +182,7 @@ fn objects<K: Clone + Eq + Hash, V: Value>(
         |it| &*it.values.ids,
         |object, lines| {
             if object.values.is_whole
-                && let Some(value) = value(&object.values.gauges)
+                && let Some(value) = value(&object.values)
             {
                 lines.put(&[&object.values.ids, "} "], value);
             }

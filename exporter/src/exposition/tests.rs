@@ -47,8 +47,12 @@ impl World {
         let mut producer = fixture::producer("p1", "t1", &[(11, Some(12)), (21, Some(22))]);
         producer.encodings[1].score = Some(6);
         for (encoding, byte_count) in producer.encodings.iter_mut().zip([1000, 2000]) {
-            encoding.stats =
-                Some(StreamStats { byte_count, packets_lost: -1, ..StreamStats::default() });
+            encoding.stats = Some(StreamStats {
+                byte_count,
+                packets_lost: -1,
+                repairs: Some([1, 2, 3, 4, 5]),
+                ..StreamStats::default()
+            });
         }
         told.state.put_producer(producer);
         let mut consumer = fixture::consumer("c1", "t2", &[(31, Some(32))]);
@@ -57,6 +61,7 @@ impl World {
             packets_lost: 4,
             fraction_lost: 64,
             round_trip_time: Some(12.5),
+            repairs: Some([0, 6, 0, 7, 8]),
         });
         told.state.put_consumer(consumer);
         Self { told, reading: reading(), sockets: sockets() }

@@ -93,6 +93,7 @@ impl Meeting {
             packets_lost: before + lost,
             fraction_lost: 0,
             round_trip_time: Some(70.0),
+            repairs: None,
         });
         self.told.state.put_consumer(consumer);
     }

@@ -1,7 +1,8 @@
 //! The series of the replaced exporter's four families: 13 labels, a byte count and a score.
 //!
 //! A byte count is the sum over an object's encodings of what the worker last told, made monotonic:
-//! the worker begins again from zero when an encoding comes back, and forgets what closed.
+//! the worker begins again from zero when an encoding comes back, and forgets what closed. What it counts of
+//! repairs is made so in the same way.
 
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
@@ -9,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use smallvec::SmallVec;
 
 use crate::ledger::totals::grown_total;
-use crate::model::Encoding;
+use crate::model::{Encoding, Repair, Repairs};
 
 /// The labels, in parts that many series share. Equal are those that read the same.
 #[derive(Clone, Debug)]
@@ -92,15 +93,23 @@ pub(crate) struct Totals {
     /// Grown, but not yet in a series.
     pending: u64,
     told: bool,
+    /// Of all encodings that there ever were; `None` before any was told.
+    repairs: Option<Repairs>,
 }
 
 #[derive(Clone, Debug)]
 struct Last {
     ssrc: Option<u32>,
     bytes: u64,
+    repairs: Repairs,
 }
 
 impl Totals {
+    /// One of the counts, which never falls.
+    pub(crate) fn repaired(&self, which: Repair) -> Option<u64> {
+        self.repairs.map(|counts| counts[which as usize])
+    }
+
     pub(crate) fn take(&mut self, encodings: &[Encoding]) {
         for (place, encoding) in encodings.iter().enumerate() {
             let Some(stats) = &encoding.stats else { continue };
@@ -108,6 +117,14 @@ impl Totals {
             let last = self.last_of(place, encoding.ssrc);
             let grown = grown_total(&mut last.bytes, stats.byte_count);
             self.pending = self.pending.saturating_add(grown);
+            let Some(raw) = stats.repairs else { continue };
+            let last = &mut self.last_of(place, encoding.ssrc).repairs;
+            let grown: Repairs = std::array::from_fn(|at| grown_total(&mut last[at], raw[at]));
+            let totals = self.repairs.get_or_insert_default();
+            totals
+                .iter_mut()
+                .zip(grown)
+                .for_each(|(total, grown)| *total = total.saturating_add(grown));
         }
     }
 
@@ -122,7 +139,7 @@ impl Totals {
         let at = known
             .or_else(|| self.last.get(place).filter(|last| last.ssrc.is_none()).map(|_| place));
         let at = at.unwrap_or_else(|| {
-            self.last.push(Last { ssrc, bytes: 0 });
+            self.last.push(Last { ssrc, bytes: 0, repairs: Repairs::default() });
             self.last.len() - 1
         });
         let last = &mut self.last[at];
@@ -166,6 +183,25 @@ mod tests {
         check(&[&[(1, 10), (2, 5)], &[(2, 6), (1, 10)], &[(2, 7)]], &[15, 16, 17]);
         check(&[&[(1, 10), (2, 5)], &[(1, 11)], &[(1, 12), (2, 6)]], &[15, 16, 18]);
         check(&[&[(0, 10)], &[(9, 12)], &[(9, 13)]], &[10, 12, 13]);
+    }
+
+    #[test]
+    fn what_was_repaired_never_falls() {
+        let mut totals = Totals::default();
+        let mut take = |ssrc, repairs| {
+            let mut told = told(&[(ssrc, 0)]);
+            told[0].stats.as_mut().unwrap().repairs = repairs;
+            totals.take(&told);
+            [Repair::Discarded, Repair::KeyFrames].map(|which| totals.repaired(which))
+        };
+        assert_eq!(take(1, None), [None, None], "it is not told");
+        assert_eq!(take(1, Some([1, 0, 0, 0, 5])), [Some(1), Some(5)]);
+        assert_eq!(take(1, None), [Some(1), Some(5)]);
+        assert_eq!(take(1, Some([3, 0, 0, 0, 5])), [Some(3), Some(5)]);
+        // Another encoding; and the first begins anew.
+        assert_eq!(take(2, Some([4, 0, 0, 0, 1])), [Some(7), Some(6)]);
+        assert_eq!(take(1, Some([1, 0, 0, 0, 0])), [Some(8), Some(6)]);
+        assert_eq!(take(1, Some([u64::MAX, 0, 0, 0, 0])), [Some(u64::MAX), Some(6)]);
     }
 
     #[test]

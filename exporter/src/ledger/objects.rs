@@ -22,9 +22,9 @@ use crate::model::{
 use crate::state::{ProducerKey, RoomRef, State};
 
 /// Families that one producer has a series in, the contract's apart.
-const PRODUCER_SERIES: u64 = 3;
+const PRODUCER_SERIES: u64 = 8;
 /// Families that one consumer has a series in, the contract's apart.
-const CONSUMER_SERIES: u64 = 7;
+const CONSUMER_SERIES: u64 = 10;
 /// Kinds and codecs whose text is shared; more than any server has.
 const MEDIA: usize = 256;
 
@@ -85,7 +85,7 @@ pub(crate) struct Object {
     transport: Option<SeriesId>,
     prefix: Option<Arc<str>>,
     series: Option<SeriesId>,
-    totals: Totals,
+    pub(crate) totals: Totals,
 }
 
 /// What is true of an object now.

@@ -842,11 +842,19 @@ function install(socket, need, roots) {
       say({ t: 'stats', what: rec.what, id: rec.id, transport: rec.parent,
         of: streams.map((stat) => ({
           ssrc: stat.ssrc, rtx: stat.rtxSsrc, rid: text(stat.rid), bytes: stat.byteCount,
-          lost: stat.packetsLost, fraction: stat.fractionLost, rtt: stat.roundTripTime })) });
+          lost: stat.packetsLost, fraction: stat.fractionLost, rtt: stat.roundTripTime,
+          discarded: stat.packetsDiscarded, resent: stat.packetsRetransmitted,
+          repaired: stat.packetsRepaired, nacked: stat.nackPacketCount,
+          keyframes: sum(stat.pliCount, stat.firCount) })) });
     }).catch((error) => {
       waiting.delete(request);
       refused(rec.object, rec.what + '.getStats')(error);
     });
+  }
+
+  // Of what is told; of nothing, nothing.
+  function sum(one, other) {
+    return one === undefined && other === undefined ? undefined : (one || 0) + (other || 0);
   }
 
   // A request that reaches the worker after its object was closed there is no failure. mediasoup

@@ -11,8 +11,8 @@ use serde::de::{self, Deserializer};
 
 use crate::labels::text::limit;
 use crate::model::{
-    ConsumerId, Encoding, MediaKind, PeerId, ProducerId, Proto, RoomId, ServerTuple, StreamStats,
-    TransportId, TransportKind, canonical,
+    ConsumerId, Encoding, MediaKind, PeerId, ProducerId, Proto, Repairs, RoomId, ServerTuple,
+    StreamStats, TransportId, TransportKind, canonical,
 };
 use crate::state::{
     Beat, ConsumerState, ConsumerTold, EncodingStats, Event, Gone, Hello, Owned, ProducerState,
@@ -233,6 +233,11 @@ struct EncodingStatsLine {
     lost: Option<Int>,
     fraction: Option<Int>,
     rtt: Option<f64>,
+    discarded: Option<Int>,
+    resent: Option<Int>,
+    repaired: Option<Int>,
+    nacked: Option<Int>,
+    keyframes: Option<Int>,
 }
 
 #[derive(Deserialize)]
@@ -431,6 +436,10 @@ fn stats(line: StatsLine) -> Result<Event, Unreadable> {
 }
 
 fn encoding_stats(line: EncodingStatsLine) -> Option<EncodingStats> {
+    let repairs = [line.discarded, line.resent, line.repaired, line.nacked, line.keyframes]
+        .map(|count| count.map(Int::clamped));
+    let is_told = repairs.iter().any(Option::is_some);
+    let repairs: Repairs = repairs.map(Option::unwrap_or_default);
     Some(EncodingStats {
         ssrc: line.ssrc?,
         rtx: line.rtx,
@@ -440,6 +449,7 @@ fn encoding_stats(line: EncodingStatsLine) -> Option<EncodingStats> {
             packets_lost: line.lost.map_or(0, |lost| lost.0),
             fraction_lost: line.fraction.map_or(0, Int::clamped),
             round_trip_time: line.rtt.filter(|rtt| rtt.is_finite() && *rtt > 0.0),
+            repairs: is_told.then_some(repairs),
         },
     })
 }

@@ -130,7 +130,8 @@ fn streams() {
     );
     check(
         r#"{"t":"stats","what":"producer","id":"P","transport":"T","of":[{"ssrc":1,"rid":"hi",
-            "bytes":1e21,"packets":-3,"lost":-3,"fraction":300,"rtt":12.5},{"bytes":1}]}"#,
+            "bytes":1e21,"packets":-3,"lost":-3,"fraction":300,"rtt":12.5,"discarded":1,
+            "repaired":-2,"nacked":3},{"bytes":1}]}"#,
         Event::ProducerStats {
             id: "P".into(),
             transport: transport_id(),
@@ -143,6 +144,7 @@ fn streams() {
                     packets_lost: -3,
                     fraction_lost: 255,
                     round_trip_time: Some(12.5),
+                    repairs: Some([1, 0, 0, 3, 0]),
                 },
             }],
         },
