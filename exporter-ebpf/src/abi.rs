@@ -529,7 +529,7 @@ pub enum Order {
     Verify = 2,
     /// The packets of the port need not be looked at any more, unless somebody owns it.
     Close = 3,
-    /// Forget the end in `OWNED_PORTS`, unless somebody owns it. Never twice at the same time.
+    /// Forget the end in `OWNED_PORTS`, unless somebody owns it, as its last socket's release did if it could.
     Forget = 4,
     /// Have packets of these ports looked at, whoever owns them ([`crate::ports::place`]).
     Open = 5,

@@ -125,6 +125,8 @@ pub fn disown(cookie: u64) -> Option<OwnedSocket> {
     let _ = OWNED_SOCKETS.remove(cookie);
     give_room_back(socket.process, was_verified);
     leave(&socket.end, cookie);
+    // Nobody else may be told of it, and ends are many.
+    forget(&socket.end);
     if let Some(sockets) = PORT_SOCKETS.get_ptr_mut(number(socket.end.proto, socket.end.port)) {
         // SAFETY: the table's value.
         unsafe { fetch_add_u32(sockets, 1u32.wrapping_neg()) };
@@ -191,9 +193,26 @@ pub fn open_all(word: u32, bits: u32) {
     unsafe { fetch_or(open_word(within(word as usize)), bits) };
 }
 
-/// Lets go of an end's entry, unless somebody owns it. Not twice at the same time.
-#[inline(always)]
+/// 1 while somebody lets go of an entry: two at once could take away what came after the one that they looked at.
+static mut FORGETTING: u32 = 0;
+
+/// Lets go of an end's entry, unless somebody owns it. False also where somebody lets go of another one at the
+/// same moment.
+#[inline(never)]
 pub fn forget(end: &PortKey) -> bool {
+    let lock = &raw mut FORGETTING;
+    // SAFETY: a word that all programs share, which others write atomically.
+    if unsafe { exchange(lock, 1) } != 0 {
+        return false;
+    }
+    let is_done = forget_alone(end);
+    // SAFETY: as above.
+    unsafe { exchange(lock, 0) };
+    is_done
+}
+
+#[inline(always)]
+fn forget_alone(end: &PortKey) -> bool {
     let Some(sharers) = OWNED_PORTS.get_ptr_mut(end) else { return false };
     if any(sharers) || OWNED_PORTS.remove(end).is_err() {
         return false;

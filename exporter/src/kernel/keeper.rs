@@ -16,6 +16,7 @@ use crate::host::cookies::{self, Cookies, Kernels};
 use crate::host::namespaces::NamespaceCookie;
 use crate::host::ownership::{End, Ownership, Socket, SocketId};
 use crate::host::workers::{self, OpenSocket, WorkerProcess, Workers};
+use crate::model::Proto;
 
 /// What trails after a socket is its own for so long: what a closed TCP connection still sends, and what
 /// the far side sends until it knows.
@@ -48,6 +49,10 @@ pub(super) struct Keeper<T> {
     looked: Option<Instant>,
     is_due: bool,
     lost: u64,
+    /// Something was lost, and has to be set right.
+    is_doubtful: bool,
+    /// Ports and ends may be left of what was lost: when nothing trails any more.
+    sweep: Option<Instant>,
     refused: u64,
     /// Workers whose sockets may not be seen, of whom a warning has told.
     hidden: HashSet<u32>,
@@ -85,6 +90,8 @@ impl<T: OwnedTables> Keeper<T> {
             looked: None,
             is_due: false,
             lost: 0,
+            is_doubtful: false,
+            sweep: None,
             refused: 0,
             hidden: HashSet::new(),
             namespaces: HashSet::new(),
@@ -104,6 +111,7 @@ impl<T: OwnedTables> Keeper<T> {
     pub(super) fn look(&mut self) -> io::Result<()> {
         self.hear_all()?;
         (self.looked, self.is_due) = (Some(Instant::now()), false);
+        let restored = self.reconcile(Instant::now())?;
         let workers = self.workers.look();
         self.dismiss_others(&workers)?;
         let quotas = quotas(&workers, T::MOST_SOCKETS);
@@ -111,6 +119,12 @@ impl<T: OwnedTables> Keeper<T> {
         for worker in workers.iter() {
             if self.admit(worker, quotas[&worker.uid])? {
                 new.push(worker.pid);
+            }
+        }
+        // Nobody was asked who bound them.
+        for (id, pid) in restored {
+            if !self.admitted.contains_key(&pid) {
+                self.disown(id)?;
             }
         }
         self.drop_unseen(&workers)?;
@@ -193,6 +207,9 @@ impl<T: OwnedTables> Keeper<T> {
         let lost = self.tables.lost();
         let mut is_complete = std::mem::replace(&mut self.lost, lost) == lost;
         let now = Instant::now();
+        if !is_complete {
+            self.is_doubtful = true;
+        }
         unknown.remove(&std::process::id());
         unknown.retain(|_, _| {
             let is_left = self.looks.take(now);
@@ -232,6 +249,33 @@ impl<T: OwnedTables> Keeper<T> {
         if self.namespaces.len() < MOST_NAMESPACES && namespace != NamespaceCookie::UNKNOWN {
             self.namespaces.insert(namespace);
         }
+    }
+
+    /// After something was lost: who owns what is read from the tables, and once nothing trails any more what
+    /// nobody owns is taken out of them. Tells the sockets that were not known, each with its process.
+    fn reconcile(&mut self, now: Instant) -> io::Result<Vec<(SocketId, u32)>> {
+        if self.sweep.is_some_and(|due| due <= now) {
+            self.sweep = None;
+            let trailing: HashSet<(Proto, u16)> =
+                self.lingering.keys().map(|end| (end.proto, end.local.port())).collect();
+            self.tables.sweep(|proto, port| trailing.contains(&(proto, port)))?;
+        }
+        let mut restored = Vec::new();
+        if !std::mem::take(&mut self.is_doubtful) {
+            return Ok(restored);
+        }
+        self.sweep = Some(now + LINGER);
+        let Some(all) = self.tables.all()? else { return Ok(restored) };
+        for id in self.ownership.sockets(|id, _| (!all.contains_key(&id)).then_some(id)) {
+            self.gone(id)?;
+        }
+        for (id, socket) in all {
+            if self.ownership.insert(id, socket) {
+                self.lingering.remove(&socket.end);
+                restored.push((id, socket.pid));
+            }
+        }
+        Ok(restored)
     }
 
     fn next_seen(&mut self) -> Option<Seen> {

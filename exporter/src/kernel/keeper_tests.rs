@@ -15,6 +15,8 @@ struct Told {
     owned: BTreeMap<SocketId, Socket>,
     verified: Vec<SocketId>,
     joined: Vec<SocketId>,
+    /// Ports.
+    swept: usize,
     closed: Vec<End>,
     seen: VecDeque<Seen>,
     lost: u64,
@@ -61,6 +63,15 @@ impl OwnedTables for Told {
 
     fn close(&mut self, end: &End) -> io::Result<()> {
         self.closed.push(*end);
+        Ok(())
+    }
+
+    fn all(&mut self) -> io::Result<Option<HashMap<SocketId, Socket>>> {
+        Ok(Some(self.owned.iter().map(|(&id, &socket)| (id, socket)).collect()))
+    }
+
+    fn sweep(&mut self, is_kept: impl Fn(Proto, u16) -> bool) -> io::Result<()> {
+        self.swept = (1..=u16::MAX).filter(|&port| !is_kept(Proto::Udp, port)).count();
         Ok(())
     }
 
@@ -218,4 +229,38 @@ fn processes_that_bind_are_looked_into_so_often_only() {
     assert_eq!(taken(start), LOOKS_PER_SECOND as usize);
     assert_eq!(taken(start + Duration::from_millis(500)), LOOKS_PER_SECOND as usize / 2);
     assert_eq!(taken(start + Duration::from_secs(60)), LOOKS_PER_SECOND as usize);
+}
+
+/// The ring had no room: what happened to sockets meanwhile is read from the tables.
+#[test]
+fn what_was_lost_is_set_right() {
+    let mut keeper = keeper();
+    let known = worker(4711, 0, &[]);
+    keeper.admit(&known, 100).unwrap();
+    let socket = |pid, port: u16| Socket { pid, end: end(&format!("192.0.2.1:{port}")) };
+    let (closed, stays, bound, nobodys) =
+        (SocketId::cookie(1), SocketId::cookie(2), SocketId::cookie(3), SocketId::cookie(4));
+    for (id, port) in [(closed, 1000), (stays, 1001)] {
+        assert!(keeper.own(id, socket(4711, port)).unwrap());
+    }
+    keeper.tables.owned.remove(&closed);
+    keeper.tables.owned.insert(bound, socket(4711, 1002));
+    keeper.tables.owned.insert(nobodys, socket(4712, 1003));
+    keeper.tables.lost += 4;
+    assert!(!keeper.hear_all().unwrap());
+    let now = Instant::now();
+    let mut restored = keeper.reconcile(now).unwrap();
+    restored.sort();
+    assert_eq!(restored, [(bound, 4711), (nobodys, 4712)]);
+    let mut ids = keeper.ownership.sockets(|id, _| Some(id));
+    ids.sort();
+    assert_eq!(ids, [stays, bound, nobodys]);
+    assert!(keeper.lingering.contains_key(&socket(4711, 1000).end));
+    // Once nothing trails any more, all ports but those that do are looked through.
+    assert_eq!(keeper.tables.swept, 0);
+    assert!(keeper.reconcile(now + LINGER).unwrap().is_empty());
+    assert_eq!(keeper.tables.swept, usize::from(u16::MAX) - 1);
+    keeper.tables.swept = 0;
+    keeper.reconcile(now + LINGER).unwrap();
+    assert_eq!(keeper.tables.swept, 0, "once");
 }

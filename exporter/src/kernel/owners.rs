@@ -1,10 +1,12 @@
 //! What whoever counts by ownership can be told, and tells: the kernel's programs, and packet capture.
 
+use std::collections::HashMap;
 use std::io;
 
 use exporter_ebpf::abi::{Comm, Happened};
 
 use crate::host::ownership::{End, Socket, SocketId};
+use crate::model::Proto;
 
 /// Who counts by what is owned.
 pub(super) trait OwnedTables {
@@ -29,6 +31,10 @@ pub(super) trait OwnedTables {
     fn verify(&mut self, id: SocketId) -> io::Result<bool>;
     /// What trails after the sockets of an end is not looked at any more; but for what somebody owns.
     fn close(&mut self, end: &End) -> io::Result<()>;
+    /// All sockets that are owned, as they are known here. `None`: as they were told.
+    fn all(&mut self) -> io::Result<Option<HashMap<SocketId, Socket>>>;
+    /// Nothing that was told of before may be left of these ports and their ends but what somebody owns.
+    fn sweep(&mut self, is_kept: impl Fn(Proto, u16) -> bool) -> io::Result<()>;
     /// What happened to sockets since, one after the other.
     fn seen(&mut self) -> Option<Seen>;
     /// What happened and could not be told, since the start.

@@ -137,6 +137,14 @@ impl OwnedTables for Owned {
         Ok(())
     }
 
+    fn all(&mut self) -> io::Result<Option<HashMap<SocketId, Socket>>> {
+        Ok(None)
+    }
+
+    fn sweep(&mut self, _: impl Fn(Proto, u16) -> bool) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Nobody sees them being bound.
     fn seen(&mut self) -> Option<Seen> {
         None

@@ -206,6 +206,8 @@ fn table_fds(ebpf: &mut Ebpf) -> anyhow::Result<TableFds> {
 fn owned_fds(ebpf: &mut Ebpf) -> anyhow::Result<OwnedFds> {
     let ring = ebpf.take_map("BINDS").context("the kernel object has no table BINDS")?;
     Ok(OwnedFds {
+        sockets: table_fd(ebpf, "OWNED_SOCKETS")?,
+        ends: table_fd(ebpf, "OWNED_PORTS")?,
         processes: table_fd(ebpf, "SFU_PROCESSES")?,
         nobodies: table_fd(ebpf, "NOBODIES")?,
         undecided: table_fd(ebpf, "UNDECIDED")?,

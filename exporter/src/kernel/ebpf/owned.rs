@@ -4,8 +4,9 @@
 //! Sockets and processes go in, what happened to sockets comes out. Whose a socket is, is decided
 //! elsewhere.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,10 +14,11 @@ use anyhow::Context;
 use aya::maps::{MapData, RingBuf};
 use exporter_ebpf::abi::{
     Bind, Comm, Happened, MAPPED, Nobody, OWNERSHIPS, Order, Own, OwnedSocket, Ownership, PortKey,
-    SHARERS, TCP, UDP,
+    SHARERS, Sharers, TCP, UDP,
 };
 use exporter_ebpf::ports::WORDS;
 
+use super::batch::Reader;
 use super::mapping::{Access, Mapping};
 use super::sys::{self, Plain};
 use crate::host::namespaces::NamespaceCookie;
@@ -28,6 +30,12 @@ use crate::model::Proto;
 unsafe impl Plain for Own {}
 // SAFETY: as above.
 unsafe impl Plain for Nobody {}
+// SAFETY: as above.
+unsafe impl Plain for OwnedSocket {}
+// SAFETY: as above.
+unsafe impl Plain for PortKey {}
+// SAFETY: as above.
+unsafe impl Plain for Sharers {}
 
 /// Owned sockets of processes that are known for workers.
 pub(in crate::kernel) const MOST_SOCKETS: u32 = 1 << 18;
@@ -35,9 +43,13 @@ pub(in crate::kernel) const MOST_SOCKETS: u32 = 1 << 18;
 pub(in crate::kernel) const MOST_CLAIMED: u32 = 1 << 10;
 /// Local ends that somebody has or had a moment ago.
 pub(in crate::kernel) const MOST_ENDS: u32 = 1 << 18;
+/// Entries of a table that are read: all.
+const MOST_READ: usize = (MOST_SOCKETS + MOST_CLAIMED) as usize;
 
 /// Descriptors of the tables and of the program that changes them, and the ring.
 pub(in crate::kernel) struct OwnedFds {
+    pub(in crate::kernel) sockets: OwnedFd,
+    pub(in crate::kernel) ends: OwnedFd,
     pub(in crate::kernel) processes: OwnedFd,
     pub(in crate::kernel) nobodies: OwnedFd,
     pub(in crate::kernel) undecided: OwnedFd,
@@ -133,6 +145,37 @@ impl OwnedTables for Owned {
         Ok(())
     }
 
+    fn all(&mut self) -> io::Result<Option<HashMap<SocketId, Socket>>> {
+        let mut all = HashMap::new();
+        let mut reader = Reader::<u64, OwnedSocket>::new();
+        reader.read(self.fds.sockets.as_fd(), MOST_READ, |cookie, owned| {
+            all.insert(id(*cookie), Socket { pid: owned.process, end: end(&owned.end) });
+        })?;
+        Ok(Some(all))
+    }
+
+    fn sweep(&mut self, is_kept: impl Fn(Proto, u16) -> bool) -> io::Result<()> {
+        let mut left = Vec::new();
+        let mut reader = Reader::<PortKey, Sharers>::new();
+        reader.read(self.fds.ends.as_fd(), MOST_ENDS as usize, |key, sharers| {
+            if *sharers == [0; SHARERS] {
+                left.push(end(key));
+            }
+        })?;
+        let cookie = SocketId::cookie(0);
+        for end in left {
+            self.order_for(Order::Forget, cookie, &Socket { pid: 0, end })?;
+        }
+        for proto in [Proto::Udp, Proto::Tcp] {
+            for port in (1..=u16::MAX).filter(|&port| !is_kept(proto, port)) {
+                let end =
+                    End::new(NamespaceCookie::UNKNOWN, proto, (Ipv4Addr::UNSPECIFIED, port).into());
+                self.order_for(Order::Close, cookie, &Socket { pid: 0, end })?;
+            }
+        }
+        Ok(())
+    }
+
     fn seen(&mut self) -> Option<Seen> {
         loop {
             let entry = self.fds.ring.next()?;
@@ -192,12 +235,15 @@ fn seen(bind: &Bind) -> Option<Seen> {
     let happened = [Happened::Owned, Happened::Bound, Happened::Released, Happened::Refused];
     let happened = happened.into_iter().find(|&it| it as u32 == bind.happened)?;
     let socket = Socket { pid: bind.socket.process, end: end(&bind.socket.end) };
-    // The kernel knows a socket that it was told by a made-up number by that number.
-    let id = match bind.cookie >> 63 {
-        0 => SocketId::cookie(bind.cookie),
-        _ => SocketId::made_up(bind.cookie),
-    };
-    Some(Seen { id, socket, comm: bind.comm, happened })
+    Some(Seen { id: id(bind.cookie), socket, comm: bind.comm, happened })
+}
+
+/// The kernel knows a socket that it was told by a made-up number by that number.
+fn id(cookie: u64) -> SocketId {
+    match cookie >> 63 {
+        0 => SocketId::cookie(cookie),
+        _ => SocketId::made_up(cookie),
+    }
 }
 
 #[cfg(test)]
