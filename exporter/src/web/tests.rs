@@ -352,6 +352,30 @@ async fn a_running_response_is_not_ended_for_a_newcomer_who_may_ask_for_health()
     running.stop().await;
 }
 
+/// All ask before the server has looked at any of them.
+#[tokio::test]
+async fn who_comes_in_a_crowd_reads_an_answer() {
+    let limits = Limits { connections: 4, reserve: 64, first: FOREVER, ..Limits::default() };
+    let running = start(Scrape::Text(1), Access::open(), limits).await;
+    let mut crowd = Vec::new();
+    for _ in 0..60 {
+        let mut stream = std::net::TcpStream::connect(running.address).unwrap();
+        std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        stream.set_nonblocking(true).unwrap();
+        crowd.push(TcpStream::from_std(stream).unwrap());
+    }
+    let mut refused = 0;
+    for mut stream in crowd {
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.expect("no reset");
+        let is_served = response.starts_with("HTTP/1.0 200");
+        refused += usize::from(!is_served);
+        assert!(is_served || response.ends_with("all connections are taken\n"), "{response}");
+    }
+    assert!(refused > 0);
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn one_client_cannot_take_all_places() {
     let limits = Limits { connections: 4, connections_of_client: 2, ..Limits::default() };
