@@ -17,7 +17,7 @@ use crate::web::limits::{Ended, Limits};
 /// One connection, as far as choosing goes.
 pub(super) struct Connection {
     id: u64,
-    client: IpAddr,
+    pub(super) client: IpAddr,
     /// It has none of the places that answer everything.
     pub(super) reserved: bool,
     /// A request is being answered.

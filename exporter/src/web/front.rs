@@ -1,12 +1,14 @@
 //! What every request passes before it is answered: whom it is for, how often, and from whom.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use hyper::Request;
 use hyper::header::{HeaderName, HeaderValue};
 
 use crate::web::auth::{self, Access};
+use crate::web::guesses::Guesses;
 use crate::web::hosts::{Hosts, Refusal};
 use crate::web::settings::Settings;
 
@@ -21,9 +23,8 @@ pub struct Front {
     settings: Arc<RwLock<Arc<Settings>>>,
     /// Foreign names that requests were for.
     told: Arc<Mutex<BTreeSet<String>>>,
-    /// One password is checked at a time: whoever guesses takes no more than one processor, and who waits holds
-    /// no thread.
-    checking: Arc<tokio::sync::Mutex<()>>,
+    /// Passwords that wait to be checked; they hold no thread.
+    guesses: Guesses,
 }
 
 /// Why a request is not answered.
@@ -35,6 +36,8 @@ pub(super) enum Denied {
     Foreign,
     /// There were too many.
     TooMany,
+    /// Too many passwords from the same address wait to be checked.
+    Guessing,
     /// Nobody knows who asks; whether users are asked for, rather than a token.
     Unknown { users: bool },
 }
@@ -78,8 +81,12 @@ impl Front {
         self.settings().headers.clone()
     }
 
-    /// Judges a request.
-    pub(super) async fn admit<B>(&self, request: &Request<B>) -> Result<(), Denied> {
+    /// Judges a request of this client.
+    pub(super) async fn admit<B>(
+        &self,
+        request: &Request<B>,
+        client: IpAddr,
+    ) -> Result<(), Denied> {
         let judged = self.hosts.judge(request.version(), request.uri(), request.headers());
         judged.map_err(|refusal| match refusal {
             Refusal::Unclear => Denied::Unclear,
@@ -102,20 +109,26 @@ impl Front {
             return Ok(());
         }
         let Some(name) = given.name.filter(|_| users) else { return Err(unknown) };
-        self.is_user(settings, name, given.secret).await.then_some(()).ok_or(unknown)
+        self.is_user(settings, name, given.secret, client).await?.then_some(()).ok_or(unknown)
     }
 
-    async fn is_user(&self, settings: Arc<Settings>, name: String, password: String) -> bool {
+    async fn is_user(
+        &self,
+        settings: Arc<Settings>,
+        name: String,
+        password: String,
+        client: IpAddr,
+    ) -> Result<bool, Denied> {
         if let Some(answer) = settings.users.remember(&name, &password) {
-            return answer;
+            return Ok(answer);
         }
-        let turn = self.checking.clone().lock_owned().await;
+        let turn = self.guesses.turn(client).await.ok_or(Denied::Guessing)?;
         let check = move || {
             // Until the check is done, though who asked may be gone.
             let _turn = turn;
             settings.users.check(&name, &password)
         };
-        tokio::task::spawn_blocking(check).await.unwrap_or(false)
+        Ok(tokio::task::spawn_blocking(check).await.unwrap_or(false))
     }
 
     /// Says once for each of a few names that it is not answered for.

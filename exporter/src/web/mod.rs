@@ -15,6 +15,7 @@ mod body;
 mod connections;
 mod front;
 mod guarded;
+mod guesses;
 mod hosts;
 mod limits;
 mod pages;

@@ -151,7 +151,7 @@ impl<A: App> Server<A> {
             let response = with(response, header::CONNECTION, "close");
             return with(response, header::RETRY_AFTER, "1");
         }
-        if !is_health && let Err(denied) = self.front.admit(request).await {
+        if !is_health && let Err(denied) = self.front.admit(request, connection.client).await {
             return refuse(denied, connection);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -363,6 +363,10 @@ fn refuse(denied: Denied, connection: &Arc<Connection>) -> Response<Answer> {
         Denied::TooMany => {
             let response = say(StatusCode::TOO_MANY_REQUESTS, "too many requests: rate_limit\n");
             with(response, header::RETRY_AFTER, "1")
+        }
+        Denied::Guessing => {
+            let text = "too many passwords from this address wait to be checked\n";
+            with(say(StatusCode::TOO_MANY_REQUESTS, text), header::RETRY_AFTER, "1")
         }
         Denied::Unknown { users } => {
             let (text, challenge) = match users {
