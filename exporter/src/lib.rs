@@ -10,6 +10,7 @@ pub mod allocator;
 pub mod entropy;
 pub mod model;
 mod prefetch;
+pub mod printed;
 mod texts;
 
 pub mod exposition;

@@ -1,7 +1,6 @@
 //! Parse, attach, drop privileges, serve.
 
 use std::future::Future;
-use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,6 +26,7 @@ use mediasoup_exporter::journal::{self, Journal};
 use mediasoup_exporter::kernel::{self, Counting, Method};
 use mediasoup_exporter::labels::{Database, Renewal};
 use mediasoup_exporter::observer::{self, AGENT_SCRIPT, Observer};
+use mediasoup_exporter::printed::print;
 use mediasoup_exporter::resolver::{self, Questions, Work};
 use mediasoup_exporter::sandbox::{Sandbox, Task};
 use mediasoup_exporter::service;
@@ -82,12 +82,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// A reader that has had enough (`| head`) is no failure.
-fn print(text: &str) -> anyhow::Result<()> {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(())
 }
 
 fn unpin(directory: &Path) -> anyhow::Result<()> {

@@ -90,6 +90,21 @@ fn it_prints_and_ends_well() {
     );
 }
 
+#[test]
+fn a_full_disk_is_a_failure_and_a_reader_who_has_had_enough_is_none() {
+    for flags in [&["--version"][..], &["--help"], &["--print-agent"], &["--completions", "bash"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = program(flags).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{flags:?}");
+        assert!(said.contains("standard output") && said.lines().count() == 1, "{said}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = program(flags).stdout(writer).status().unwrap();
+        assert!(status.success(), "{flags:?}");
+    }
+}
+
 struct Running {
     child: Child,
     address: SocketAddr,

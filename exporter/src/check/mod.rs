@@ -9,7 +9,6 @@ mod network;
 mod running;
 mod workers;
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -22,6 +21,7 @@ pub use finding::{Finding, Level};
 use crate::client::Client;
 use crate::config::Check;
 use crate::host::workers::Workers;
+use crate::printed::print;
 
 /// For one part; an exporter's answer has ten seconds of its own.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -43,15 +43,18 @@ pub fn run(options: &Check) -> ExitCode {
                     .unwrap_or_default(),
                 false => finding::text(&findings),
             };
-            // A reader that has had enough (`| head`) is no failure.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::from(u8::from(!well))
+            match print(&text) {
+                Ok(()) => ExitCode::from(u8::from(!well)),
+                Err(error) => failed(&error),
+            }
         }
-        Err(error) => {
-            eprintln!("mediasoup-exporter: {error:#}");
-            ExitCode::from(2)
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("mediasoup-exporter: {error:#}");
+    ExitCode::from(2)
 }
 
 fn findings(options: &Check) -> anyhow::Result<Vec<Finding>> {

@@ -4,13 +4,12 @@
 
 mod report;
 
-use std::io::Write;
-
 use anyhow::{Context, bail};
 
 use crate::client::Client;
 use crate::config::Explain;
 use crate::labels::text::inert;
+use crate::printed::print;
 use crate::views::{Document, page_of};
 
 use report::{Found, KINDS};
@@ -27,8 +26,7 @@ pub fn run(options: &Explain) -> anyhow::Result<()> {
     let own = client.get("/metrics?families=self,strangers")?;
     // Whoever answers is believed, and his text is not let loose on a terminal.
     let text = inert(&report::text(&options.what, &found, &own));
-    // A reader that has had enough (`| head`) is no failure.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    print(&text)?;
     if found.iter().all(|found| found.document.rows.is_empty()) {
         bail!(
             "nothing of the last {} has `{}` in a name, an id or an address",

@@ -11,6 +11,7 @@ use super::folder;
 use crate::config::ReadJournal;
 use crate::history::{Sample, host};
 use crate::labels::text::{TextCounts, clean};
+use crate::printed::enough;
 use crate::views::{
     Attributes, Cause, Figures, Filter, Verdict, ago, millis, parse_moment, percent,
 };
@@ -52,13 +53,12 @@ pub fn run(options: &ReadJournal) -> anyhow::Result<()> {
                 false => row(&entry),
             };
             tally.shown += 1;
-            if writeln!(out, "{text}").is_err() {
-                // A reader that has had enough (`| head`) is no failure.
-                return Ok(());
+            if let Err(error) = writeln!(out, "{text}") {
+                return enough(Err(error));
             }
         }
     }
-    let _ = out.flush();
+    enough(out.flush())?;
     if tally.torn > 0 {
         eprintln!("{} lines could not be read: a crash tears the last one of a file", tally.torn);
     }

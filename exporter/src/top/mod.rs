@@ -7,7 +7,7 @@ mod screen;
 mod state;
 mod words;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use crate::client::Client;
 use crate::config::Top;
 use crate::labels::text::inert;
+use crate::printed;
 use crate::views::Document;
 
 use state::{Reply, State};
@@ -48,7 +49,6 @@ pub fn run(options: &Top) -> anyhow::Result<()> {
 
 fn print(options: &Top, client: &Client, state: &mut State) -> anyhow::Result<()> {
     let body = client.get(&state.path())?;
-    let mut out = std::io::stdout().lock();
     let text = match options.json {
         true => {
             // A script is to get a document or nothing.
@@ -66,9 +66,7 @@ fn print(options: &Top, client: &Client, state: &mut State) -> anyhow::Result<()
             inert(&screen::table(state, width))
         }
     };
-    // A reader that has had enough (`| head`) is no failure.
-    let _ = out.write_all(text.as_bytes());
-    Ok(())
+    printed::print(&text)
 }
 
 fn show(
