@@ -84,6 +84,10 @@ pub(super) const COLUMNS: [(&str, Column); 12] = [
     ("last", Column::Last),
 ];
 
+/// Parameters of a query.
+const KNOWN: [&str; 11] =
+    ["q", "by", "width", "sort", "offset", "limit", "for", "at", "plots", "traffic", "format"];
+
 /// How it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -169,16 +173,17 @@ impl Query {
                 "plots" => self.plots = yes(&name, &value)?,
                 "traffic" => self.traffic = yes(&name, &value)?,
                 "format" => self.form = form(&value)?,
-                // Others may have some of their own.
-                _ => {}
+                _ => {
+                    return Err(format!("unknown parameter; expected one of {}", KNOWN.join(", ")));
+                }
             }
         }
-        if let (Some(width), By::Net(v4, v6)) = (width, &mut self.by) {
-            let (left, right) = width.split_once(',').unwrap_or((&width, ""));
-            *v4 = number("width", left, 32)? as u8;
-            if !right.is_empty() {
-                *v6 = number("width", right, 128)? as u8;
-            }
+        // Checked whatever rows are, so that nobody takes it for heeded.
+        if let Some((left, right)) = width.map(|width| widths(&width)).transpose()?
+            && let By::Net(v4, v6) = &mut self.by
+        {
+            *v4 = left;
+            *v6 = right.unwrap_or(*v6);
         }
         Ok(self)
     }
@@ -275,6 +280,13 @@ fn by(value: &str, before: By) -> Result<By, String> {
     known.ok_or_else(|| format!("by: expected one of {}", ALL.map(By::name).join(", ")))
 }
 
+/// Bits of a network in IPv4, and in IPv6 if they are said.
+fn widths(value: &str) -> Result<(u8, Option<u8>), String> {
+    let (v4, v6) = value.split_once(',').unwrap_or((value, ""));
+    let v6 = (!v6.is_empty()).then(|| number("width", v6, 128)).transpose()?;
+    Ok((number("width", v4, 32)? as u8, v6.map(|bits| bits as u8)))
+}
+
 fn form(value: &str) -> Result<Form, String> {
     match value {
         "html" => Ok(Form::Html),
@@ -340,7 +352,7 @@ mod tests {
     #[test]
     fn what_is_asked_for() {
         let asked = query(
-            "q=room%3Alobby+loss%3A%3E2%25&by=net&width=16,56&sort=-loss_in&offset=50&limit=20&for=1h&at=1700000000&other=1",
+            "q=room%3Alobby+loss%3A%3E2%25&by=net&width=16,56&sort=-loss_in&offset=50&limit=20&for=1h&at=1700000000",
         );
         assert_eq!((asked.by, asked.sort, asked.reverse), (By::Net(16, 56), Column::LossIn, true));
         assert_eq!((asked.offset, asked.limit, asked.span), (50, 20, 3_600_000));
@@ -372,6 +384,9 @@ mod tests {
         check("sort=size", "loss_in");
         check("by=moon", "country");
         check("by=net&width=33", "32");
+        check("by=net&width=24,129", "128");
+        check("width=-1", "32");
+        check("limt=5", "limit");
         check("offset=-1", "offset");
         check("limit=1001", "1000");
         check("for=1d", "6h");

@@ -81,6 +81,9 @@ impl Wanted {
 
     pub(super) fn new(accept: Option<&str>, query: Option<&str>) -> Result<Self, String> {
         let mut wanted = Self::all(negotiate(accept));
+        if query.into_iter().flat_map(keys).any(is_misspelt) {
+            return Err("unknown parameter; expected families or collect[]".to_owned());
+        }
         let names: Vec<&str> = query.into_iter().flat_map(asked).collect();
         if !names.is_empty() {
             wanted.own = names.iter().any(|name| matches!(*name, OWN | "all"));
@@ -93,12 +96,26 @@ impl Wanted {
 /// The group of the exporter's own families.
 const OWN: &str = "self";
 
+fn keys(query: &str) -> impl Iterator<Item = &str> {
+    query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(key, _)| key))
+}
+
+/// One of those below was meant, and everything would be sent. All other parameters may be there: scrapers, proxies
+/// and service discovery add some of their own (`params` in Prometheus' configuration).
+fn is_misspelt(key: &str) -> bool {
+    let lower = key.to_ascii_lowercase();
+    let is_like = ["famil", "collect"].iter().any(|begin| lower.starts_with(begin));
+    is_like && !KEYS.contains(&key)
+}
+
+const KEYS: [&str; 3] = ["families", "collect[]", "collect%5B%5D"];
+
 /// The groups in `families=a,b` and, as node_exporter has it, `collect[]=a`.
 fn asked(query: &str) -> impl Iterator<Item = &str> {
     query
         .split('&')
         .filter_map(|pair| pair.split_once('='))
-        .filter(|(key, _)| matches!(*key, "families" | "collect[]" | "collect%5B%5D"))
+        .filter(|(key, _)| KEYS.contains(key))
         .flat_map(|(_, value)| value.split(','))
         .filter(|name| !name.is_empty())
 }
@@ -196,6 +213,11 @@ mod tests {
         check(Some("families=self"), &[], true);
         check(Some("collect[]=contract&collect%5B%5D=self"), &[Group::Contract], true);
         check(Some("families=info,streams"), &[Group::Info, Group::Streams], false);
+        for misspelt in ["family=contract", "Families=info", "a=b&collect=self", "families[]=info"]
+        {
+            let refusal = Wanted::new(None, Some(misspelt)).unwrap_err();
+            assert!(refusal.contains("families or collect[]"), "{misspelt} {refusal}");
+        }
         let refusal = Wanted::new(None, Some("families=everything")).unwrap_err();
         assert!(refusal.contains("contract") && !refusal.contains("everything"), "{refusal}");
     }
