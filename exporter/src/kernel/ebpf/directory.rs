@@ -11,6 +11,20 @@ use anyhow::{Context, bail};
 
 /// `f_type` of a bpffs (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// Where one usually is.
+const USUAL: &str = "/sys/fs/bpf";
+/// `f_type` of file systems that keep what users put there: ext4, XFS, Btrfs, tmpfs, overlayfs, F2FS, ZFS, bcachefs
+/// (include/uapi/linux/magic.h, and the last two projects' sources).
+const ON_DISK_OR_MEMORY: [u64; 8] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0x0102_1994,
+    0x794c_7630,
+    0xf2f5_2010,
+    0x2fc1_2fc1,
+    0xca45_1a4e,
+];
 /// Who may use what is made here: this user.
 const OWN: u32 = 0o700;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -27,13 +41,13 @@ impl Directory {
         let shown = path.display();
         // A folder that is made elsewhere would stay there.
         if !may_be_on_bpffs(path) {
-            bail!("{shown} is not on a bpf file system: {} makes one", mounting(path));
+            bail!("{shown} is not on a bpf file system: {}", mounting(path));
         }
         let made = DirBuilder::new().recursive(true).mode(OWN).create(path);
         made.with_context(|| format!("make the directory {shown}"))?;
         let opened = Self::open(path).with_context(|| format!("open the directory {shown}"))?;
         if !is_on_bpffs(&opened.path("")).with_context(|| format!("look at {shown}"))? {
-            bail!("{shown} is not on a bpf file system: {} makes one", mounting(path));
+            bail!("{shown} is not on a bpf file system: {}", mounting(path));
         }
         opened.seize(path)?;
         Ok(opened)
@@ -128,14 +142,30 @@ pub fn may_be_on_bpffs(path: &Path) -> bool {
     is_on_bpffs(there).unwrap_or(false)
 }
 
-/// The command after which a path is on a bpffs. In `/sys` nobody makes folders, and one is there for it.
+/// The command after which a path is on a bpffs. What is in a folder that is mounted over is seen no more, so only an
+/// empty one will do, and none of those in which the kernel or devices show themselves.
 fn mounting(path: &Path) -> String {
-    let usual = Path::new("/sys/fs/bpf");
+    let usual = Path::new(USUAL);
     if path.starts_with(usual) {
-        return format!("`mount -t bpf bpf {}`", usual.display());
+        return format!("`mount -t bpf bpf {USUAL}` makes one");
+    }
+    if !may_be_mounted_over(path) {
+        let there = is_on_bpffs(usual).unwrap_or(false);
+        let mount = if there { "" } else { ", where `mount -t bpf bpf /sys/fs/bpf` makes one" };
+        return format!("give a folder in {USUAL}{mount}");
     }
     let (make, shown) = (if path.exists() { "" } else { "mkdir -p DIR && " }, path.display());
-    format!("`{}mount -t bpf bpf {shown}`", make.replace("DIR", &shown.to_string()))
+    format!("`{}mount -t bpf bpf {shown}` makes one", make.replace("DIR", &shown.to_string()))
+}
+
+/// A folder that is empty or yet to be made, where files are kept.
+fn may_be_mounted_over(path: &Path) -> bool {
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let is_kept = rustix::fs::statfs(there)
+        .is_ok_and(|found| ON_DISK_OR_MEMORY.contains(&(found.f_type as u64)));
+    let is_free =
+        there != path || fs::read_dir(path).is_ok_and(|mut within| within.next().is_none());
+    path.is_absolute() && is_kept && is_free && there.is_dir() && !path.starts_with("/dev")
 }
 
 /// Whether a path is on a bpffs.
@@ -174,6 +204,20 @@ mod tests {
             "{said}"
         );
         assert!(!within.exists());
-        assert_eq!(mounting(Path::new("/sys/fs/bpf/x")), "`mount -t bpf bpf /sys/fs/bpf`");
+        assert_eq!(
+            mounting(Path::new("/sys/fs/bpf/x")),
+            "`mount -t bpf bpf /sys/fs/bpf` makes one"
+        );
+    }
+
+    #[test]
+    fn nobody_is_told_to_mount_over_what_is_in_use() {
+        for path in
+            ["/proc", "/proc/self", "/sys", "/sys/kernel/x", "/dev", "/dev/x", "/", "/etc", "x"]
+        {
+            let said = mounting(Path::new(path));
+            assert!(said.starts_with("give a folder in /sys/fs/bpf"), "{path}: {said}");
+            assert!(!said.contains(&format!("bpf {path}`")), "{path}: {said}");
+        }
     }
 }
