@@ -66,7 +66,7 @@ fn hostile(random: &mut Random) -> String {
 
 /// What a label shows of a text.
 fn shown(text: &str, most: usize) -> String {
-    let marks = ['\u{2028}', '\u{2029}', '\u{200e}', '\u{200f}', '\u{61c}'];
+    let marks = ['\u{2028}', '\u{2029}', '\u{200e}', '\u{200f}', '\u{61c}', '\u{feff}'];
     let turns = ['\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}'];
     let isolates = ['\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}'];
     let acts = |c: char| {

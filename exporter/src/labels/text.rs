@@ -28,7 +28,7 @@ pub struct TextCounts {
     pub replaced: u64,
 }
 
-/// The text with at most `limit` characters, each control or direction character replaced by U+FFFD.
+/// The text with at most `limit` characters, each control, direction or invisible character replaced by U+FFFD.
 pub fn clean<'a>(text: &'a str, limit: usize, counts: &mut TextCounts) -> Cow<'a, str> {
     // Most text is short and plain: one look at its bytes decides.
     if text.len() <= limit && text.bytes().all(|byte| (b' '..0x7f).contains(&byte)) {
@@ -41,21 +41,57 @@ pub fn clean<'a>(text: &'a str, limit: usize, counts: &mut TextCounts) -> Cow<'a
         }
         None => text,
     };
-    if !kept.chars().any(is_active) {
+    if !has_marked(kept) {
         return Cow::Borrowed(kept);
     }
     counts.replaced += 1;
-    Cow::Owned(kept.chars().map(|c| if is_active(c) { '\u{fffd}' } else { c }).collect())
+    Cow::Owned(marked(kept).collect())
 }
 
 /// Text of several lines, of whoever it is, as a terminal may have it.
 pub fn inert(text: &str) -> String {
-    text.chars().map(|c| if c != '\n' && is_active(c) { '\u{fffd}' } else { c }).collect()
+    text.split_inclusive('\n')
+        .flat_map(|line| {
+            let end = if line.ends_with('\n') { "\n" } else { "" };
+            marked(line.strip_suffix('\n').unwrap_or(line)).chain(end.chars())
+        })
+        .collect()
 }
 
 /// Whether the text becomes a label as it is. Texts that do are different labels when they differ.
 pub fn fits(text: &str, limit: usize) -> bool {
-    text.chars().nth(limit).is_none() && !text.chars().any(is_active)
+    text.chars().nth(limit).is_none() && !has_marked(text)
+}
+
+/// Its characters, U+FFFD for those that are not to be shown as they are.
+fn marked(text: &str) -> impl Iterator<Item = char> {
+    let mut before = ' ';
+    text.chars().map(move |c| {
+        let is_shaped = shapes(c) && !before.is_ascii() && !is_invisible(before);
+        before = c;
+        if is_active(c) || (is_invisible(c) && !is_shaped) { '\u{fffd}' } else { c }
+    })
+}
+
+fn has_marked(text: &str) -> bool {
+    text.chars().zip(marked(text)).any(|(before, after)| before != after)
+}
+
+/// Joiners and variants, which emoji and several scripts need behind a letter of theirs. Behind ASCII, at the beginning
+/// and behind one another they are only a way to make equal names differ.
+fn shapes(c: char) -> bool {
+    matches!(c, '\u{200c}' | '\u{200d}' | '\u{fe0e}' | '\u{fe0f}')
+}
+
+/// What takes no room (Unicode's Default_Ignorable_Code_Point), or is an empty letter.
+pub(crate) fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+    ) || matches!(c, '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}')
+        || matches!(c, '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}')
+        || matches!(c, '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// C0, C1, line and paragraph separators, and the marks that turn the direction of what follows
@@ -88,6 +124,13 @@ mod tests {
         check("a\nb\r\u{1b}[31m\u{9b}", 16, "a\u{fffd}b\u{fffd}\u{fffd}[31m\u{fffd}", 0, 1);
         check("\u{202e}evil", 16, "\u{fffd}evil", 0, 1);
         check("abc\n", 3, "abc", 1, 0);
+        // What nobody sees.
+        check("a\u{200b}b\u{ad}\u{feff}", 16, "a\u{fffd}b\u{fffd}\u{fffd}", 0, 1);
+        check("Ada\u{200d}\u{fe0f}\u{3164}", 16, "Ada\u{fffd}\u{fffd}\u{fffd}", 0, 1);
+        check("é\u{200d}\u{200d}", 16, "é\u{200d}\u{fffd}", 0, 1);
+        // What belongs to its letter.
+        check("🏳\u{fe0f}🚀", 16, "🏳\u{fe0f}🚀", 0, 0);
+        check("👩\u{200d}💻 می\u{200c}خواهم", 16, "👩\u{200d}💻 می\u{200c}خواهم", 0, 0);
     }
 
     #[test]

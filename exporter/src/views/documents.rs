@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::labels::text::is_invisible;
 use crate::views::query::Query;
 use crate::views::scene::{Hidden, Scene};
 use crate::views::table::{Named, Row, Table};
@@ -248,7 +249,29 @@ fn fields(line: Line) -> [String; 24] {
 
 /// Names are strangers' words, and a spreadsheet takes some of them for formulas (OWASP, "CSV Injection").
 fn harmless(field: String) -> String {
-    let is_formula = field.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    // Some drop what is not seen, and take the wide signs of East Asia for the narrow ones.
+    let seen = field.trim_start_matches(|c: char| is_invisible(c) || c == '\u{fffd}' || c == ' ');
+    let is_formula = seen.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠'])
+        || field.starts_with(|c: char| c.is_control());
     let is_number = field.parse::<f64>().is_ok();
     if is_formula && !is_number { format!("'{field}") } else { field }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn no_name_is_a_formula() {
+        for name in ["=1", "@A1", "+x", "-x", "＝1", "＋x", "－x", "＠x", "\t=1", "\r=1", "\n=1"]
+        {
+            assert_eq!(harmless(name.to_owned()), format!("'{name}"));
+        }
+        for hidden in [" =1", "\u{200b}=1", "\u{feff}＝1", "\u{200d}\u{ad}@x", "\u{fffd}=1"] {
+            assert_eq!(harmless(hidden.to_owned()), format!("'{hidden}"));
+        }
+        for plain in ["", "Ada", "-1.5", "+2", "a=b", "🚀", " Ada"] {
+            assert_eq!(harmless(plain.to_owned()), plain);
+        }
+    }
 }
