@@ -121,6 +121,7 @@ fn run(config: &Config) -> anyhow::Result<()> {
         return print(&config_check::describe(config, &prepared)?);
     }
     signals::hold();
+    startup::allow_descriptors();
     if config.pin.is_none() {
         warn_of_leftovers();
     }

@@ -3,6 +3,7 @@
 //! Everything here happens before anything is attached or served, while the process may still read
 //! what only root may.
 
+mod descriptors;
 mod keys;
 
 use std::borrow::Cow;
@@ -26,6 +27,7 @@ use crate::views::{Hidden, Thresholds};
 use crate::web::{Access, Front, Hosts, Settings};
 use crate::{files, history, kernel, ledger, observer, web};
 
+pub use descriptors::allow_descriptors;
 pub use keys::Keys;
 
 /// Ticks that a new connection waits for its name.
