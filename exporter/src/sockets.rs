@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::time::{Duration, Instant};
 
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
@@ -26,6 +27,8 @@ use crate::host::procfs::{self, SocketLine};
 use crate::host::workers::{self, WorkerProcess};
 use crate::model::{Proto, SocketStats, TcpStats, canonical};
 
+/// For what one scrape reads of sockets from /proc.
+const FOR_TABLES: Duration = Duration::from_secs(1);
 /// Sockets reported at most.
 const MOST: usize = 262_144;
 /// Rows looked at in one namespace: a busy host has many sockets that are not the SFU's.
@@ -37,13 +40,20 @@ pub fn read(
     workers: &[WorkerProcess],
     ports: Option<&RangeInclusive<u16>>,
 ) -> io::Result<Vec<SocketStats>> {
-    let mut found = Found { sockets: Vec::new(), wanted: Wanted::default() };
+    let until = Instant::now() + FOR_TABLES;
+    let mut found = Found { sockets: Vec::new(), wanted: Wanted::default(), until, is_whole: true };
     // This host's first: there sock_diag needs no right.
     let mut by_namespace: BTreeMap<Option<u64>, Vec<&WorkerProcess>> = BTreeMap::new();
     for worker in workers {
         let elsewhere = worker.namespace.filter(|_| worker.foreign.is_some());
         by_namespace.entry(elsewhere).or_default().push(worker);
     }
+    // Where time may run out, root's come first, and then those that were there before.
+    let mut by_namespace: Vec<_> = by_namespace.into_iter().collect();
+    by_namespace.sort_by_key(|(namespace, workers)| {
+        let first = workers.iter().map(|worker| (worker.uid != 0, worker.started)).min();
+        (namespace.is_some(), first)
+    });
     for (namespace, workers) in by_namespace {
         found.wanted = Wanted::of(&workers, ports);
         // One worker is enough to find the way.
@@ -59,6 +69,14 @@ pub fn read(
             tracing::debug!("sock_diag in the network namespace of worker {pid}: {error}");
             from_proc(&directory, &mut found);
         }
+    }
+    static WARNED: Once = Once::new();
+    if !found.is_whole {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                "too many sockets to be looked at in time: queues and drops of some workers' sockets are missing"
+            );
+        });
     }
     Ok(found.sockets)
 }
@@ -111,6 +129,10 @@ impl Wanted {
 struct Found {
     sockets: Vec<SocketStats>,
     wanted: Wanted,
+    /// What has to be read from /proc has to be by then.
+    until: Instant,
+    /// There was time for all of it.
+    is_whole: bool,
 }
 
 /// All of a network namespace's sockets that are wanted, or none.
@@ -206,7 +228,8 @@ fn from_proc(directory: &Path, found: &mut Found) {
         let is_told = line.listens || line.is_established;
         is_told && found.wanted.has(line.inode, line.local.port())
     };
-    let lines = procfs::sockets(directory, MOST);
+    let (lines, is_whole) = procfs::sockets(directory, MOST, found.until);
+    found.is_whole &= is_whole;
     let wanted = lines.into_iter().filter(is_wanted);
     let room = MOST.saturating_sub(found.sockets.len());
     found.sockets.extend(wanted.take(room).map(|line| SocketStats {

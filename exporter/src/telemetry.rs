@@ -57,6 +57,7 @@ pub struct Telemetry {
     http_ended: IntCounterVec,
     series_missing: IntGauge,
     servers_refused: IntGauge,
+    workers_left_out: IntGauge,
     workers_unobserved: IntGauge,
     scrape_duration: Gauge,
 }
@@ -296,6 +297,12 @@ impl Telemetry {
                 "Sockets under a known name whose servers are not listened to, because they are not \
                  believed, or for want of room. The status page names them.",
             ),
+            workers_left_out: int(
+                &registry,
+                "workers_left_out",
+                "Processes that call themselves workers beyond the bounds on their number; packets to their sockets are \
+                 not counted.",
+            ),
             workers_unobserved: int(
                 &registry,
                 "workers_unobserved",
@@ -465,6 +472,11 @@ impl Telemetry {
     /// Servers that are not listened to.
     pub fn servers_refused(&self, servers: usize) {
         self.servers_refused.set(signed(servers as u64));
+    }
+
+    /// Workers beyond the bounds on their number.
+    pub fn workers_left_out(&self, workers: usize) {
+        self.workers_left_out.set(signed(workers as u64));
     }
 
     /// Workers of which no server tells.

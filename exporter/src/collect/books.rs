@@ -257,6 +257,7 @@ impl Ledgers {
         }));
         telemetry.sources(&reports);
         telemetry.servers_refused(self.parts.observer.refusals().1);
+        telemetry.workers_left_out(self.parts.workers.left_out());
         telemetry.workers_unobserved(self.parts.observer.unobserved().len());
         let sum = |of: fn(&crate::observer::Tally) -> u64| {
             statuses.iter().map(|status| of(&status.tally)).sum()

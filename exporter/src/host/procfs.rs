@@ -3,9 +3,10 @@
 //! The parsers take text and know no file; only [`read`] and its like touch the disk.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::time::Instant;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -21,7 +22,6 @@ pub fn read(path: &Path) -> io::Result<String> {
 
 /// The beginning of a file, up to so many bytes.
 pub fn read_at_most(path: &Path, bytes: u64) -> io::Result<String> {
-    use std::io::Read;
     let mut content = Vec::new();
     fs::File::open(path)?.take(bytes).read_to_end(&mut content)?;
     Ok(String::from_utf8_lossy(&content).into_owned())
@@ -108,17 +108,35 @@ pub struct SocketLine {
     pub drops: Option<u64>,
 }
 
-/// All sockets of the network namespace of a process, at most so many of each table.
-pub fn sockets(process: &Path, most: usize) -> Vec<SocketLine> {
+/// All sockets of the network namespace of a process, at most so many of each table. False: there was not the time
+/// to read all. The kernel walks its table of all namespaces' UDP sockets from the beginning for each page of such a
+/// file, so that whoever has many sockets makes this long, in whatever namespace.
+pub fn sockets(process: &Path, most: usize, until: Instant) -> (Vec<SocketLine>, bool) {
     let tables =
         [("udp", Proto::Udp), ("udp6", Proto::Udp), ("tcp", Proto::Tcp), ("tcp6", Proto::Tcp)];
-    let mut sockets = Vec::new();
+    let (mut sockets, mut is_whole) = (Vec::new(), true);
     for (file, proto) in tables {
-        if let Ok(text) = read(&process.join("net").join(file)) {
+        if let Ok((text, is_all)) = read_until(&process.join("net").join(file), until) {
             sockets.extend(socket_table(&text, proto).take(most));
+            is_whole &= is_all;
         }
     }
-    sockets
+    (sockets, is_whole)
+}
+
+/// The beginning of a file, as much as there is time for, and whether that is all.
+fn read_until(path: &Path, until: Instant) -> io::Result<(String, bool)> {
+    let mut file = fs::File::open(path)?;
+    let (mut content, mut page) = (Vec::new(), [0; 16 << 10]);
+    loop {
+        let length = file.read(&mut page)?;
+        content.extend_from_slice(&page[..length]);
+        let is_all = length == 0;
+        if is_all || content.len() as u64 >= MOST_BYTES || Instant::now() >= until {
+            // A line may be cut off; none of its words that matter is read then.
+            return Ok((String::from_utf8_lossy(&content).into_owned(), is_all));
+        }
+    }
 }
 
 /// The lines of a socket table, without its heading and without what cannot be read.

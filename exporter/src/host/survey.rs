@@ -16,7 +16,7 @@ use super::addresses::{self, Foreign, Local, MAX_LOCAL};
 use super::interfaces::{self, Choice, Situation};
 use super::namespaces::NamespaceCookie;
 use super::rtnetlink::{Answer, Links};
-use super::workers::{WorkerProcess, Workers};
+use super::workers::{MOST_OF_USER, MOST_WORKERS, WorkerProcess, Workers};
 
 /// Asks the same questions again and again.
 #[derive(Debug)]
@@ -83,7 +83,8 @@ impl Surveyor {
         let extra = self.extra.iter().map(|&address| IpNet::from(address));
         let local = addresses::local(self.own, extra.chain(local), &foreign);
         let unseen = workers.iter().find(|worker| worker.sockets.is_none());
-        self.warn(&choice, &local, unseen);
+        let is_whole = workers.iter().all(|worker| worker.is_whole);
+        self.warn(&choice, &local, unseen, is_whole);
         Ok(Survey { choice, situation, local })
     }
 
@@ -94,7 +95,13 @@ impl Surveyor {
         })
     }
 
-    fn warn(&mut self, choice: &Choice, local: &Local, unseen: Option<&WorkerProcess>) {
+    fn warn(
+        &mut self,
+        choice: &Choice,
+        local: &Local,
+        unseen: Option<&WorkerProcess>,
+        is_whole: bool,
+    ) {
         let mut warnings = BTreeSet::new();
         if choice.attach.is_empty() {
             let which = if self.patterns.is_some() { " and matches --interface" } else { "" };
@@ -109,6 +116,19 @@ impl Surveyor {
             warnings.insert(
                 "workers' network namespaces have more addresses than there is room for: packets to \
                  those beyond are not counted"
+                    .to_owned(),
+            );
+        }
+        if self.workers.left_out() > 0 {
+            warnings.insert(format!(
+                "more than {MOST_OF_USER} processes of one user call themselves workers, or more than {MOST_WORKERS} in \
+                 all: packets to the sockets of those beyond are not counted (mediasoup_exporter_workers_left_out)"
+            ));
+        }
+        if !is_whole {
+            warnings.insert(
+                "too many sockets to be looked at in time: sockets of workers that were bound before the exporter \
+                 started may be missing"
                     .to_owned(),
             );
         }

@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,8 @@ use crate::model::Proto;
 /// Processes looked at, workers found, workers of one user that is not root, and sockets of one
 /// worker.
 const MOST_PROCESSES: usize = 65_536;
-const MOST_WORKERS: usize = 1024;
-const MOST_OF_USER: usize = 128;
+pub(super) const MOST_WORKERS: usize = 2048;
+pub(super) const MOST_OF_USER: usize = 512;
 const MOST_SOCKETS: usize = 131_072;
 /// Parents, grandparents and so on.
 const MOST_ANCESTORS: usize = 16;
@@ -61,6 +62,8 @@ pub struct WorkerProcess {
     pub sockets: Option<Arc<HashSet<u64>>>,
     /// Of these, those that take packets at their port.
     pub open: Vec<OpenSocket>,
+    /// There was time to find all of them.
+    pub is_whole: bool,
     /// Ports that it has bound.
     pub bound: BTreeSet<u16>,
     /// Addresses that it listens on, each once; may hold unspecified addresses.
@@ -112,6 +115,8 @@ pub struct Workers {
     named: Vec<Named>,
     /// Held while somebody looks.
     memory: Mutex<Memory>,
+    /// Beyond these bounds, at the last look.
+    left_out: AtomicUsize,
     /// What the last look at all found.
     found: Mutex<Option<(Instant, Arc<[WorkerProcess]>)>>,
 }
@@ -145,10 +150,16 @@ impl Workers {
     /// out.
     pub fn look(&self) -> Arc<[WorkerProcess]> {
         let mut memory = self.memory();
-        let found = Look::new(Path::new("/proc"), &self.named, &mut memory).find();
+        let (found, left_out) = Look::new(Path::new("/proc"), &self.named, &mut memory).find();
         let found: Arc<[WorkerProcess]> = found.into();
+        self.left_out.store(left_out, Ordering::Relaxed);
         *self.found() = Some((Instant::now(), found.clone()));
         found
+    }
+
+    /// Workers that the last look at all had no room for.
+    pub fn left_out(&self) -> usize {
+        self.left_out.load(Ordering::Relaxed)
     }
 
     /// Those of these processes that are workers, now. Workers that share a network namespace share its reading.
@@ -181,6 +192,15 @@ impl Workers {
     }
 }
 
+/// For the tables of sockets of all network namespaces in one look: root's workers come first.
+const FOR_TABLES: Duration = Duration::from_secs(3);
+
+/// The sockets of a network namespace, as far as there was time.
+struct Table {
+    lines: Vec<SocketLine>,
+    is_whole: bool,
+}
+
 /// One look.
 struct Look<'a> {
     proc: &'a Path,
@@ -190,7 +210,9 @@ struct Look<'a> {
     own_users: Option<u64>,
     own_cookie: NamespaceCookie,
     /// By network namespace, so that workers that share one share the reading.
-    sockets: HashMap<u64, Arc<[SocketLine]>>,
+    sockets: HashMap<u64, Arc<Table>>,
+    /// All of them have to be read until then.
+    until: Instant,
     prefixes: HashMap<u64, Vec<ipnet::IpNet>>,
 }
 
@@ -205,11 +227,13 @@ impl<'a> Look<'a> {
             own_users: procfs::namespace(&own, "user"),
             own_cookie: NamespaceCookie::own().unwrap_or_default(),
             sockets: HashMap::new(),
+            until: Instant::now() + FOR_TABLES,
             prefixes: HashMap::new(),
         }
     }
 
-    fn find(mut self) -> Vec<WorkerProcess> {
+    /// Workers, and how many more there are than there is room for.
+    fn find(mut self) -> (Vec<WorkerProcess>, usize) {
         let processes = self.processes();
         let by_file = self.by_file();
         self.memory.others.retain(|pid, _| processes.contains_key(pid));
@@ -228,12 +252,13 @@ impl<'a> Look<'a> {
             .collect();
         found.sort_by_key(|(pid, _, identity)| (identity.uid != 0, *pid));
         let mut of_user: HashMap<u32, usize> = HashMap::new();
-        let mut workers = Vec::new();
+        let (mut workers, mut left_out) = (Vec::new(), 0);
         for (pid, evidence, identity) in found {
             let Some(stat) = processes.get(&pid) else { continue };
             let count = of_user.entry(identity.uid).or_default();
             *count += 1;
             if workers.len() >= MOST_WORKERS || (identity.uid != 0 && *count > MOST_OF_USER) {
+                left_out += 1;
                 continue;
             }
             let ancestors = ancestors(pid, &processes);
@@ -242,7 +267,7 @@ impl<'a> Look<'a> {
         let alive: HashSet<(u32, u64)> = workers.iter().map(|it| (it.pid, it.started)).collect();
         self.memory.cookies.retain(|process, _| alive.contains(process));
         workers.sort_by_key(|worker| worker.pid);
-        workers
+        (workers, left_out)
     }
 
     fn at(&mut self, pid: u32) -> Option<WorkerProcess> {
@@ -335,12 +360,12 @@ impl<'a> Look<'a> {
         let command_line = procfs::read_at_most(&directory.join("cmdline"), MOST_ARGUMENTS).ok()?;
         let namespace = procfs::namespace(&directory, "net");
         let descriptors = descriptors(&directory.join("fd"));
-        let lines = self.sockets_of(&directory, namespace);
+        let table = self.sockets_of(&directory, namespace);
         let (mut bound, mut listening) = (BTreeSet::new(), BTreeSet::new());
         let mut open = Vec::new();
         let mut own_socket = None;
         if let Some(descriptors) = &descriptors {
-            for line in lines.iter() {
+            for line in &table.lines {
                 let Some(&descriptor) = descriptors.get(&line.inode) else { continue };
                 own_socket = Some(descriptor);
                 if line.listens || has_one_far_end(line, evidence) {
@@ -380,6 +405,7 @@ impl<'a> Look<'a> {
             ports: port_range(&command_line),
             sockets: descriptors.map(|it| Arc::new(it.into_keys().collect())),
             open,
+            is_whole: table.is_whole,
             bound,
             listening: listening.into_iter().collect(),
             namespace,
@@ -389,8 +415,12 @@ impl<'a> Look<'a> {
         })
     }
 
-    fn sockets_of(&mut self, directory: &Path, namespace: Option<u64>) -> Arc<[SocketLine]> {
-        let read = || procfs::sockets(directory, MOST_SOCKETS).into();
+    fn sockets_of(&mut self, directory: &Path, namespace: Option<u64>) -> Arc<Table> {
+        let until = self.until;
+        let read = || {
+            let (lines, is_whole) = procfs::sockets(directory, MOST_SOCKETS, until);
+            Arc::new(Table { lines, is_whole })
+        };
         match namespace {
             Some(number) => self.sockets.entry(number).or_insert_with(read).clone(),
             None => read(),

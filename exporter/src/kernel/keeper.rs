@@ -435,8 +435,13 @@ impl<T: OwnedTables> Keeper<T> {
     fn drop_unseen(&mut self, workers: &[WorkerProcess]) -> io::Result<()> {
         let open = workers.iter().flat_map(|it| &it.open).map(|it| SocketId::made_up(it.number));
         let open: HashSet<SocketId> = open.collect();
-        let unseen = |id: SocketId| id.is_made_up() && !open.contains(&id);
-        for id in self.ownership.sockets(|id, _| unseen(id).then_some(id)) {
+        // Of those that there was no time to look at, nothing follows.
+        let partly: HashSet<u32> =
+            workers.iter().filter(|it| !it.is_whole).map(|it| it.pid).collect();
+        let unseen = |id: SocketId, socket: &Socket| {
+            id.is_made_up() && !open.contains(&id) && !partly.contains(&socket.pid)
+        };
+        for id in self.ownership.sockets(|id, socket| unseen(id, socket).then_some(id)) {
             self.disown(id)?;
         }
         Ok(())

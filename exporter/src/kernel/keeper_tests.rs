@@ -105,6 +105,7 @@ fn worker(pid: u32, uid: u32, open: &[(u64, &str)]) -> WorkerProcess {
         ports: None,
         sockets: Some(Arc::default()),
         open: open.iter().map(socket).collect(),
+        is_whole: true,
         bound: Default::default(),
         listening: Vec::new(),
         namespace: Some(1),

@@ -18,6 +18,7 @@ fn worker(pid: u32, ancestors: &[u32]) -> WorkerProcess {
         ports: None,
         sockets: None,
         open: Vec::new(),
+        is_whole: true,
         bound: BTreeSet::new(),
         listening: Vec::new(),
         namespace: None,
