@@ -167,6 +167,7 @@ fn bad_values_are_named_in_one_line() {
     check("--observer.stats-interval 1.2.3s", &[], &["--observer.stats-interval:"]);
     check("--observer.max-requests-per-second 0", &[], &["--observer.max-requests-per-second:"]);
     check("--interface [", &[], &["--interface:", "`[`"]);
+    check("--interface lo,eth0", &[], &["--interface:", "`lo,eth0`", "once for each"]);
     check("--log a=b=c", &[], &["--log.level:", "`a=b=c`", "debug"]);
     check("--nonsense", &[], &["--nonsense", "--help"]);
     check("--interfaces eth0", &[], &["--interfaces", "--interface"]);

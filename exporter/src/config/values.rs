@@ -165,6 +165,11 @@ pub(super) fn boolean(origin: Origin, value: &str) -> Result<bool, Invalid> {
 
 /// `--interface`.
 pub(super) fn interfaces(given: &[String]) -> Result<Vec<String>, Invalid> {
+    // Within braces a comma is a pattern's.
+    if let Some(list) = given.iter().find(|it| it.contains(',') && !it.contains('{')) {
+        let expected = "one name or pattern; give the flag once for each";
+        return Err(Origin("--interface").refuse(list, expected));
+    }
     patterns(Origin("--interface"), given, "an interface name or pattern such as eth0 or ens*")
 }
 

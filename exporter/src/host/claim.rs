@@ -28,8 +28,8 @@ use super::namespaces::NamespaceCookie;
 use super::{listeners, procfs};
 
 const PREFIX: &str = "mediasoup-exporter/2";
-/// Names that are looked at.
-const MOST: usize = 4096;
+/// Names whose holders are asked for: anybody may make some, and each takes some microseconds.
+const MOST: usize = 1 << 16;
 /// Whoever asks who holds the name waits in its queue for good; only others that start ask.
 const QUEUE: libc::c_int = 4096;
 
@@ -234,7 +234,13 @@ fn tag() -> io::Result<Tag> {
 
 fn believed(is_asked_for: impl Fn(&Claimant) -> bool) -> io::Result<Vec<Claimant>> {
     let table = procfs::read(Path::new("/proc/thread-self/net/unix"))?;
-    let found = claimants(&table).into_iter();
+    let found = claimants(&table);
+    if found.len() >= MOST {
+        tracing::warn!(
+            "{MOST} sockets and more here have exporters' names: another exporter may not be seen among them"
+        );
+    }
+    let found = found.into_iter();
     Ok(found.filter(|it| is_asked_for(it) && it.is_believed()).collect())
 }
 

@@ -11,7 +11,7 @@ const WORKER: &str = "mediasoup-worker";
 const WORKER_COMM: &str = "mediasoup-worke";
 
 /// How a process was started.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy)]
 pub struct Process<'a> {
     /// Its name, at most 15 bytes.
     pub comm: &'a str,
@@ -19,6 +19,8 @@ pub struct Process<'a> {
     pub executable: &'a str,
     /// Its arguments, each ended by a NUL.
     pub command_line: &'a str,
+    /// Whether its environment has a version of mediasoup's: only asked where it matters.
+    pub has_version: &'a dyn Fn() -> bool,
 }
 
 /// Why a process counts as the SFU's.
@@ -28,7 +30,7 @@ pub enum Evidence {
     Executable,
     /// Its arguments are those of a worker, whatever its name.
     Arguments,
-    /// mediasoup gave it its version (`MEDIASOUP_VERSION`), as it gives it to workers only.
+    /// mediasoup gave it its version (`MEDIASOUP_VERSION`), as it gives it to workers, and an option of theirs.
     Environment,
     /// It calls itself a worker.
     Name,
@@ -55,10 +57,13 @@ impl Process<'_> {
                 options |= u32::from(is_option(argument, name)) << at;
             }
         }
+        // A container may have the version in its environment for whatever runs there.
+        let is_told = options != 0 && (self.has_version)();
         match () {
             () if options.count_ones() >= 2 || (is_named && options != 0) => {
                 Some(Evidence::Arguments)
             }
+            () if is_told => Some(Evidence::Environment),
             () if self.comm.starts_with(WORKER_COMM) => Some(Evidence::Name),
             () => None,
         }
@@ -90,7 +95,7 @@ pub enum Named {
 impl Named {
     /// What ends in `.pid` is a file with a number, what has a slash a path, all else a name.
     pub fn parse(text: &str) -> Result<Self, globset::Error> {
-        if text.contains('/') && text.ends_with(".pid") {
+        if text.ends_with(".pid") {
             Glob::new(basename(text))?;
             return Ok(Self::PidFile(text.to_owned()));
         }
@@ -128,7 +133,18 @@ mod tests {
     use super::*;
 
     fn process<'a>(comm: &'a str, executable: &'a str, command_line: &'a str) -> Process<'a> {
-        Process { comm, executable, command_line }
+        Process { comm, executable, command_line, has_version: &|| false }
+    }
+
+    #[test]
+    fn a_version_in_the_environment_makes_a_worker_of_who_has_an_option_of_one() {
+        let found = |command_line: &str| {
+            let of_container =
+                Process { has_version: &|| true, ..process("x", "/x", command_line) };
+            of_container.is_worker()
+        };
+        assert_eq!(found("/x\0--logLevel=warn\0"), Some(Evidence::Environment));
+        assert_eq!(found("/x\0-m\0http.server\0"), None);
     }
 
     #[test]
@@ -174,6 +190,7 @@ mod tests {
         check("/usr/bin/beam.smp", false);
         check("/run/sfu.pid", false);
         assert!(matches!(Named::parse("/run/sfu*.pid").unwrap(), Named::PidFile(_)));
+        assert!(matches!(Named::parse("sfu.pid").unwrap(), Named::PidFile(_)));
         assert!(Named::parse("a[").is_err());
         // A kernel thread has neither executable nor command line.
         assert!(!Named::parse("*").unwrap().is(&process("", "", "")));

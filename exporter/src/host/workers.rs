@@ -325,17 +325,21 @@ impl<'a> Look<'a> {
         let executable = executable.to_string_lossy();
         let command_line =
             procfs::read_at_most(&directory.join("cmdline"), MOST_ARGUMENTS).unwrap_or_default();
-        let process =
-            Process { comm: &stat.comm, executable: &executable, command_line: &command_line };
-        if self.named.iter().any(|named| named.is(&process)) {
-            return Some(Evidence::Operator);
-        }
         let has_version = || {
             let environment = procfs::read_at_most(&directory.join("environ"), MOST_ARGUMENTS);
             let environment = environment.unwrap_or_default();
             environment.split('\0').any(|word| word.starts_with("MEDIASOUP_VERSION="))
         };
-        process.is_worker().or_else(|| has_version().then_some(Evidence::Environment))
+        let process = Process {
+            comm: &stat.comm,
+            executable: &executable,
+            command_line: &command_line,
+            has_version: &has_version,
+        };
+        match self.named.iter().any(|named| named.is(&process)) {
+            true => Some(Evidence::Operator),
+            false => process.is_worker(),
+        }
     }
 
     /// Processes that files name.
@@ -494,6 +498,7 @@ fn files(pattern: &Path) -> Vec<PathBuf> {
     if glob.glob() == globset::escape(name) {
         return vec![pattern.to_owned()];
     }
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let glob = glob.compile_matcher();
     let matching = entries.take(MOST_PROCESSES).filter_map(Result::ok);
@@ -552,7 +557,11 @@ mod tests {
         };
         let mut children = [
             start(Command::new("sh").args(["-c", "read x", "--logLevel=warn", "--rtcMaxPort=2"])),
-            start(Command::new("sh").args(["-c", "read x"]).env("MEDIASOUP_VERSION", "3.15.8")),
+            start(
+                Command::new("sh")
+                    .args(["-c", "read x", "--logLevel=warn"])
+                    .env("MEDIASOUP_VERSION", "3.15.8"),
+            ),
             start(Command::new("sh").args(["-c", "read x"])),
             start(Command::new("sh").args(["-c", "read x"])),
         ];
