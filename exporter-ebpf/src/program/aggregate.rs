@@ -29,7 +29,7 @@ struct Walk<F: Admit> {
 }
 
 /// Counts an aggregate of datagrams of `size` bytes, the last one perhaps shorter, that begin at
-/// `payload`. False: perhaps this host has no part in it.
+/// `payload`, or the one datagram that it is. False: perhaps this host has no part in it.
 #[inline(never)]
 pub fn datagrams<F: Admit>(
     skb: *mut __sk_buff,
@@ -38,6 +38,8 @@ pub fn datagrams<F: Admit>(
     length: u32,
     size: u32,
 ) -> bool {
+    // Whoever calls has no room on the stack to ask.
+    let size = if is_one_datagram(skb) { length } else { size };
     let mut walk = Walk::<F> { skb, key, payload, length, size, is_counted: 0 };
     let count = length.div_ceil(size.max(1));
     let callback: unsafe extern "C" fn(u32, *mut Walk<F>) -> i64 = datagram::<F>;
@@ -57,7 +59,7 @@ pub fn datagrams<F: Admit>(
 /// It is one datagram that is to be cut into IP fragments (UFO, which guests still send by tap and virtio), and not many
 /// that were put together. No context tells that; the kernel's own frame does, to which the context points.
 #[inline(never)]
-pub fn is_one_datagram(skb: *mut __sk_buff) -> bool {
+fn is_one_datagram(skb: *mut __sk_buff) -> bool {
     /// SKB_GSO_UDP (include/linux/skbuff.h) since Linux 4.16.
     const UFO: u32 = 1 << 16;
     if GSO_TYPE.load() == 0 {

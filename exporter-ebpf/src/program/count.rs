@@ -117,7 +117,7 @@ where
     }
     // SAFETY: the kernel's context.
     let gso_size = unsafe { (*skb).gso_size };
-    if gso_size != 0 && gso_size < packet.length && !aggregate::is_one_datagram(skb) {
+    if gso_size != 0 && gso_size < packet.length {
         let is_counted = aggregate::datagrams::<Packet<W>>(
             skb,
             &mut packet.key(DIRECTION, 0),
