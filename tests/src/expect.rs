@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::endpoint::{Count, Counts};
 use crate::nft::Nft;
-use crate::peer::Sequence;
+use crate::peer::{Sequence, Track};
 use crate::scene::{Channel, Person, Scene};
 use crate::scrape::{Sample, Scrape};
 
@@ -287,8 +287,8 @@ const CONSUMER_REPAIRS: [(&str, &[&str]); 3] = [
 ];
 
 /// What was done about losses, by family and id, by mediasoup's own counts; and as scraped. mediasoup counts anew
-/// where a sender begins new sequence numbers, and what is scraped does not: of such a producer it is at least as
-/// much.
+/// where a sender begins new sequence numbers, and what is scraped does not: of such a producer, and of one that is
+/// there twice, it is at least as much.
 pub fn repairs(scene: &Scene, stats: &Value, scrape: &Scrape) -> Result<(Rows, Rows)> {
     let (mut expected, mut scraped) = (Rows::new(), Rows::new());
     let mut check =
@@ -304,7 +304,10 @@ pub fn repairs(scene: &Scene, stats: &Value, scrape: &Scrape) -> Result<(Rows, R
         };
     for person in scene.people.values() {
         for made in &person.produced {
-            let anew = made.tracks.iter().any(|track| track.script.jump.is_some());
+            // One that was brought to another router is there twice under its id, with counts of its own.
+            let is_twice = scene.pipes.iter().any(|pipe| pipe.producer == made.id);
+            let jumped = |track: &Track| person.sender.jumped(track.ssrc).packets > 0;
+            let anew = is_twice || made.tracks.iter().any(jumped);
             check(&PRODUCER_REPAIRS, ("producers", "inbound-rtp", &made.id), anew);
         }
         for it in &person.consumed {
