@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use foldhash::{HashMap, HashSet};
+use foldhash::HashMap;
 
 use crate::history::drops::Drops;
 use crate::history::lives::Ended;
@@ -120,6 +120,9 @@ pub struct Facts {
     pub subjects: HashMap<Arc<str>, Known>,
     /// What peers call themselves, by room and id.
     pub names: HashMap<PeerKey, Arc<str>>,
+    /// Peers that a server told of at the last step, and since when, milliseconds since the exporter began: they
+    /// need not have a transport yet.
+    pub present: HashMap<PeerKey, u64>,
     /// What the servers' sockets dropped.
     pub drops: Drops,
 }
@@ -191,7 +194,8 @@ pub type PeerKey = (Arc<str>, Arc<str>);
 #[derive(Debug, Default)]
 pub(super) struct Gatherer {
     texts: Texts,
-    peers: HashSet<Arc<str>>,
+    /// By their labels.
+    peers: HashMap<Arc<str>, PeerKey>,
 }
 
 impl Gatherer {
@@ -213,13 +217,21 @@ impl Gatherer {
         for series in objects.consumers.iter().filter(|it| it.is_seen(tick)) {
             self.take_object(&series.values, true, facts, now);
         }
+        let mut present = HashMap::default();
         for series in objects.peer_infos.iter() {
             let labels = &series.labels;
-            if !self.peers.contains(labels) {
-                self.peers.insert(labels.clone());
-                facts.names.extend(self.texts.name(labels));
+            if !self.peers.contains_key(labels) {
+                let (peer, name) = self.texts.peer(labels);
+                facts.names.extend(name.map(|name| (peer.clone(), name)));
+                self.peers.insert(labels.clone(), peer);
+            }
+            if series.is_seen(tick) {
+                let peer = &self.peers[labels];
+                let since = facts.present.get(peer).copied().unwrap_or(now);
+                present.insert(peer.clone(), since);
             }
         }
+        facts.present = present;
     }
 
     /// Forgets which peers' names are known: they are taken in anew.
@@ -323,13 +335,14 @@ impl Texts {
         subject
     }
 
-    /// Room, peer and name out of a peer's labels; `None` where it has no name.
-    fn name(&mut self, labels: &str) -> Option<(PeerKey, Arc<str>)> {
-        let find = |wanted: &str| block::parse(labels).find(|(name, _)| *name == wanted);
-        let [room, peer, name] = ["room_id", "peer_id", "display_name"].map(find);
-        let name = name.filter(|(_, name)| !name.is_empty())?.1;
-        let (room, peer) = (self.keep(&room?.1), self.keep(&peer?.1));
-        Some(((room, peer), self.keep(&name)))
+    /// Room and peer out of a peer's labels, and the name, if it has one.
+    fn peer(&mut self, labels: &str) -> (PeerKey, Option<Arc<str>>) {
+        let mut find = |wanted: &str| {
+            let found = block::parse(labels).find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| self.keep(&value)).unwrap_or_default()
+        };
+        let [room, peer, name] = ["room_id", "peer_id", "display_name"].map(&mut find);
+        ((room, peer), Some(name).filter(|name| !name.is_empty()))
     }
 }
 
@@ -383,7 +396,7 @@ mod tests {
         let parts = parts.map(Arc::from);
         let subject = Texts::default().subject(&parts.each_ref(), &"c".into());
         assert_eq!((&*subject.id, &*subject.room, &*subject.codec), ("i", "r", "opus"));
-        let name = |labels| Texts::default().name(labels).map(|(_, name)| name.to_string());
+        let name = |labels| Texts::default().peer(labels).1.map(|name| name.to_string());
         let peer = |name: &str| {
             format!(r#"{{peer_id="p",room_id="r",display_name="{name}",user_agent=""}} "#)
         };

@@ -459,7 +459,8 @@ impl History {
             (transport.room.clone(), transport.peer.clone())
         });
         let peers: HashSet<_> = of_subjects.chain(of_stations).collect();
-        facts.names.retain(|peer, _| peers.contains(peer));
+        let present = &facts.present;
+        facts.names.retain(|peer, _| peers.contains(peer) || present.contains_key(peer));
         self.gatherer.forget_peers();
     }
 }

@@ -39,15 +39,25 @@ impl Meeting {
         meeting
     }
 
-    /// A peer with a transport at this address.
-    pub(crate) fn join(&mut self, name: &str, address: &str) -> Tuple {
+    /// A peer of whom nothing else is told.
+    pub(crate) fn arrive(&mut self, name: &str, room: &str) {
         self.told.state.put_peer(Peer {
             id: name.into(),
             source: fixture::SOURCE,
-            room: Some("r1".into()),
+            room: Some(room.into()),
             display_name: name.to_uppercase().into(),
             user_agent: "".into(),
         });
+    }
+
+    /// The peer leaves, and nothing of it stays.
+    pub(crate) fn leave(&mut self, name: &str) {
+        self.told.state.remove_peer(&fixture::peer(name));
+    }
+
+    /// A peer with a transport at this address.
+    pub(crate) fn join(&mut self, name: &str, address: &str) -> Tuple {
+        self.arrive(name, "r1");
         let mut transport = fixture::transport(&format!("t-{name}"), Some(address), 40_000);
         transport.owner = Some(fixture::peer(name));
         self.told.state.put_transport(transport);

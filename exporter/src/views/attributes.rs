@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::history::{Connection, Facts, Known, Station, Track, Whose, host};
+use crate::history::{Connection, Facts, Known, PeerKey, Station, Track, Whose, host};
 use crate::state::StreamRole;
 
 /// Whose traffic it is. Empty is what is not known.
@@ -113,6 +113,12 @@ impl<'a> Attributes<'a> {
     /// A transport.
     pub(crate) fn of_station(station: &'a Station, facts: &'a Facts) -> Self {
         Self { transport: &station.transport.id, ..Self::default().at(Some(station), facts) }
+    }
+
+    /// A peer of whom nothing but that is known.
+    pub(crate) fn of_peer(peer: &'a PeerKey, facts: &'a Facts) -> Self {
+        let name = facts.names.get(peer).map_or("", |name| name);
+        Self { room: &peer.0, peer: &peer.1, name, told: true, open: true, ..Self::default() }
     }
 
     /// On a transport.

@@ -151,6 +151,10 @@ fn summary(rows: &[Row], past: &Past, verdicts: &HashMap<PeerKey, Verdict>) -> S
             peers.insert((&subject.room, &subject.peer));
         }
     }
+    for (room, peer) in past.facts.present.keys() {
+        rooms.insert(room);
+        peers.insert((room, peer));
+    }
     // The sum of nothing is a negative zero.
     let sum = |of: fn(&Figures) -> f64| rows.iter().fold(0.0, |sum, row| sum + of(&row.figures));
     Summary {
@@ -326,7 +330,11 @@ impl<'a> Grouping<'a> {
             _ => {
                 let stations = facts.stations.values();
                 let there = stations.filter(|station| station.open && station.since < self.end);
-                there.map(|station| Attributes::of_station(station, facts)).collect()
+                let there = there.map(|station| Attributes::of_station(station, facts));
+                let has_peers = matches!(self.query.by, By::Peer | By::Room);
+                let peers =
+                    facts.present.iter().filter(|(_, since)| has_peers && **since < self.end);
+                there.chain(peers.map(|(peer, _)| Attributes::of_peer(peer, facts))).collect()
             }
         };
         for who in quiet {

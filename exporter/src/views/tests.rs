@@ -64,6 +64,37 @@ fn column<'a>(table: &'a Value, name: &str) -> Vec<&'a Value> {
     table["rows"].as_array().unwrap().iter().map(|row| &row[name]).collect()
 }
 
+/// A server tells of a peer long before there is a transport, and sometimes there never is one.
+#[test]
+fn a_peer_without_a_transport_is_there() {
+    let mut meeting = meeting();
+    meeting.arrive("mallory", "r2");
+    let peers = json(&meeting, "/api/v1/peers");
+    assert!(!column(&peers, "key").contains(&&Value::from("r2/mallory")), "not yet");
+    meeting.step();
+    let row = |meeting: &Meeting, path: &str| {
+        let table = json(meeting, path);
+        let rows = table["rows"].as_array().unwrap().clone();
+        assert_eq!(rows.len(), 1, "{table}");
+        rows[0].clone()
+    };
+    let peer = row(&meeting, "/api/v1/peers?q=mallory");
+    assert_eq!((&peer["key"], &peer["live"]), (&"r2/mallory".into(), &true.into()));
+    assert_eq!((&peer["receive_packets"], &peer["rooms"][0]), (&0.into(), &"r2".into()));
+    let room = row(&meeting, "/api/v1/rooms?q=room:r2");
+    assert_eq!((&room["key"], &room["peers"][0]), (&"r2".into(), &"MALLORY".into()));
+    for by in ["ips", "transports", "streams"] {
+        let table = json(&meeting, &format!("/api/v1/{by}?q=mallory"));
+        assert_eq!(table["rows"].as_array().unwrap().len(), 0, "{by}");
+    }
+    assert!(page(&meeting, "/peers").contains("mallory"));
+    // He leaves, and nothing was ever counted of him.
+    meeting.leave("mallory");
+    meeting.step();
+    let gone = json(&meeting, "/api/v1/peers?q=mallory");
+    assert_eq!(gone["rows"].as_array().unwrap().len(), 0);
+}
+
 #[test]
 fn who_suffers_stands_first_with_the_reason() {
     let table = json(&meeting(), "/api/v1/peers");
@@ -125,6 +156,7 @@ fn who_has_left_is_judged_for_the_time_when_he_was_there() {
         meeting.told.state.remove_consumer(&name.into());
     }
     meeting.told.state.remove_transport(&"t-bob".into());
+    meeting.leave("bob");
     meeting.reading.flows.retain(|flow| flow.tuple.remote.ip().to_string() != "203.0.114.7");
     meeting.reading.streams.retain(|stream| stream.tuple.remote.ip().to_string() != "203.0.114.7");
     (0..30).for_each(|_| meeting.step());
