@@ -42,7 +42,11 @@ fn kernel(release: &str, has_types: bool) -> Finding {
             "boot Linux 5.17 or later; until then packets are captured",
         );
     }
-    let types = if has_types { "with BTF" } else { "without BTF" };
+    let types = if has_types {
+        "with BTF"
+    } else {
+        "without BTF: a large datagram that a guest has cut into fragments is taken for several"
+    };
     Finding::ok("kernel", format!("Linux {release}, {types}"))
 }
 

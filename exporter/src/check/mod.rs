@@ -3,8 +3,12 @@
 //!
 //! Each part has its look (I/O) and its judgement (facts in, findings out).
 
+mod buffers;
+mod clock;
 mod finding;
+mod hooks;
 mod host;
+mod names;
 mod network;
 mod running;
 mod workers;
@@ -12,7 +16,7 @@ mod workers;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -23,7 +27,7 @@ use crate::config::Check;
 use crate::host::workers::Workers;
 use crate::printed::print;
 
-/// For one part; an exporter's answer has ten seconds of its own.
+/// For all parts together; an exporter's answer has ten seconds of its own.
 const PATIENCE: Duration = Duration::from_secs(12);
 
 #[derive(Serialize)]
@@ -62,23 +66,38 @@ fn findings(options: &Check) -> anyhow::Result<Vec<Finding>> {
     let workers = Arc::new(Workers::new(&options.sfu)?);
     let (interfaces, known) = (options.interfaces.clone(), workers.clone());
     let (named, ports) = (options.observers.clone(), options.ports.clone());
+    let of_sockets = workers.clone();
     let parts = [
-        bounded("host", host::look),
-        bounded("interfaces", move || network::look(&interfaces, known)),
-        bounded("workers", move || workers::look(&workers, &named, ports.as_ref())),
-        bounded("exporter", move || running::look(&client)),
+        Part::begin("host", host::look),
+        Part::begin("interfaces", move || network::look(&interfaces, known)),
+        Part::begin("workers", move || workers::look(&workers, &named, ports.as_ref())),
+        Part::begin("buffers", move || vec![buffers::look(&of_sockets.look())]),
+        Part::begin("clock", || vec![clock::look(), names::look()]),
+        Part::begin("exporter", move || running::look(&client)),
     ];
-    Ok(parts.into_iter().flatten().collect())
+    let until = Instant::now() + PATIENCE;
+    Ok(parts.into_iter().flat_map(|part| part.end(until)).collect())
 }
 
-/// What a part found, or that it took too long.
-fn bounded(
+/// A part that is being looked at; all are at once.
+struct Part {
     subject: &'static str,
-    look: impl FnOnce() -> Vec<Finding> + Send + 'static,
-) -> Vec<Finding> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || sender.send(look()));
-    receiver.recv_timeout(PATIENCE).unwrap_or_else(|error| {
-        vec![Finding::skipped(subject, format!("no answer in {PATIENCE:?} ({error})"))]
-    })
+    found: mpsc::Receiver<Vec<Finding>>,
+}
+
+impl Part {
+    fn begin(subject: &'static str, look: impl FnOnce() -> Vec<Finding> + Send + 'static) -> Self {
+        let (sender, found) = mpsc::channel();
+        thread::spawn(move || sender.send(look()));
+        Self { subject, found }
+    }
+
+    /// What it found, or that it took too long.
+    fn end(self, until: Instant) -> Vec<Finding> {
+        let left = until.saturating_duration_since(Instant::now());
+        self.found.recv_timeout(left).unwrap_or_else(|error| {
+            let seen = format!("it could not be looked at in {PATIENCE:?} ({error})");
+            vec![Finding::warning(self.subject, seen, "try again; see what this host is busy with")]
+        })
+    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::finding::Finding;
+use super::hooks;
 use crate::host::interfaces::Choice;
 use crate::host::survey::Surveyor;
 use crate::host::workers::Workers;
@@ -11,7 +12,11 @@ use crate::host::workers::Workers;
 pub(super) fn look(patterns: &[String], workers: Arc<Workers>) -> Vec<Finding> {
     let survey = Surveyor::new(patterns, &[], workers).and_then(|mut it| it.look());
     match survey {
-        Ok(survey) => judge(&survey.choice),
+        Ok(survey) => {
+            let mut findings = judge(&survey.choice);
+            findings.push(hooks::look(&survey.choice.attach));
+            findings
+        }
         Err(error) => vec![Finding::skipped("interfaces", format!("{error:#}"))],
     }
 }
