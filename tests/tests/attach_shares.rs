@@ -22,6 +22,9 @@ const LIMITS: Limits = Limits {
     ssrcs_per_flow: 1_024,
 };
 const GREEDY_FLOWS: usize = 90;
+/// It keeps 32 at least. Captured packets may be read some time after a reading, and as long as half of the table is
+/// free nobody is held back.
+const SHARE: usize = LIMITS.flows as usize / 2;
 
 #[test]
 fn one_address_cannot_fill_the_kernels_tables() -> Result<()> {
@@ -72,7 +75,7 @@ fn one_address_cannot_fill_the_tables(method: MethodChoice) -> Result<()> {
     )?;
     wait::until("the greedy one to lose what is over its share", wait::LONG, || {
         books.read()?;
-        Ok((books.known_of(GREEDY.parse()?) <= 32).then_some(()))
+        Ok((books.known_of(GREEDY.parse()?) <= SHARE).then_some(()))
     })?;
     // Who is not told, at another address, has room now; the greedy one gets no more.
     let mut other = pair.connect("[fd77::1]:40001", MODEST)?;
@@ -84,7 +87,7 @@ fn one_address_cannot_fill_the_tables(method: MethodChoice) -> Result<()> {
     }
     wait::until_equal("all packets to be counted, and no more known", wait::LONG, || {
         books.read()?;
-        let known = (books.known_of(modest), books.known_of(GREEDY.parse()?) <= 32);
+        let known = (books.known_of(modest), books.known_of(GREEDY.parse()?) <= SHARE);
         Ok(((known, books.counted()), ((2, true), books.said)))
     })
 }
