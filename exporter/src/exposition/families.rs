@@ -138,6 +138,24 @@ macro_rules! of_classes {
     };
 }
 
+/// A counter of what was done about losses, of each producer or consumer (`$objects`), in packets or requests.
+macro_rules! of_repairs {
+    ($name:literal, $help:literal, $objects:ident, $repair:ident) => {
+        Family {
+            name: $name,
+            kind: MetricType::Counter,
+            unit: "",
+            help: $help,
+            labels: OBJECT,
+            group: Group::Objects,
+            origin: Origin::Stats,
+            rows: |view, start, lines| {
+                rows::$objects(view, start, lines, |object| object.totals.repaired(Repair::$repair))
+            },
+        }
+    };
+}
+
 /// All families.
 pub static FAMILIES: &[Family] = &[
     Family {
@@ -271,7 +289,7 @@ pub static FAMILIES: &[Family] = &[
         group: Group::Objects,
         origin: Origin::Observer,
         rows: |view, start, lines| {
-            rows::producers(view, start, lines, |gauges| Some(gauges.paused))
+            rows::producers(view, start, lines, |object| Some(object.gauges.paused))
         },
     },
     Family {
@@ -284,64 +302,42 @@ pub static FAMILIES: &[Family] = &[
         group: Group::Objects,
         origin: Origin::Stats,
         rows: |view, start, lines| {
-            rows::producers(view, start, lines, |gauges| gauges.packets_lost)
+            rows::producers(view, start, lines, |object| object.gauges.packets_lost)
         },
     },
-    Family {
-        name: "mediasoup_producer_packets_discarded_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets of a producer that reached mediasoup and were thrown away there, as it counts them \
+    of_repairs!(
+        "mediasoup_producer_packets_discarded_total",
+        "Packets of a producer that reached mediasoup and were thrown away there, as it counts them \
                (packetsDiscarded).",
-        labels: OBJECT,
-        group: Group::Objects,
-        origin: Origin::Stats,
-        rows: |view, start, lines| rows::repaired_producers(view, start, lines, Repair::Discarded),
-    },
-    Family {
-        name: "mediasoup_producer_packets_retransmitted_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets of a producer that came once more, by RTX or with the sequence number that they had \
+        producers,
+        Discarded
+    ),
+    of_repairs!(
+        "mediasoup_producer_packets_retransmitted_total",
+        "Packets of a producer that came once more, by RTX or with the sequence number that they had \
                (packetsRetransmitted).",
-        labels: OBJECT,
-        group: Group::Objects,
-        origin: Origin::Stats,
-        rows: |view, start, lines| {
-            rows::repaired_producers(view, start, lines, Repair::Retransmitted)
-        },
-    },
-    Family {
-        name: "mediasoup_producer_packets_repaired_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets that mediasoup missed of a producer and that came after all (packetsRepaired).",
-        labels: OBJECT,
-        group: Group::Objects,
-        origin: Origin::Stats,
-        rows: |view, start, lines| rows::repaired_producers(view, start, lines, Repair::Repaired),
-    },
-    Family {
-        name: "mediasoup_producer_nacked_packets_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets of a producer that mediasoup asked the sender for again, each time that it asked \
+        producers,
+        Retransmitted
+    ),
+    of_repairs!(
+        "mediasoup_producer_packets_repaired_total",
+        "Packets that mediasoup missed of a producer and that came after all (packetsRepaired).",
+        producers,
+        Repaired
+    ),
+    of_repairs!(
+        "mediasoup_producer_nacked_packets_total",
+        "Packets of a producer that mediasoup asked the sender for again, each time that it asked \
                (nackPacketCount).",
-        labels: OBJECT,
-        group: Group::Objects,
-        origin: Origin::Stats,
-        rows: |view, start, lines| rows::repaired_producers(view, start, lines, Repair::Nacked),
-    },
-    Family {
-        name: "mediasoup_producer_key_frame_requests_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Key frames that mediasoup asked the sender of a producer for, by PLI or FIR.",
-        labels: OBJECT,
-        group: Group::Objects,
-        origin: Origin::Stats,
-        rows: |view, start, lines| rows::repaired_producers(view, start, lines, Repair::KeyFrames),
-    },
+        producers,
+        Nacked
+    ),
+    of_repairs!(
+        "mediasoup_producer_key_frame_requests_total",
+        "Key frames that mediasoup asked the sender of a producer for, by PLI or FIR.",
+        producers,
+        KeyFrames
+    ),
     Family {
         name: "mediasoup_consumer_paused",
         kind: MetricType::Gauge,
@@ -351,7 +347,7 @@ pub static FAMILIES: &[Family] = &[
         group: Group::Objects,
         origin: Origin::Observer,
         rows: |view, start, lines| {
-            rows::consumers(view, start, lines, |gauges| Some(gauges.paused))
+            rows::consumers(view, start, lines, |object| Some(object.gauges.paused))
         },
     },
     Family {
@@ -363,7 +359,7 @@ pub static FAMILIES: &[Family] = &[
         group: Group::Objects,
         origin: Origin::Observer,
         rows: |view, start, lines| {
-            rows::consumers(view, start, lines, |gauges| gauges.spatial_layer)
+            rows::consumers(view, start, lines, |object| object.gauges.spatial_layer)
         },
     },
     Family {
@@ -375,7 +371,7 @@ pub static FAMILIES: &[Family] = &[
         group: Group::Objects,
         origin: Origin::Observer,
         rows: |view, start, lines| {
-            rows::consumers(view, start, lines, |gauges| gauges.temporal_layer)
+            rows::consumers(view, start, lines, |object| object.gauges.temporal_layer)
         },
     },
     Family {
@@ -388,8 +384,8 @@ pub static FAMILIES: &[Family] = &[
         group: Group::Objects,
         origin: Origin::Stats,
         rows: |view, start, lines| {
-            rows::consumers(view, start, lines, |gauges| {
-                gauges.round_trip_time.map(crate::exposition::text::Micros)
+            rows::consumers(view, start, lines, |object| {
+                object.gauges.round_trip_time.map(crate::exposition::text::Micros)
             })
         },
     },
@@ -403,8 +399,8 @@ pub static FAMILIES: &[Family] = &[
         group: Group::Objects,
         origin: Origin::Stats,
         rows: |view, start, lines| {
-            rows::consumers(view, start, lines, |gauges| {
-                gauges.fraction_lost.map(crate::exposition::text::Fraction256)
+            rows::consumers(view, start, lines, |object| {
+                object.gauges.fraction_lost.map(crate::exposition::text::Fraction256)
             })
         },
     },
@@ -418,42 +414,28 @@ pub static FAMILIES: &[Family] = &[
         group: Group::Objects,
         origin: Origin::Stats,
         rows: |view, start, lines| {
-            rows::consumers(view, start, lines, |gauges| gauges.packets_lost)
+            rows::consumers(view, start, lines, |object| object.gauges.packets_lost)
         },
     },
-    Family {
-        name: "mediasoup_consumer_packets_retransmitted_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets that mediasoup sent the far side of a consumer once more (packetsRetransmitted).",
-        labels: OBJECT,
-        group: Group::Objects,
-        origin: Origin::Stats,
-        rows: |view, start, lines| {
-            rows::repaired_consumers(view, start, lines, Repair::Retransmitted)
-        },
-    },
-    Family {
-        name: "mediasoup_consumer_nacked_packets_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Packets of a consumer that the far side asked for again, each time that it asked \
+    of_repairs!(
+        "mediasoup_consumer_packets_retransmitted_total",
+        "Packets that mediasoup sent the far side of a consumer once more (packetsRetransmitted).",
+        consumers,
+        Retransmitted
+    ),
+    of_repairs!(
+        "mediasoup_consumer_nacked_packets_total",
+        "Packets of a consumer that the far side asked for again, each time that it asked \
                (nackPacketCount).",
-        labels: OBJECT,
-        group: Group::Objects,
-        origin: Origin::Stats,
-        rows: |view, start, lines| rows::repaired_consumers(view, start, lines, Repair::Nacked),
-    },
-    Family {
-        name: "mediasoup_consumer_key_frame_requests_total",
-        kind: MetricType::Counter,
-        unit: "",
-        help: "Key frames that the far side of a consumer asked for, by PLI or FIR.",
-        labels: OBJECT,
-        group: Group::Objects,
-        origin: Origin::Stats,
-        rows: |view, start, lines| rows::repaired_consumers(view, start, lines, Repair::KeyFrames),
-    },
+        consumers,
+        Nacked
+    ),
+    of_repairs!(
+        "mediasoup_consumer_key_frame_requests_total",
+        "Key frames that the far side of a consumer asked for, by PLI or FIR.",
+        consumers,
+        KeyFrames
+    ),
     Family {
         name: "mediasoup_connection_receive_bytes_total",
         kind: MetricType::Counter,

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use crate::exposition::text::{Lines, Micros, Value};
 use crate::join::CLASSES;
 use crate::ledger::{
-    ContractSeries, Counts, Gauges, Object, Rows, Series, SocketSeries, StreamTotals, View,
+    ContractSeries, Counts, Object, Rows, Series, SocketSeries, StreamTotals, View,
 };
-use crate::model::Repair;
 use crate::prefetch;
 
 /// Writes each series of a table. `text` is what most of a row is copied from: it is fetched from
@@ -137,36 +136,18 @@ pub(crate) fn producers<V: Value>(
     view: &View,
     start: usize,
     lines: &mut Lines<'_>,
-    value: impl Fn(&Gauges) -> Option<V>,
+    value: impl Fn(&Object) -> Option<V>,
 ) -> Option<usize> {
-    objects(&view.producers, start, lines, |object| value(&object.gauges))
-}
-
-pub(crate) fn repaired_producers(
-    view: &View,
-    start: usize,
-    lines: &mut Lines<'_>,
-    which: Repair,
-) -> Option<usize> {
-    objects(&view.producers, start, lines, |object| object.totals.repaired(which))
+    objects(&view.producers, start, lines, value)
 }
 
 pub(crate) fn consumers<V: Value>(
     view: &View,
     start: usize,
     lines: &mut Lines<'_>,
-    value: impl Fn(&Gauges) -> Option<V>,
+    value: impl Fn(&Object) -> Option<V>,
 ) -> Option<usize> {
-    objects(&view.consumers, start, lines, |object| value(&object.gauges))
-}
-
-pub(crate) fn repaired_consumers(
-    view: &View,
-    start: usize,
-    lines: &mut Lines<'_>,
-    which: Repair,
-) -> Option<usize> {
-    objects(&view.consumers, start, lines, |object| object.totals.repaired(which))
+    objects(&view.consumers, start, lines, value)
 }
 
 fn objects<K: Clone + Eq + Hash, V: Value>(
