@@ -207,9 +207,7 @@ impl<T: OwnedTables> Keeper<T> {
         let lost = self.tables.lost();
         let mut is_complete = std::mem::replace(&mut self.lost, lost) == lost;
         let now = Instant::now();
-        if !is_complete {
-            self.is_doubtful = true;
-        }
+        self.is_doubtful |= !is_complete;
         unknown.remove(&std::process::id());
         unknown.retain(|_, _| {
             let is_left = self.looks.take(now);

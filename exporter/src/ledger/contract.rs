@@ -116,10 +116,11 @@ impl Totals {
             self.told = true;
             let last = self.last_of(place, encoding.ssrc);
             let grown = grown_total(&mut last.bytes, stats.byte_count);
+            let repaired: Option<Repairs> = stats
+                .repairs
+                .map(|raw| std::array::from_fn(|at| grown_total(&mut last.repairs[at], raw[at])));
             self.pending = self.pending.saturating_add(grown);
-            let Some(raw) = stats.repairs else { continue };
-            let last = &mut self.last_of(place, encoding.ssrc).repairs;
-            let grown: Repairs = std::array::from_fn(|at| grown_total(&mut last[at], raw[at]));
+            let Some(grown) = repaired else { continue };
             let totals = self.repairs.get_or_insert_default();
             totals
                 .iter_mut()
