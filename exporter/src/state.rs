@@ -8,6 +8,7 @@ mod closed;
 mod cost;
 mod encodings;
 mod event;
+mod ladder;
 mod ownership;
 mod places;
 mod role;
@@ -31,6 +32,7 @@ use crate::texts::Texts;
 
 pub use self::closed::ClosedOwner;
 pub use self::event::*;
+pub use self::ladder::{Ladder, Rung, Stage};
 pub use self::ownership::{Bound, Ownership, Unknown};
 pub use self::places::{Place, RoomRef};
 pub use self::role::StreamRole;
@@ -126,6 +128,7 @@ pub struct State {
     settled: u64,
     /// Transports of which nothing more is heard though they did not close, until somebody asks.
     lost: Vec<Arc<str>>,
+    ladder: Ladder,
 }
 
 impl Default for State {
@@ -156,6 +159,7 @@ impl State {
             all_unsettled: false,
             settled: 0,
             lost: Vec::new(),
+            ladder: Ladder::default(),
         }
     }
 
@@ -277,6 +281,11 @@ impl State {
     /// What of one source was refused, in all.
     pub fn refused_of(&self, source: SourceId) -> u64 {
         self.sources.refused_of(source)
+    }
+
+    /// How far WebRTC transports came, since the start.
+    pub fn ladder(&self) -> Ladder {
+        self.ladder
     }
 
     /// Bytes that all objects take, as estimated.
@@ -481,6 +490,10 @@ impl State {
     /// comes is its own.
     fn take_transport(&mut self, id: &TransportId, has_closed: bool) {
         let Some(old) = self.transports.swap_remove(id) else { return };
+        let reached = self.places.nodes.get_mut(id).map(|node| std::mem::take(&mut node.reached));
+        if has_closed && old.kind == TransportKind::WebRtc {
+            self.ladder.close(reached.unwrap_or_default());
+        }
         if !has_closed && self.lost.len() < MOST_LOST {
             // A copy: the text itself is to go with the transport.
             self.lost.push((*id.0).into());

@@ -281,6 +281,29 @@ pub static FAMILIES: &[Family] = &[
         rows: rows::consumer_info,
     },
     Family {
+        name: "mediasoup_transports_closed_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "WebRTC transports that closed, by how far their servers had told that they came: nothing (ICE \
+               never had a pair), ice (DTLS was never connected) or dtls (media could flow). Those of a server \
+               that ended, or that is heard no more, are not known to have closed.",
+        labels: &["reached"],
+        group: Group::Objects,
+        origin: Origin::Observer,
+        rows: rows::closed_transports,
+    },
+    Family {
+        name: "mediasoup_transport_failures_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "How often WebRTC transports failed while they lived: ice (mediasoup lost the pair: iceState \
+               disconnected) or dtls (the handshake failed).",
+        labels: &["stage"],
+        group: Group::Objects,
+        origin: Origin::Observer,
+        rows: rows::transport_failures,
+    },
+    Family {
         name: "mediasoup_producer_paused",
         kind: MetricType::Gauge,
         unit: "",

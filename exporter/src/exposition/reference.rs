@@ -48,7 +48,7 @@ fn about(group: Group) -> &'static str {
         Group::Info => {
             "Always 1. What people read, to be joined on `transport_id`, `id` or `peer_id`."
         }
-        Group::Objects => "What the servers say of producers and consumers.",
+        Group::Objects => "What the servers say of transports, producers and consumers.",
         Group::Connections => {
             "One connection is one 5-tuple; `transport_id` is empty while no server claims it. \
              `class` is `rtp`, `rtcp`, `stun`, `dtls` or `other` (RFC 7983, RFC 5761); a class is \

@@ -13,6 +13,7 @@ use crate::ledger::{
     ContractSeries, Counts, Object, Rows, Series, SocketSeries, StreamTotals, View,
 };
 use crate::prefetch;
+use crate::state::{Rung, Stage};
 
 /// Writes each series of a table. `text` is what most of a row is copied from: it is fetched from
 /// memory some rows ahead, because with 100,000 streams no cache holds it, and waiting for it would be
@@ -241,6 +242,21 @@ pub(crate) fn jitter(
             }
         },
     )
+}
+
+/// Those that closed, by how far they had come.
+pub(crate) fn closed_transports(view: &View, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    for rung in Rung::ALL {
+        lines.put(&["{reached=\"", rung.name(), "\"} "], view.ladder.closed(rung));
+    }
+    None
+}
+
+pub(crate) fn transport_failures(view: &View, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    for stage in Stage::ALL {
+        lines.put(&["{stage=\"", stage.name(), "\"} "], view.ladder.failures(stage));
+    }
+    None
 }
 
 pub(crate) fn verdicts(view: &View, start: usize, lines: &mut Lines<'_>) -> Option<usize> {

@@ -233,6 +233,7 @@ impl Ledger {
         if extent.objects {
             let objects = &mut self.objects;
             view.open_rooms = objects.open_rooms;
+            view.ladder = objects.ladder;
             view.room_peers = objects.room_peers.lend();
             view.peer_infos = objects.peer_infos.lend();
             view.transports = objects.transports.lend();

@@ -19,7 +19,7 @@ use crate::model::{
     Consumer, ConsumerId, Encoding, MediaKind, Peer, PeerKey, Producer, RoomKey, Transport,
     TransportId,
 };
-use crate::state::{ProducerKey, RoomRef, State};
+use crate::state::{Ladder, ProducerKey, RoomRef, State};
 
 /// Families that one producer has a series in, the contract's apart.
 const PRODUCER_SERIES: u64 = 8;
@@ -45,6 +45,7 @@ pub(crate) struct Objects {
     pub(crate) contract: [Table<ContractLabels, ContractSeries>; 2],
     /// Rooms that are open now, rather than shown for their grace.
     pub(crate) open_rooms: u64,
+    pub(crate) ladder: Ladder,
     updates: u64,
     /// Of the last update.
     pub(crate) tick: Tick,
@@ -123,6 +124,7 @@ impl Objects {
         self.updates += 1;
         self.tick = turn.tick;
         self.open_rooms = 0;
+        self.ladder = state.ladder();
         for room in self.room_peers.iter_mut() {
             room.values = 0;
         }

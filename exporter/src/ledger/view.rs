@@ -14,7 +14,7 @@ use crate::ledger::streams::StreamSeries;
 use crate::ledger::totals::Counts;
 use crate::ledger::unclaimed::Crowd;
 use crate::model::{ConsumerId, TransportId};
-use crate::state::ProducerKey;
+use crate::state::{Ladder, ProducerKey};
 
 /// What is lent: what is not wanted need not be copied when the ledger changes.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct Extent {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
     pub(crate) open_rooms: u64,
+    /// How far WebRTC transports came.
+    pub(crate) ladder: Ladder,
     pub(crate) room_peers: Rows<Arc<str>, u64>,
     pub(crate) peer_infos: Rows<Arc<str>, ()>,
     pub(crate) transports: Rows<TransportId, TransportText>,

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::encodings::{carry_over, learn_scores, learn_stats};
+use super::ladder::States;
 use super::places::Child;
 use super::sources::{Key, Kind, Reason};
 use super::{
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::model::{
     Consumer, ConsumerId, Direction, Peer, PeerId, PeerKey, Producer, RoomId, RoomKey, RouterId,
-    Transport, TransportId,
+    Transport, TransportId, TransportKind,
 };
 
 impl State {
@@ -294,8 +295,19 @@ impl State {
         let key = Key::Object(object);
         let before = self.cost(source, &key);
         let (ice_state, dtls_state) = (ice, dtls);
-        let new = Transport { id, source, kind, router, owner, tuples, ice_state, dtls_state };
+        let states = self.transports.get(&id).map(States::of);
+        let new = Transport {
+            id: id.clone(),
+            source,
+            kind,
+            router,
+            owner,
+            tuples,
+            ice_state,
+            dtls_state,
+        };
         self.put_transport(new);
+        self.climb(&id, states);
         self.charge(source, &key, before);
     }
 
@@ -307,6 +319,7 @@ impl State {
         let before = cost::transport(transport);
         let left_out = cut(&mut state.tuples, self.sources.bounds.tuples);
         let TransportState { tuples, ice, dtls } = state;
+        let states = States::of(transport);
         (transport.ice_state, transport.dtls_state) = (ice, dtls);
         let changed = transport.tuples != tuples;
         let changed = changed.then(|| Transport { tuples, ..transport.clone() });
@@ -314,7 +327,21 @@ impl State {
         if let Some(changed) = changed {
             self.put_transport(changed);
         }
+        self.climb(id, Some(states));
         self.charge(source, &Key::Object(Gone::Transport(id.clone())), before);
+    }
+
+    /// A transport's ICE and DTLS were told; `before` is what they were, had it been told before.
+    fn climb(&mut self, id: &TransportId, before: Option<States>) {
+        let is_webrtc = |it: &&Transport| it.kind == TransportKind::WebRtc;
+        let Some(transport) = self.transports.get(id).filter(is_webrtc) else { return };
+        let now = States::of(transport);
+        if let Some(before) = before {
+            self.ladder.follow(&before, &now);
+        }
+        if let Some(node) = self.places.nodes.get_mut(id) {
+            node.reached = node.reached.max(now.rung());
+        }
     }
 
     /// Whether a transport is another source's.

@@ -11,6 +11,7 @@ use indexmap::{IndexMap, IndexSet};
 use smallvec::SmallVec;
 
 use super::event::Owned;
+use super::ladder::Rung;
 use super::sources::Sources;
 use crate::model::{
     ConsumerId, PeerId, PeerKey, Producer, ProducerId, RoomId, RoomKey, RouterId, SourceId,
@@ -74,6 +75,8 @@ pub(super) struct Node {
     pub(super) announcers: IndexMap<ProducerId, PeerId, RandomState>,
     /// The state's revision when its SSRCs last changed.
     pub(super) ssrcs_changed: u64,
+    /// How far the transport came until now.
+    pub(super) reached: Rung,
 }
 
 /// A producer or consumer on a transport.

@@ -953,3 +953,55 @@ fn greetings_cost_nothing_however_many() {
     }
     assert_eq!((state.peers.len(), state.bytes()), (0, 0));
 }
+
+#[test]
+fn how_far_transports_came_is_counted_when_they_close() {
+    let told = |id: &str, kind, ice: &str, dtls: &str| {
+        Event::Transport(TransportTold {
+            id: id.into(),
+            router: "r".into(),
+            kind,
+            state: states(ice, dtls),
+        })
+    };
+    fn states(ice: &str, dtls: &str) -> TransportState {
+        TransportState { tuples: vec![], ice: Some(ice.into()), dtls: Some(dtls.into()) }
+    }
+    let now =
+        |id: &str, ice, dtls| Event::TransportState { id: id.into(), state: states(ice, dtls) };
+    let gone = |id: &str| Event::Gone(Gone::Transport(id.into()));
+    let mut state = State::default();
+    state.apply(A, hello());
+    for id in ["never", "ice", "dtls", "cut", "lost"] {
+        state.apply(A, told(id, TransportKind::WebRtc, "new", "new"));
+    }
+    state.apply(A, told("plain", TransportKind::Plain, "completed", "connected"));
+    // Failed before anybody was told of it.
+    state.apply(A, told("late", TransportKind::WebRtc, "disconnected", "failed"));
+    for event in [
+        now("ice", "completed", "connecting"),
+        now("ice", "completed", "failed"),
+        now("dtls", "completed", "connected"),
+        // What it came to is not forgotten when it closes.
+        now("dtls", "closed", "closed"),
+        now("cut", "completed", "connected"),
+        now("cut", "disconnected", "connected"),
+    ] {
+        state.apply(A, event);
+    }
+    // Another server's word on it is nothing.
+    state.apply(B, hello());
+    state.apply(B, now("never", "completed", "connected"));
+    state.apply(B, gone("never"));
+    assert_eq!(Rung::ALL.map(|rung| state.ladder().closed(rung)), [0; 3]);
+    assert_eq!(Stage::ALL.map(|stage| state.ladder().failures(stage)), [1, 1]);
+    for id in ["never", "ice", "dtls", "cut", "late", "plain", "nobody"] {
+        state.apply(A, gone(id));
+        state.apply(A, gone(id));
+    }
+    let closed = Rung::ALL.map(|rung| state.ladder().closed(rung));
+    assert_eq!(closed, [1, 2, 2]);
+    // Nothing more is heard of the server: nobody knows whether its transports closed.
+    state.apply(A, Event::Forget);
+    assert_eq!(Rung::ALL.map(|rung| state.ladder().closed(rung)), closed);
+}
