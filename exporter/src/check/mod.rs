@@ -66,12 +66,15 @@ fn findings(options: &Check) -> anyhow::Result<Vec<Finding>> {
     let workers = Arc::new(Workers::new(&options.sfu)?);
     let (interfaces, known) = (options.interfaces.clone(), workers.clone());
     let (named, ports) = (options.observers.clone(), options.ports.clone());
-    let of_sockets = workers.clone();
     let parts = [
         Part::begin("host", host::look),
         Part::begin("interfaces", move || network::look(&interfaces, known)),
-        Part::begin("workers", move || workers::look(&workers, &named, ports.as_ref())),
-        Part::begin("buffers", move || vec![buffers::look(&of_sockets.look())]),
+        Part::begin("workers", move || {
+            let found = workers.look();
+            let mut findings = workers::look(&found, &named, ports.as_ref());
+            findings.push(buffers::look(&found));
+            findings
+        }),
         Part::begin("clock", || vec![clock::look(), names::look()]),
         Part::begin("exporter", move || running::look(&client)),
     ];

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use super::finding::Finding;
-use crate::host::workers::{WorkerProcess, Workers};
+use crate::host::workers::WorkerProcess;
 use crate::observer;
 
 const REMEDY: &str = "load the agent: node --require with the file that --print-agent prints; or name the server's \
@@ -22,7 +22,7 @@ struct Worker {
 
 /// Looks.
 pub(super) fn look(
-    workers: &Workers,
+    workers: &[WorkerProcess],
     named: &[PathBuf],
     ports: Option<&RangeInclusive<u16>>,
 ) -> Vec<Finding> {
@@ -36,7 +36,7 @@ pub(super) fn look(
         is_visible: it.sockets.is_some(),
         bound: it.bound.clone(),
     };
-    let found: Vec<Worker> = workers.look().iter().map(of).collect();
+    let found: Vec<Worker> = workers.iter().map(of).collect();
     let mut findings = judge(&found, ports);
     findings.push(match sockets.len() {
         0 => Finding::skipped("servers", "none listens at a known socket"),
