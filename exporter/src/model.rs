@@ -297,6 +297,61 @@ pub struct TcpStats {
     pub retransmits: u64,
 }
 
+/// What the host does to packets, and what the workers take of it; counts of the kernel's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostLoad {
+    /// The SFU's workers.
+    pub workers: Vec<WorkerLoad>,
+    /// Processors that are online.
+    pub processors: Vec<ProcessorLoad>,
+    /// Of IPv4, then of IPv6; `None` where it cannot be read or is not there.
+    pub udp: [Option<UdpLoad>; 2],
+    /// Interfaces that are counted on.
+    pub interfaces: Vec<InterfaceLoad>,
+}
+
+/// What a worker has taken of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerLoad {
+    /// Its process, by the host's number.
+    pub pid: u32,
+    /// Processor time since it began, in its own code and in the kernel; the kernel tells ticks, mostly of
+    /// 10 ms.
+    pub processor_micros: u64,
+    /// Memory that is not swapped out.
+    pub resident_bytes: u64,
+}
+
+/// What one processor did with what came in (`softnet_stat`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessorLoad {
+    /// Its number.
+    pub number: u64,
+    /// Packets that it took from interfaces.
+    pub packets: u64,
+    /// Packets that it dropped, because its queue was full (`net.core.netdev_max_backlog`).
+    pub dropped: u64,
+    /// Times that it had to stop with packets left over (`net.core.netdev_budget`).
+    pub squeezed: u64,
+}
+
+/// Datagrams that UDP did not deliver or send: for want of room in the receiving socket, in the sending
+/// one, of memory, for a wrong checksum, and because nobody has the port. `None`: the kernel has no such
+/// count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpLoad(pub [Option<u64>; 5]);
+
+/// Packets that an interface lost, in each direction: errors, drops, overruns (`/proc/net/dev`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceLoad {
+    /// Its name.
+    pub name: String,
+    /// What came in.
+    pub receive: [u64; 3],
+    /// What was to go out.
+    pub send: [u64; 3],
+}
+
 /// Audio or video.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum MediaKind {

@@ -65,7 +65,7 @@ pub struct Telemetry {
 /// How one source of numbers is.
 #[derive(Clone, Debug)]
 pub struct SourceReport {
-    /// `ebpf`, `capture`, `sockets`, `observer:/tmp/….sock`.
+    /// `ebpf`, `capture`, `sockets`, `host`, `observer:/tmp/….sock`.
     pub name: String,
     /// It works.
     pub up: bool,

@@ -497,6 +497,9 @@ impl Call {
     /// The server notices, closes what was the peer's, and the exporter forgets it; the other one
     /// stays.
     fn a_killed_page_is_let_go(&mut self) -> Result<()> {
+        let before = self.exporter.scrape()?;
+        let of_ada = [("peer_id", "ada"), ("kind", "webrtc")];
+        let open = before.find("mediasoup_transport_info", &of_ada).count() as f64;
         self.ada.kill_page()?;
         let of = |made: &Value| -> Vec<String> {
             list(made).iter().map(|it| text(&it["id"]).to_owned()).collect()
@@ -514,6 +517,11 @@ impl Call {
         let scrape = self.exporter.scrape()?;
         let transport = [("transport_id", text(&self.received["transport"])), ("peer_id", "bob")];
         ensure!(scrape.find("mediasoup_transport_info", &transport).count() == 1, "Bob has gone");
+        let closed = |scrape: &Scrape, reached| {
+            scrape.sum("mediasoup_transports_closed_total", &[("reached", reached)])
+        };
+        let new = ["nothing", "ice", "dtls"].map(|it| closed(&scrape, it) - closed(&before, it));
+        ensure!(open > 0.0 && new == [0.0, 0.0, open], "{open} were open, {new:?} closed");
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use crate::exposition::{Format, Scrape, Selection, Snapshot, Tails, foreign};
 use crate::history::{History, Past};
 use crate::host::addresses::MAX_LOCAL;
 use crate::host::interfaces::MOST_INTERFACES;
+use crate::host::load;
 use crate::host::workers::Workers;
 use crate::journal::{self, Journal};
 use crate::kernel::{Counting, Method};
@@ -92,6 +93,7 @@ pub struct Ledgers {
     is_scraped: bool,
     kernel: Trial,
     sockets: Trial,
+    load: Trial,
     refreshed: Instant,
 }
 
@@ -112,6 +114,7 @@ impl Ledgers {
             is_scraped: false,
             kernel: Trial::default(),
             sockets: Trial::default(),
+            load: Trial::default(),
             refreshed: Instant::now(),
         }
     }
@@ -218,6 +221,17 @@ impl Ledgers {
         self.sockets.run("read the sockets", || sockets::read(&workers, ports))
     }
 
+    /// What can be read is taken, whatever else cannot.
+    fn read_load(&mut self) {
+        let workers = self.parts.workers.within(WORKERS_AGE);
+        let interfaces = self.parts.counting.status().interfaces;
+        self.load.run("read what the host does to packets", || {
+            let (load, missing) = load::read(&workers, &interfaces);
+            self.parts.scrape.put_load(load);
+            missing.is_empty().then_some(()).ok_or_else(|| missing.join("; "))
+        });
+    }
+
     fn report(&self, reading: Option<&Reading>) {
         let Parts { counting, observer, scrape, questions, telemetry, .. } = &self.parts;
         if let Some(reading) = reading {
@@ -239,6 +253,7 @@ impl Ledgers {
             telemetry.total("capture_lost", status.capture_lost.unwrap_or_default());
         }
         reports.push(self.sockets.report("sockets"));
+        reports.push(self.load.report("host"));
         let statuses = observer.statuses();
         let now = SystemTime::now();
         let before = |id| self.looked.iter().find(|status| status.id == id);
@@ -312,6 +327,7 @@ impl Books for Ledgers {
         self.refreshed = Instant::now();
         let reading = self.read_kernel();
         let sockets = self.read_sockets();
+        self.read_load();
         let tick = self.tick(occasion);
         self.state.settle();
         let Self { parts, state, .. } = self;

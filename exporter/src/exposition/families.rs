@@ -3,7 +3,7 @@
 //! The order here is the order in a scrape. `docs/metrics.md` is made from this.
 
 use crate::exposition::rows;
-use crate::exposition::text::{Head, Lines, MetricType};
+use crate::exposition::text::{Head, Lines, MetricType, Micros};
 use crate::ledger::View;
 use crate::model::Repair;
 
@@ -26,6 +26,8 @@ pub enum Group {
     Sockets,
     /// Peers with a bad call, and where it goes wrong.
     Verdicts,
+    /// What the host does to packets, and what the workers take of it.
+    Host,
 }
 
 /// Where a family's values come from.
@@ -41,6 +43,8 @@ pub enum Origin {
     Sockets,
     /// The history: all of these over the last minute.
     History,
+    /// The kernel's own counts, in /proc.
+    Host,
 }
 
 /// One family.
@@ -73,7 +77,7 @@ impl Family {
 
 impl Group {
     /// All, in the order of their first family.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Contract,
         Self::Info,
         Self::Objects,
@@ -82,6 +86,7 @@ impl Group {
         Self::Strangers,
         Self::Sockets,
         Self::Verdicts,
+        Self::Host,
     ];
 
     /// As a request names it.
@@ -95,6 +100,7 @@ impl Group {
             Self::Strangers => "strangers",
             Self::Sockets => "sockets",
             Self::Verdicts => "verdicts",
+            Self::Host => "host",
         }
     }
 }
@@ -903,5 +909,84 @@ pub static FAMILIES: &[Family] = &[
         group: Group::Verdicts,
         origin: Origin::History,
         rows: rows::verdicts,
+    },
+    Family {
+        name: "mediasoup_worker_cpu_seconds_total",
+        kind: MetricType::Counter,
+        unit: "seconds",
+        help: "Processor time that a worker has taken, in its own code and in the kernel, in the kernel's ticks \
+               (mostly 10 ms).",
+        labels: &["pid"],
+        group: Group::Host,
+        origin: Origin::Host,
+        rows: |view, start, lines| {
+            rows::workers(view, start, lines, |it| Micros(it.processor_micros))
+        },
+    },
+    Family {
+        name: "mediasoup_worker_resident_memory_bytes",
+        kind: MetricType::Gauge,
+        unit: "bytes",
+        help: "Memory of a worker that is not swapped out.",
+        labels: &["pid"],
+        group: Group::Host,
+        origin: Origin::Host,
+        rows: |view, start, lines| rows::workers(view, start, lines, |it| it.resident_bytes),
+    },
+    Family {
+        name: "mediasoup_host_softnet_packets_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Packets that a processor took from interfaces, of all network namespaces.",
+        labels: &["cpu"],
+        group: Group::Host,
+        origin: Origin::Host,
+        rows: |view, start, lines| rows::processors(view, start, lines, |it| it.packets),
+    },
+    Family {
+        name: "mediasoup_host_softnet_dropped_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Packets that a processor dropped because its queue was full (net.core.netdev_max_backlog), before \
+               they are counted here.",
+        labels: &["cpu"],
+        group: Group::Host,
+        origin: Origin::Host,
+        rows: |view, start, lines| rows::processors(view, start, lines, |it| it.dropped),
+    },
+    Family {
+        name: "mediasoup_host_softnet_squeezed_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Times that a processor had to stop with packets left over (net.core.netdev_budget): they wait, and are \
+               lost where the interface's ring overflows.",
+        labels: &["cpu"],
+        group: Group::Host,
+        origin: Origin::Host,
+        rows: |view, start, lines| rows::processors(view, start, lines, |it| it.squeezed),
+    },
+    Family {
+        name: "mediasoup_host_udp_dropped_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Datagrams of the exporter's network namespace that UDP did not deliver or send, of all programs: \
+               receive_buffer and send_buffer (a socket was full), memory (net.ipv4.udp_mem), checksum, and no_port \
+               (nobody has the port). They were counted here when they came by an interface.",
+        labels: &["version", "reason"],
+        group: Group::Host,
+        origin: Origin::Host,
+        rows: rows::udp_drops,
+    },
+    Family {
+        name: "mediasoup_host_interface_dropped_total",
+        kind: MetricType::Counter,
+        unit: "",
+        help: "Packets that an interface lost on which packets are counted, as its driver and the kernel say, by \
+               direction: error, drop (missed ones among them) and overrun. An interface's own are lost before they are \
+               counted here, or after.",
+        labels: &["interface", "direction", "reason"],
+        group: Group::Host,
+        origin: Origin::Host,
+        rows: rows::interface_drops,
     },
 ];

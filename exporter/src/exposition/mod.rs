@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use crate::labels::{Geo, Labels, Policy, Renewal, TextCounts};
 use crate::ledger::{Extent, Fill, Ledger, Settings, Update, View};
-use crate::model::JoinKey;
+use crate::model::{HostLoad, JoinKey};
 
 pub use selection::Selection;
 pub use snapshot::{Cursor, PIECE, Snapshot, Tails};
@@ -36,13 +36,14 @@ pub struct Scrape {
     labels: Labels,
     ledger: Ledger,
     verdicts: Arc<[Arc<str>]>,
+    load: Arc<HostLoad>,
 }
 
 impl Scrape {
     /// Nothing is known yet.
     pub fn new(settings: Settings, policy: Policy, geo: Geo) -> Self {
         let (labels, ledger) = (Labels::new(policy, geo), Ledger::new(settings));
-        Self { labels, ledger, verdicts: Arc::default() }
+        Self { labels, ledger, verdicts: Arc::default(), load: Arc::default() }
     }
 
     /// Takes in what is new for these families. Rooms, peers, transports, producers and consumers cost
@@ -70,12 +71,18 @@ impl Scrape {
     /// next update changes while somebody still has it.
     pub fn snapshot(&mut self, selection: Selection, tails: Tails) -> Snapshot {
         let view = self.ledger.lend(selection.into());
-        Snapshot::new(View { verdicts: self.verdicts.clone(), ..view }, tails)
+        let (verdicts, load) = (self.verdicts.clone(), self.load.clone());
+        Snapshot::new(View { verdicts, load, ..view }, tails)
     }
 
     /// Who has a bad call now: labels of `mediasoup_peer_verdict`, each once.
     pub fn judge(&mut self, verdicts: Vec<Arc<str>>) {
         self.verdicts = verdicts.into();
+    }
+
+    /// What the host does to packets now.
+    pub fn put_load(&mut self, load: HostLoad) {
+        self.load = load.into();
     }
 
     /// Claims of the servers' whose packets were met for the first time since this was last asked.

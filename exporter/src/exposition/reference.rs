@@ -80,6 +80,11 @@ fn about(group: Group) -> &'static str {
              history, so there is none with `--web.views=no`. They are no part of `--max-series`: a peer has one \
              at most."
         }
+        Group::Host => {
+            "Causes, next to their effect. `pid` is the host's number of a worker. Workers are those of all \
+             namespaces, UDP and interfaces are of the network namespace that the exporter runs in, processors are the \
+             host's. Counts begin with the host, the interface or the worker."
+        }
     }
 }
 
@@ -97,6 +102,7 @@ fn describe(family: &Family, text: &mut String) {
         Origin::Packets => "packets, counted by the kernel (or by packet capture)",
         Origin::Sockets => "the kernel's socket diagnosis",
         Origin::History => "the history of the last minute",
+        Origin::Host => "the kernel's own counts in /proc",
     };
     let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
     let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(" ") };

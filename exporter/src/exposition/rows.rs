@@ -9,9 +9,13 @@ use std::sync::Arc;
 
 use crate::exposition::text::{Lines, Micros, Value};
 use crate::join::CLASSES;
+use crate::labels::TextCounts;
+use crate::labels::block::Block;
+use crate::labels::text::{clean, limit};
 use crate::ledger::{
     ContractSeries, Counts, Object, Rows, Series, SocketSeries, StreamTotals, View,
 };
+use crate::model::{HostLoad, ProcessorLoad, WorkerLoad};
 use crate::prefetch;
 use crate::state::{Rung, Stage};
 
@@ -260,13 +264,7 @@ pub(crate) fn transport_failures(view: &View, _: usize, lines: &mut Lines<'_>) -
 }
 
 pub(crate) fn verdicts(view: &View, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
-    for (place, labels) in view.verdicts.iter().enumerate().skip(start) {
-        if lines.is_full() {
-            return Some(place);
-        }
-        lines.put(&[labels], 1_u8);
-    }
-    None
+    each(&view.verdicts, start, lines, |labels, lines| lines.put(&[labels], 1_u8))
 }
 
 pub(crate) fn coverage(view: &View, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
@@ -311,4 +309,76 @@ pub(crate) fn sockets<V: Value>(
             }
         },
     )
+}
+
+pub(crate) fn workers<V: Value>(
+    view: &View,
+    start: usize,
+    lines: &mut Lines<'_>,
+    value: impl Fn(&WorkerLoad) -> V,
+) -> Option<usize> {
+    each(&view.load.workers, start, lines, |worker, lines| {
+        lines.put(&["{pid=\"", &worker.pid.to_string(), "\"} "], value(worker));
+    })
+}
+
+pub(crate) fn processors(
+    view: &View,
+    start: usize,
+    lines: &mut Lines<'_>,
+    value: impl Fn(&ProcessorLoad) -> u64,
+) -> Option<usize> {
+    each(&view.load.processors, start, lines, |processor, lines| {
+        lines.put(&["{cpu=\"", &processor.number.to_string(), "\"} "], value(processor));
+    })
+}
+
+/// In the order of [`UdpLoad`](crate::model::UdpLoad).
+const UDP_REASONS: [&str; 5] = ["receive_buffer", "send_buffer", "memory", "checksum", "no_port"];
+
+pub(crate) fn udp_drops(view: &View, _: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    let HostLoad { udp, .. } = &*view.load;
+    for (version, load) in ["4", "6"].into_iter().zip(udp) {
+        let counts = load.iter().flat_map(|load| load.0);
+        for (reason, count) in UDP_REASONS.into_iter().zip(counts) {
+            if let Some(count) = count {
+                let labels = ["{version=\"", version, "\",reason=\"", reason, "\"} "];
+                lines.put(&labels, count);
+            }
+        }
+    }
+    None
+}
+
+/// In the order of [`InterfaceLoad`](crate::model::InterfaceLoad).
+const INTERFACE_REASONS: [&str; 3] = ["error", "drop", "overrun"];
+
+pub(crate) fn interface_drops(view: &View, start: usize, lines: &mut Lines<'_>) -> Option<usize> {
+    each(&view.load.interfaces, start, lines, |interface, lines| {
+        // Whoever makes an interface names it.
+        let name = clean(&interface.name, limit::ID, &mut TextCounts::default());
+        let labels = Block::open().label("interface", &name).finish();
+        for (direction, counts) in [("receive", interface.receive), ("send", interface.send)] {
+            for (reason, count) in INTERFACE_REASONS.into_iter().zip(counts) {
+                let rest = [",direction=\"", direction, "\",reason=\"", reason, "\"} "];
+                lines.put(&[&[&*labels][..], &rest].concat(), count);
+            }
+        }
+    })
+}
+
+/// One after the other, until the buffer is full.
+fn each<T>(
+    rows: &[T],
+    start: usize,
+    lines: &mut Lines<'_>,
+    put: impl Fn(&T, &mut Lines<'_>),
+) -> Option<usize> {
+    for (place, row) in rows.iter().enumerate().skip(start) {
+        if lines.is_full() {
+            return Some(place);
+        }
+        put(row, lines);
+    }
+    None
 }

@@ -5,11 +5,11 @@ use crate::ledger::Extent;
 
 /// Which families are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Selection(u8);
+pub struct Selection(u16);
 
 impl Selection {
     /// Every family.
-    pub const ALL: Self = Self(u8::MAX);
+    pub const ALL: Self = Self(u16::MAX);
 
     /// No family.
     pub const NONE: Self = Self(0);

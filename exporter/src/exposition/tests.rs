@@ -14,7 +14,10 @@ use crate::labels::block::Block;
 use crate::labels::{AddressPolicy, Geo, Policy, Tick};
 use crate::ledger::{Settings, Update};
 use crate::model::Direction::{Receive, Send};
-use crate::model::{Peer, Proto, Reading, SocketStats, StreamStats, TcpStats};
+use crate::model::{
+    HostLoad, InterfaceLoad, Peer, ProcessorLoad, Proto, Reading, SocketStats, StreamStats,
+    TcpStats, UdpLoad, WorkerLoad,
+};
 
 /// Something of everything: two peers, of whom one has a hostile name, a simulcast producer, RTX and
 /// probation, a connection and a stream that nobody claims, and a stranger.
@@ -74,6 +77,7 @@ impl World {
             self.update(&mut scrape, tick);
         }
         let block = Block::open().label("room_id", "r1").label("peer_id", "alice");
+        scrape.put_load(load());
         scrape.judge(vec![block.label("verdict", "uplink").close()]);
         scrape
     }
@@ -112,6 +116,19 @@ fn reading() -> Reading {
     reading.streams[2].received = 21;
     reading.streams[2].duplicates = 1;
     reading
+}
+
+fn load() -> HostLoad {
+    HostLoad {
+        workers: vec![WorkerLoad { pid: 42, processor_micros: 1_250_000, resident_bytes: 4096 }],
+        processors: vec![ProcessorLoad { number: 1, packets: 9, dropped: 2, squeezed: 1 }],
+        udp: [Some(UdpLoad([Some(5), Some(0), None, Some(1), Some(2)])), None],
+        interfaces: vec![InterfaceLoad {
+            name: "a\"\\b".into(),
+            receive: [1, 2, 3],
+            send: [4, 5, 6],
+        }],
+    }
 }
 
 fn sockets() -> Vec<SocketStats> {

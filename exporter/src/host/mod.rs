@@ -11,6 +11,7 @@ pub mod classic_bpf;
 pub mod cookies;
 pub mod interfaces;
 pub mod listeners;
+pub mod load;
 pub mod namespaces;
 pub mod netlink;
 pub mod ownership;

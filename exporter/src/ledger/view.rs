@@ -13,7 +13,7 @@ use crate::ledger::stream_labels::StreamLabels;
 use crate::ledger::streams::StreamSeries;
 use crate::ledger::totals::Counts;
 use crate::ledger::unclaimed::Crowd;
-use crate::model::{ConsumerId, TransportId};
+use crate::model::{ConsumerId, HostLoad, TransportId};
 use crate::state::{Ladder, ProducerKey};
 
 /// What is lent: what is not wanted need not be copied when the ledger changes.
@@ -51,4 +51,6 @@ pub(crate) struct View {
     pub(crate) sockets: Rows<Arc<str>, SocketSeries>,
     /// Labels of peers with a bad call, in order, each once.
     pub(crate) verdicts: Arc<[Arc<str>]>,
+    /// What the host does to packets.
+    pub(crate) load: Arc<HostLoad>,
 }
