@@ -1,9 +1,9 @@
-//! A real Prometheus beside the exporter, and its linter.
+//! A real Prometheus beside the exporter, with the project's rules, and its linter.
 
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -29,9 +29,10 @@ impl Prometheus {
     pub fn start(host: &Arc<Netns>, dir: &Path) -> Result<Self> {
         let configuration = dir.join("prometheus.yml");
         let text = format!(
-            "global:\n  scrape_interval: 1s\nscrape_configs:\n\
+            "global:\n  scrape_interval: 1s\n  evaluation_interval: 1s\nrule_files: ['{rules}']\nscrape_configs:\n\
              - job_name: sfu\n  static_configs:\n  - targets: ['{address}']\n\
              - job_name: old\n  metrics_path: /\n  static_configs:\n  - targets: ['{address}']\n",
+            rules = rules().display(),
             address = exporter::address()
         );
         fs::write(&configuration, text)?;
@@ -51,6 +52,15 @@ impl Prometheus {
         Ok(prometheus)
     }
 
+    /// Its rules, as it has evaluated them.
+    pub fn evaluated(&self) -> Result<Vec<Value>> {
+        let answer = http::get(&self.host, address(), "/api/v1/rules", &[])?.text()?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        let groups = answer["data"]["groups"].as_array().context("no groups of rules")?;
+        let rules = groups.iter().filter_map(|group| group["rules"].as_array());
+        Ok(rules.flatten().cloned().collect())
+    }
+
     /// The result of an instant query: labels and value of each series.
     pub fn query(&self, query: &str) -> Result<Vec<(Value, f64)>> {
         let path = format!("/api/v1/query?query={}", http::escape(query));
@@ -63,6 +73,11 @@ impl Prometheus {
         });
         series.collect()
     }
+}
+
+/// The project's rules and alerts.
+pub fn rules() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/prometheus/mediasoup.rules.yml")
 }
 
 fn address() -> SocketAddr {

@@ -45,7 +45,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     build(&binary, args)?;
     let units = ["dist/mediasoup-exporter.service", "dist/mediasoup-exporter.socket"];
-    for file in ["LICENSE", "README.md"].into_iter().chain(units) {
+    let rules = ["dist/prometheus/mediasoup.rules.yml"];
+    for file in ["LICENSE", "README.md"].into_iter().chain(units).chain(rules) {
         copy(&paths::root().join(file), &folder)?;
     }
     completions(&binary, &folder, args.arm64)?;

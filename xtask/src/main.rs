@@ -50,7 +50,7 @@ enum Command {
     Ebpf(ebpf::Args),
     /// Set up, then run every check and every test.
     Test(test::Args),
-    /// Build a release into target/dist: binary, systemd unit, shell completions.
+    /// Build a release into target/dist: binary, systemd unit, rules for Prometheus, shell completions.
     Dist(dist::Args),
     /// Show the exporter at work: a real mediasoup with rooms of peers that talk (root).
     Demo(demo::Args),
