@@ -94,6 +94,7 @@ pub struct Ledgers {
     kernel: Trial,
     sockets: Trial,
     load: Trial,
+    busy: load::Watch,
     refreshed: Instant,
 }
 
@@ -115,6 +116,7 @@ impl Ledgers {
             kernel: Trial::default(),
             sockets: Trial::default(),
             load: Trial::default(),
+            busy: load::Watch::default(),
             refreshed: Instant::now(),
         }
     }
@@ -226,7 +228,8 @@ impl Ledgers {
         let workers = self.parts.workers.within(WORKERS_AGE);
         let interfaces = self.parts.counting.status().interfaces;
         self.load.run("read what the host does to packets", || {
-            let (load, missing) = load::read(&workers, &interfaces);
+            let (mut load, missing) = load::read(&workers, &interfaces);
+            load.workers_percent = self.busy.watch(&load.workers, Instant::now());
             self.parts.scrape.put_load(load);
             missing.is_empty().then_some(()).ok_or_else(|| missing.join("; "))
         });

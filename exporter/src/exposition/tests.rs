@@ -54,6 +54,8 @@ impl World {
                 byte_count,
                 packets_lost: -1,
                 repairs: Some([1, 2, 3, 4, 5]),
+                packets: Some(10),
+                bitrate: Some(64_000),
                 ..StreamStats::default()
             });
         }
@@ -65,6 +67,7 @@ impl World {
             fraction_lost: 64,
             round_trip_time: Some(12.5),
             repairs: Some([0, 6, 0, 7, 8]),
+            ..StreamStats::default()
         });
         told.state.put_consumer(consumer);
         Self { told, reading: reading(), sockets: sockets() }
@@ -128,6 +131,7 @@ fn load() -> HostLoad {
             receive: [1, 2, 3],
             send: [4, 5, 6],
         }],
+        workers_percent: Some(12.5),
     }
 }
 
@@ -215,7 +219,8 @@ fn each_family_has_its_labels() {
     let mut scrape = World::new().scrape(Settings::default(), AddressPolicy::None);
     let plain = text(&mut scrape, Format::Text, Selection::ALL);
     read(&plain, Format::Text).unwrap();
-    for family in FAMILIES {
+    // There is no mean of nothing; which aggregates have a value is for the ledger's own tests.
+    for family in FAMILIES.iter().filter(|family| family.group != Group::Aggregates) {
         let line = plain
             .lines()
             .find(|line| {

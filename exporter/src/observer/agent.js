@@ -845,7 +845,8 @@ function install(socket, need, roots) {
           lost: stat.packetsLost, fraction: stat.fractionLost, rtt: stat.roundTripTime,
           discarded: stat.packetsDiscarded, resent: stat.packetsRetransmitted,
           repaired: stat.packetsRepaired, nacked: stat.nackPacketCount,
-          keyframes: sum(stat.pliCount, stat.firCount) })) });
+          keyframes: sum(stat.pliCount, stat.firCount),
+          packets: stat.packetCount, bitrate: stat.bitrate })) });
     }).catch((error) => {
       waiting.delete(request);
       refused(rec.object, rec.what + '.getStats')(error);
