@@ -298,7 +298,7 @@ pub struct TcpStats {
 }
 
 /// What the host does to packets, and what the workers take of it; counts of the kernel's own.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostLoad {
     /// The SFU's workers.
     pub workers: Vec<WorkerLoad>,
@@ -308,9 +308,6 @@ pub struct HostLoad {
     pub udp: [Option<UdpLoad>; 2],
     /// Interfaces that are counted on.
     pub interfaces: Vec<InterfaceLoad>,
-    /// Processor time of all workers together, in per cent of one processor; `None`: it has not been watched
-    /// for long enough.
-    pub workers_percent: Option<f64>,
 }
 
 /// What a worker has taken of the host.
@@ -469,10 +466,6 @@ pub struct StreamStats {
     pub round_trip_time: Option<f64>,
     /// By [`Repair`], since the encoding began; `None`: the server does not tell.
     pub repairs: Option<Repairs>,
-    /// Packets, in what [`Self::byte_count`] has the bytes of; `None`: the server does not tell.
-    pub packets: Option<u64>,
-    /// Bits a second, as mediasoup reckons (over a second or so); `None`: the server does not tell.
-    pub bitrate: Option<u32>,
 }
 
 /// What was done about what is missing, as mediasoup's `getStats` counts it (the names in brackets).

@@ -128,9 +128,6 @@ impl Telemetry {
             .with_label_values(&[env!("CARGO_PKG_VERSION"), &layout, COMMIT.unwrap_or_default()])
             .set(1);
         register(&registry, ProcessCollector::for_self());
-        // As the replaced exporter's later version has them.
-        let own = i32::try_from(std::process::id()).expect("a process has a number");
-        register(&registry, ProcessCollector::new(own, "mediasoup"));
         let own = Self {
             source_up: ints(
                 &registry,

@@ -497,13 +497,6 @@ impl Call {
     /// The server notices, closes what was the peer's, and the exporter forgets it; the other one
     /// stays.
     fn a_killed_page_is_let_go(&mut self) -> Result<()> {
-        wait::until("round trips, each and all together", wait::LONG, || {
-            let scrape = self.exporter.scrape()?;
-            let each = scrape.find("mediasoup_consumer_round_trip_time_seconds", &[]);
-            let longest = each.map(|it| it.value * 1000.0).fold(0.0, f64::max);
-            let all = scrape.sum("mediasoup_round_trip_times_out_max", &[]);
-            Ok((longest > 0.0 && (all - longest).abs() < 0.01).then_some(()))
-        })?;
         let before = self.exporter.scrape()?;
         let of_ada = [("peer_id", "ada"), ("kind", "webrtc")];
         let open = before.find("mediasoup_transport_info", &of_ada).count() as f64;

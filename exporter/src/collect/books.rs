@@ -94,7 +94,6 @@ pub struct Ledgers {
     kernel: Trial,
     sockets: Trial,
     load: Trial,
-    busy: load::Watch,
     refreshed: Instant,
 }
 
@@ -116,7 +115,6 @@ impl Ledgers {
             kernel: Trial::default(),
             sockets: Trial::default(),
             load: Trial::default(),
-            busy: load::Watch::default(),
             refreshed: Instant::now(),
         }
     }
@@ -228,8 +226,7 @@ impl Ledgers {
         let workers = self.parts.workers.within(WORKERS_AGE);
         let interfaces = self.parts.counting.status().interfaces;
         self.load.run("read what the host does to packets", || {
-            let (mut load, missing) = load::read(&workers, &interfaces);
-            load.workers_percent = self.busy.watch(&load.workers, Instant::now());
+            let (load, missing) = load::read(&workers, &interfaces);
             self.parts.scrape.put_load(load);
             missing.is_empty().then_some(()).ok_or_else(|| missing.join("; "))
         });

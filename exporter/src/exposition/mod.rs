@@ -3,9 +3,7 @@
 //! [`Scrape`] is what the rest of the program holds: labels and ledger together, changed by one update
 //! for each reading. It lends [`Snapshot`]s, which are written as often as anyone asks, at whatever pace.
 
-mod aggregates;
 pub mod families;
-mod family;
 pub mod foreign;
 #[cfg(test)]
 mod hostile_tests;

@@ -85,14 +85,6 @@ fn about(group: Group) -> &'static str {
              namespaces, UDP and interfaces are of the network namespace that the exporter runs in, processors are the \
              host's. Counts begin with the host, the interface or the worker."
         }
-        Group::Aggregates => {
-            "Names of a later version of the exporter that this one replaces, so that its dashboard goes on: one \
-             number each for the whole host, made from what the other groups say of single streams. *in* is of \
-             producers, *out* of consumers; a piped producer counts on each of its transports. A quarter (`p25`) is \
-             the nearest rank. Where there are no values, there is no mean, no quarter and no extreme. \
-             `mediasoup_process_cpu_seconds_total` and `mediasoup_process_resident_memory_bytes`, which were the \
-             server's own, are the exporter's here: it does that work now."
-        }
     }
 }
 
@@ -111,7 +103,6 @@ fn describe(family: &Family, text: &mut String) {
         Origin::Sockets => "the kernel's socket diagnosis",
         Origin::History => "the history of the last minute",
         Origin::Host => "the kernel's own counts in /proc",
-        Origin::Aggregate => "all that is told and read, in one number",
     };
     let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
     let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(" ") };

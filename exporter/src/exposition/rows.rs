@@ -286,14 +286,6 @@ pub(crate) fn by_class(
     None
 }
 
-/// A family of one sample, or of none where there is nothing to say.
-pub(crate) fn maybe(value: Option<f64>, lines: &mut Lines<'_>) -> Option<usize> {
-    if let Some(value) = value {
-        lines.put(&[" "], value);
-    }
-    None
-}
-
 /// A family of one sample.
 pub(crate) fn one(value: u64, lines: &mut Lines<'_>) -> Option<usize> {
     lines.put(&[" "], value);

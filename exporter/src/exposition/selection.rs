@@ -60,7 +60,7 @@ impl From<Selection> for Extent {
     fn from(selection: Selection) -> Self {
         let has_any = |groups: &[Group]| groups.iter().any(|group| selection.has(*group));
         Self {
-            objects: has_any(&[Group::Contract, Group::Info, Group::Objects, Group::Aggregates]),
+            objects: has_any(&[Group::Contract, Group::Info, Group::Objects]),
             packets: has_any(&[Group::Connections, Group::Streams, Group::Strangers]),
             sockets: selection.has(Group::Sockets),
         }

@@ -103,7 +103,7 @@ impl Meeting {
             packets_lost: before + lost,
             fraction_lost: 0,
             round_trip_time: Some(70.0),
-            ..StreamStats::default()
+            repairs: None,
         });
         self.told.state.put_consumer(consumer);
     }

@@ -4,10 +4,8 @@
 //! The parsers take text; only [`read`] touches files. UDP and interfaces are those of the exporter's own
 //! network namespace, processors are the whole host's.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use super::procfs;
 use super::workers::WorkerProcess;
@@ -47,41 +45,8 @@ pub fn read(workers: &[WorkerProcess], interfaces: &[String]) -> (HostLoad, Vec<
             .filter(|found| interfaces.contains(&found.name))
             .take(MOST_ROWS)
             .collect(),
-        workers_percent: None,
     };
     (load, missing)
-}
-
-/// Ticks are coarse: over less than this, a share of a processor would be made up.
-const WATCHED: Duration = Duration::from_secs(5);
-
-/// How busy the workers are, between readings.
-#[derive(Debug, Default)]
-pub struct Watch {
-    before: Option<(Instant, Vec<WorkerLoad>)>,
-    percent: Option<f64>,
-}
-
-impl Watch {
-    /// Takes a reading, and says what all workers took of one processor since one that is at least five
-    /// seconds older, in per cent; a worker that is new counts from its next on.
-    pub fn watch(&mut self, workers: &[WorkerLoad], now: Instant) -> Option<f64> {
-        let since = self.before.as_ref().map(|(at, _)| now.saturating_duration_since(*at));
-        if since.is_some_and(|since| since < WATCHED) {
-            return self.percent;
-        }
-        if let (Some(since), Some((_, before))) = (since, &self.before) {
-            let before: HashMap<u32, u64> =
-                before.iter().map(|it| (it.pid, it.processor_micros)).collect();
-            let taken = workers
-                .iter()
-                .filter_map(|it| it.processor_micros.checked_sub(*before.get(&it.pid)?));
-            let taken = Duration::from_micros(taken.sum());
-            self.percent = Some(100.0 * taken.as_secs_f64() / since.as_secs_f64());
-        }
-        self.before = Some((now, workers.to_vec()));
-        self.percent
-    }
 }
 
 fn worker_load(worker: &WorkerProcess, missing: &mut Vec<String>) -> Option<WorkerLoad> {
@@ -248,28 +213,6 @@ mod tests {
         for bad in ["Inter-|   Receive", " face |bytes packets", "lo: 1 2 3", ""] {
             assert_eq!(interface(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn a_share_is_of_five_seconds_or_more() {
-        let start = Instant::now();
-        let mut watch = Watch::default();
-        let of = |pid, seconds: u64| WorkerLoad {
-            pid,
-            processor_micros: seconds * 1_000_000,
-            resident_bytes: 0,
-        };
-        let mut at = |seconds, loads: &[WorkerLoad]| {
-            watch.watch(loads, start + Duration::from_secs(seconds))
-        };
-        assert_eq!(at(0, &[of(1, 10)]), None);
-        assert_eq!(at(4, &[of(1, 14)]), None);
-        assert_eq!(at(10, &[of(1, 15), of(2, 100)]), Some(50.0));
-        assert_eq!(at(12, &[of(1, 17), of(2, 102)]), Some(50.0));
-        assert_eq!(at(20, &[of(1, 20), of(2, 105)]), Some(100.0));
-        // Another process under the same number.
-        assert_eq!(at(30, &[of(1, 1), of(2, 106)]), Some(10.0));
-        assert_eq!(at(40, &[]), Some(0.0));
     }
 
     #[test]

@@ -53,7 +53,6 @@
 //! another on those that nobody claims (`unclaimed`: where servers tell, these are few). Who is in keeps his place. Who is not is counted, asks again
 //! with each update, and keeps what he has counted until then.
 
-mod aggregates;
 mod capacity;
 mod contract;
 mod flows;
@@ -230,12 +229,11 @@ impl Ledger {
 
     /// What texts are written from, as it is now.
     pub(crate) fn lend(&mut self, extent: Extent) -> View {
-        let mut view = View { peers: self.peers(), ..View::default() };
+        let mut view = View::default();
         if extent.objects {
             let objects = &mut self.objects;
             view.open_rooms = objects.open_rooms;
             view.ladder = objects.ladder;
-            view.aggregates = objects.aggregates;
             view.room_peers = objects.room_peers.lend();
             view.peer_infos = objects.peer_infos.lend();
             view.transports = objects.transports.lend();

@@ -11,7 +11,6 @@ use foldhash::HashMap;
 use crate::labels::block::{self, Block};
 use crate::labels::text::{clean, fits, limit};
 use crate::labels::{Held, Tick, Word};
-use crate::ledger::aggregates::Aggregates;
 use crate::ledger::contract::{ContractLabels, ContractSeries, Totals};
 use crate::ledger::owners::{PeerText, Placed, TransportText, stamp};
 use crate::ledger::series::{GRACE, SeriesId, Table};
@@ -47,7 +46,6 @@ pub(crate) struct Objects {
     /// Rooms that are open now, rather than shown for their grace.
     pub(crate) open_rooms: u64,
     pub(crate) ladder: Ladder,
-    pub(crate) aggregates: Aggregates,
     updates: u64,
     /// Of the last update.
     pub(crate) tick: Tick,
@@ -127,7 +125,6 @@ impl Objects {
         self.tick = turn.tick;
         self.open_rooms = 0;
         self.ladder = state.ladder();
-        self.aggregates = Aggregates::of(state);
         for room in self.room_peers.iter_mut() {
             room.values = 0;
         }

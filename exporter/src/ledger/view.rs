@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::ledger::aggregates::Aggregates;
 use crate::ledger::contract::{ContractLabels, ContractSeries};
 use crate::ledger::flows::Connection;
 use crate::ledger::objects::Object;
@@ -32,10 +31,6 @@ pub(crate) struct Extent {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
     pub(crate) open_rooms: u64,
-    /// In all rooms.
-    pub(crate) peers: u64,
-    /// All producers and consumers together.
-    pub(crate) aggregates: Aggregates,
     /// How far WebRTC transports came.
     pub(crate) ladder: Ladder,
     pub(crate) room_peers: Rows<Arc<str>, u64>,

@@ -845,8 +845,7 @@ function install(socket, need, roots) {
           lost: stat.packetsLost, fraction: stat.fractionLost, rtt: stat.roundTripTime,
           discarded: stat.packetsDiscarded, resent: stat.packetsRetransmitted,
           repaired: stat.packetsRepaired, nacked: stat.nackPacketCount,
-          keyframes: sum(stat.pliCount, stat.firCount),
-          packets: stat.packetCount, bitrate: stat.bitrate })) });
+          keyframes: sum(stat.pliCount, stat.firCount) })) });
     }).catch((error) => {
       waiting.delete(request);
       refused(rec.object, rec.what + '.getStats')(error);

@@ -238,8 +238,6 @@ struct EncodingStatsLine {
     repaired: Option<Int>,
     nacked: Option<Int>,
     keyframes: Option<Int>,
-    packets: Option<Int>,
-    bitrate: Option<Int>,
 }
 
 #[derive(Deserialize)]
@@ -452,8 +450,6 @@ fn encoding_stats(line: EncodingStatsLine) -> Option<EncodingStats> {
             fraction_lost: line.fraction.map_or(0, Int::clamped),
             round_trip_time: line.rtt.filter(|rtt| rtt.is_finite() && *rtt > 0.0),
             repairs: is_told.then_some(repairs),
-            packets: line.packets.map(Int::clamped),
-            bitrate: line.bitrate.map(Int::clamped),
         },
     })
 }
