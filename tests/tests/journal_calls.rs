@@ -45,6 +45,7 @@ fn every_packet_of_who_left_is_in_a_line_that_a_crash_spares() -> Result<()> {
     let before = streams_of_all(&scene);
     let exporter = cast::exporter(&scene, &flags, &[])?;
     cast::play(&mut scene, 100)?;
+    told(&exporter, &scene)?;
     let mut expected = streams_of_all(&scene);
     for (stream, (packets, bytes)) in before {
         if let Some(now) = expected.get_mut(&stream) {
@@ -133,6 +134,21 @@ fn known(exporter: &Exporter) -> Result<()> {
     wait::until("a step that knows everybody", wait::LONG, || {
         let peers = exporter.get("/api/v1/peers?limit=50", &[])?.text()?;
         Ok(["ada", "bob", "cyd", "dan", "eve"].iter().all(|it| peers.contains(it)).then_some(()))
+    })
+}
+
+/// Waits until the server has told whose each consumer is: a stream that ends before that is nobody's.
+fn told(exporter: &Exporter, scene: &Scene) -> Result<()> {
+    wait::until("the owner of each consumer", wait::LONG, || {
+        let scrape = exporter.scrape()?;
+        let mut consumers = scene.people.iter().flat_map(|(peer, person)| {
+            person.consumed.iter().map(move |it| (peer.as_str(), it.consumer.id.as_str()))
+        });
+        let is_told = |(peer, id)| {
+            let labels = [("id", id), ("peer_id", peer)];
+            scrape.find("mediasoup_consumer_info", &labels).next().is_some()
+        };
+        Ok(consumers.all(is_told).then_some(()))
     })
 }
 
