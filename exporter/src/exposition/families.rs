@@ -903,7 +903,7 @@ pub static FAMILIES: &[Family] = &[
         kind: MetricType::Gauge,
         unit: "",
         help: "1 for each peer that has a bad call in the last minute, by where it goes wrong: \
-               never_connected, nothing_arrives, uplink, downlink, silent or low_score. Peers that do well \
+               never_connected, nothing_arrives, this_host, uplink, downlink, silent or low_score. Peers that do well \
                have no series.",
         labels: &["room_id", "peer_id", "verdict"],
         group: Group::Verdicts,
