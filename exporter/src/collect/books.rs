@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::collect::orders::{Books, Connections, Occasion};
 use crate::collect::site::{Board, Figures};
 use crate::collect::uncounted::Uncounted;
+use crate::exposition::families::Group;
 use crate::exposition::{Format, Scrape, Selection, Snapshot, Tails, foreign};
 use crate::history::{History, Past};
 use crate::host::addresses::MAX_LOCAL;
@@ -327,7 +328,9 @@ impl Books for Ledgers {
         self.refreshed = Instant::now();
         let reading = self.read_kernel();
         let sockets = self.read_sockets();
-        self.read_load();
+        if selection.has(Group::Host) {
+            self.read_load();
+        }
         let tick = self.tick(occasion);
         self.state.settle();
         let Self { parts, state, .. } = self;

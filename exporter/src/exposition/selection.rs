@@ -45,7 +45,8 @@ impl Selection {
         self.0 & other.0 == other.0
     }
 
-    pub(super) fn has(self, group: Group) -> bool {
+    /// Whether a group's families are among these.
+    pub fn has(self, group: Group) -> bool {
         self.0 & 1 << group as u8 != 0
     }
 }
